@@ -1,0 +1,170 @@
+//! The read-only segments of a `LinkBuffer`: a queue whose first few live in place.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+/// Segments kept without a heap allocation: what is before a linked field, the field, and what is after it.
+const INLINE: usize = 3;
+
+/// Segments, oldest first, none of them empty.
+///
+/// Order is `inline[first..]` up to the first `None`, then `more`. A message with one large field needs no allocation;
+/// a queue that once was longer keeps the capacity of `more`.
+pub(super) struct Chain {
+    inline: [Option<Bytes>; INLINE],
+    first: usize,
+    end: usize,
+    more: VecDeque<Bytes>,
+    bytes: usize,
+}
+
+impl Chain {
+    pub(super) const fn new() -> Chain {
+        Chain {
+            inline: [const { None }; INLINE],
+            first: 0,
+            end: 0,
+            more: VecDeque::new(),
+            bytes: 0,
+        }
+    }
+
+    /// Bytes in all segments.
+    #[inline]
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+
+    pub(super) fn segments(&self) -> usize {
+        self.end - self.first + self.more.len()
+    }
+
+    #[inline]
+    pub(super) fn front(&self) -> Option<&Bytes> {
+        match self.inline.get(self.first) {
+            Some(Some(front)) => Some(front),
+            _ => self.more.front(),
+        }
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Bytes> {
+        self.inline[self.first..self.end]
+            .iter()
+            .flatten()
+            .chain(&self.more)
+    }
+
+    /// Adds a segment; an empty one leaves no trace.
+    pub(super) fn push_back(&mut self, segment: Bytes) {
+        if segment.is_empty() {
+            return;
+        }
+        self.bytes += segment.len();
+        if !self.more.is_empty() {
+            self.more.push_back(segment);
+            return;
+        }
+        if self.end == INLINE && self.first > 0 {
+            self.inline.rotate_left(self.first);
+            self.end -= self.first;
+            self.first = 0;
+        }
+        match self.inline.get_mut(self.end) {
+            Some(slot) => {
+                *slot = Some(segment);
+                self.end += 1;
+            }
+            None => self.more.push_back(segment),
+        }
+    }
+
+    /// Adds a segment before all others.
+    pub(super) fn push_front(&mut self, segment: Bytes) {
+        if segment.is_empty() {
+            return;
+        }
+        self.bytes += segment.len();
+        if self.first == 0 && self.end == INLINE {
+            // Make the last slot free: its segment is the one before `more`.
+            if let Some(last) = self.inline[INLINE - 1].take() {
+                self.more.push_front(last);
+            }
+            self.end -= 1;
+        }
+        if self.first == 0 {
+            self.inline[..=self.end].rotate_right(1);
+            self.end += 1;
+        } else {
+            self.first -= 1;
+        }
+        self.inline[self.first] = Some(segment);
+    }
+
+    pub(super) fn pop_front(&mut self) -> Option<Bytes> {
+        let segment = if self.first < self.end {
+            let segment = self.inline[self.first].take();
+            self.first += 1;
+            if self.first == self.end {
+                (self.first, self.end) = (0, 0);
+            }
+            segment
+        } else {
+            self.more.pop_front()
+        }?;
+        self.bytes -= segment.len();
+        Some(segment)
+    }
+
+    fn front_mut(&mut self) -> Option<&mut Bytes> {
+        if self.first < self.end {
+            self.inline[self.first].as_mut()
+        } else {
+            self.more.front_mut()
+        }
+    }
+
+    /// Takes up to `n` bytes, all from the first segment. Nothing is copied.
+    pub(super) fn take_front(&mut self, n: usize) -> Option<Bytes> {
+        let front = self.front_mut()?;
+        if n >= front.len() {
+            return self.pop_front();
+        }
+        let taken = front.split_to(n);
+        self.bytes -= n;
+        Some(taken)
+    }
+
+    /// Drops up to `n` bytes and says how many.
+    pub(super) fn advance(&mut self, n: usize) -> usize {
+        let mut left = n;
+        while left > 0 {
+            let Some(front) = self.front_mut() else { break };
+            if left < front.len() {
+                bytes::Buf::advance(front, left);
+                self.bytes -= left;
+                return n;
+            }
+            left -= front.len();
+            self.pop_front();
+        }
+        n - left
+    }
+
+    /// Drops all segments; what was allocated for the queue stays.
+    pub(super) fn clear(&mut self) {
+        self.inline = [const { None }; INLINE];
+        self.more.clear();
+        (self.first, self.end, self.bytes) = (0, 0, 0);
+    }
+}
+
+impl Default for Chain {
+    fn default() -> Chain {
+        Chain::new()
+    }
+}

@@ -1,0 +1,77 @@
+//! A frame under decoding: plain slices for numbers, shared memory for `bytes` fields.
+
+use bytes::{Buf, Bytes};
+
+/// A part of a `Bytes`, read through [`Buf`] without touching its reference count.
+///
+/// Advancing moves a slice, nothing else. Only [`copy_to_bytes`](Buf::copy_to_bytes), which decoders call for a `bytes`
+/// field, counts a reference: it returns a slice of the owner and copies nothing. One `Bytes` can thus hold a whole read
+/// from a socket with many frames in it, each decoded through its own `FrameBuf`.
+///
+/// ```
+/// # use bytes::{Buf, Bytes};
+/// # use rpc_transport::FrameBuf;
+/// let read = Bytes::from_static(b"\x05hello, and the next frame");
+/// let mut frame = FrameBuf::new(&read, &read[..6]);
+/// let len = usize::from(frame.get_u8());
+/// let field = frame.copy_to_bytes(len);
+/// assert_eq!(field, "hello");
+/// assert_eq!(field.as_ptr(), read[1..].as_ptr());
+/// ```
+#[derive(Debug, Clone, Copy)]
+pub struct FrameBuf<'a> {
+    owner: &'a Bytes,
+    rest: &'a [u8],
+}
+
+impl<'a> FrameBuf<'a> {
+    /// Reads `slice`, which is a part of `owner`.
+    ///
+    /// # Panics
+    /// When `slice` is not empty and does not lie in `owner`.
+    #[inline]
+    pub fn new(owner: &'a Bytes, slice: &'a [u8]) -> FrameBuf<'a> {
+        let (all, part) = (owner.as_ptr_range(), slice.as_ptr_range());
+        assert!(
+            slice.is_empty() || (all.start <= part.start && part.end <= all.end),
+            "the slice does not lie in its owner"
+        );
+        FrameBuf { owner, rest: slice }
+    }
+
+    /// What has not been read yet.
+    #[inline]
+    pub fn rest(&self) -> &'a [u8] {
+        self.rest
+    }
+}
+
+impl Buf for FrameBuf<'_> {
+    #[inline]
+    fn remaining(&self) -> usize {
+        self.rest.len()
+    }
+
+    #[inline]
+    fn chunk(&self) -> &[u8] {
+        self.rest
+    }
+
+    #[inline]
+    fn advance(&mut self, n: usize) {
+        self.rest.advance(n);
+    }
+
+    /// Shares the owner's memory; copies nothing.
+    #[inline]
+    fn copy_to_bytes(&mut self, n: usize) -> Bytes {
+        assert!(
+            n <= self.rest.len(),
+            "{n} bytes wanted, {} left",
+            self.rest.len()
+        );
+        let (taken, rest) = self.rest.split_at(n);
+        self.rest = rest;
+        self.owner.slice_ref(taken)
+    }
+}

@@ -1,0 +1,196 @@
+//! The blocks of one thread that nobody writes to.
+//!
+//! ```text
+//!              release                          release, slices out and little room left
+//!   Block ───────────────► free (LIFO)    Block ───────────────► lent (oldest asked first)
+//!   take  ◄───────────────                take  ◄─────────────── once `try_reclaim` succeeds
+//!
+//!   Block over BLOCK_SIZE ◄──────────────► exact (LIFO, bounded in blocks and bytes)
+//! ```
+//!
+//! All lists are bounded; what does not fit is dropped, and its memory goes when the last slice goes.
+//! During the destruction of a thread's locals there is no pool any more: blocks are then allocated and dropped.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+
+use super::Block;
+
+/// Size of a pool block in bytes. A small `bytes` field that outlives its call pins this much.
+pub(crate) const BLOCK_SIZE: usize = 64 * 1024;
+
+/// Least spare capacity, in bytes, of a block that [`Block::take`] returns; a block with less is not worth a read.
+pub(crate) const MIN_SPARE: usize = 4 * 1024;
+
+/// Most blocks that wait to be used, a thread: 4 MiB.
+const FREE_MAX: usize = 64;
+
+/// Most blocks that wait for their slices, a thread: 8 MiB. Beyond it the one that has waited longest is given up.
+const LENT_MAX: usize = 128;
+
+/// Most lent blocks asked in one `take`; those that refuse go to the end of the queue.
+const ASK_MAX: usize = 8;
+
+/// Most exact blocks kept, a thread.
+const EXACT_MAX: usize = 32;
+
+/// Most bytes kept in exact blocks, a thread. A frame of more than that is never kept.
+const EXACT_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+thread_local! {
+    static POOL: RefCell<BlockPool> = const { RefCell::new(BlockPool::new()) };
+}
+
+/// A block with at least [`MIN_SPARE`] of room.
+pub(super) fn take() -> Block {
+    with_pool(BlockPool::take).unwrap_or_else(|| Block::allocate(BLOCK_SIZE))
+}
+
+/// A block with at least `len` of room.
+pub(super) fn take_room(len: usize) -> Block {
+    let size = size_for(len);
+    with_pool(|pool| pool.take_room(len)).unwrap_or_else(|| Block::allocate(size))
+}
+
+/// Takes back a block without content.
+pub(super) fn release(block: Block) {
+    // Without a pool (thread teardown) the closure is dropped, and the block with it.
+    let _ = POOL.try_with(move |pool| pool.borrow_mut().release(block));
+}
+
+fn with_pool(f: impl FnOnce(&mut BlockPool) -> Option<Block>) -> Option<Block> {
+    POOL.try_with(|pool| f(&mut pool.borrow_mut()))
+        .ok()
+        .flatten()
+}
+
+/// Capacity to allocate for `len` bytes: rounded up by at most an eighth, so that frames of about one size share blocks.
+fn size_for(len: usize) -> usize {
+    if len <= BLOCK_SIZE {
+        return BLOCK_SIZE;
+    }
+    let step = (1usize << len.ilog2()) / 8;
+    len.checked_next_multiple_of(step).unwrap_or(len)
+}
+
+struct BlockPool {
+    free: Vec<Block>,
+    lent: VecDeque<Block>,
+    exact: Vec<Block>,
+    exact_bytes: usize,
+}
+
+impl BlockPool {
+    const fn new() -> BlockPool {
+        BlockPool {
+            free: Vec::new(),
+            lent: VecDeque::new(),
+            exact: Vec::new(),
+            exact_bytes: 0,
+        }
+    }
+
+    fn take(&mut self) -> Option<Block> {
+        // The warmest block first, though part of it may be out: more frames in one block mean fewer blocks pinned.
+        while let Some(mut block) = self.free.pop() {
+            if block.reclaim() || block.spare() >= MIN_SPARE {
+                return Some(block);
+            }
+            self.lend(block);
+        }
+        self.ask_lent()
+    }
+
+    fn take_room(&mut self, len: usize) -> Option<Block> {
+        if len > BLOCK_SIZE {
+            return self.take_exact(len);
+        }
+        let has_room = |block: &mut Block| {
+            block.reclaim();
+            block.spare() >= len
+        };
+        let room = self.free.iter_mut().rposition(has_room);
+        match room {
+            Some(i) => Some(self.free.remove(i)),
+            None => self.ask_lent(),
+        }
+    }
+
+    fn take_exact(&mut self, len: usize) -> Option<Block> {
+        // Up to twice the size: a 1 MiB block under a 70 KiB frame would be missing when the next 1 MiB frame comes.
+        let fits = |block: &Block| block.size() >= len && block.size() / 2 <= len;
+        let i = self
+            .exact
+            .iter_mut()
+            .rposition(|block| fits(block) && block.reclaim())?;
+        let block = self.exact.remove(i);
+        self.exact_bytes -= block.size();
+        Some(block)
+    }
+
+    fn ask_lent(&mut self) -> Option<Block> {
+        for _ in 0..self.lent.len().min(ASK_MAX) {
+            let mut block = self.lent.pop_front()?;
+            if block.reclaim() {
+                return Some(block);
+            }
+            self.lent.push_back(block);
+        }
+        None
+    }
+
+    fn release(&mut self, mut block: Block) {
+        if block.size() > BLOCK_SIZE {
+            self.keep_exact(block);
+        } else if block.reclaim() || block.spare() >= MIN_SPARE {
+            self.keep_free(block);
+        } else {
+            self.lend(block);
+        }
+    }
+
+    fn keep_free(&mut self, block: Block) {
+        if self.free.len() < FREE_MAX {
+            self.free.push(block);
+        }
+    }
+
+    fn lend(&mut self, block: Block) {
+        if self.lent.len() >= LENT_MAX {
+            self.lent.pop_front();
+        }
+        self.lent.push_back(block);
+    }
+
+    fn keep_exact(&mut self, block: Block) {
+        self.exact_bytes += block.size();
+        self.exact.push(block);
+        while self.exact.len() > EXACT_MAX || self.exact_bytes > EXACT_BYTES_MAX {
+            let oldest = self.exact.remove(0);
+            self.exact_bytes -= oldest.size();
+        }
+    }
+}
+
+/// What this thread's pool holds, for tests.
+#[cfg(test)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PoolCounts {
+    pub(crate) free: usize,
+    pub(crate) lent: usize,
+    pub(crate) exact: usize,
+    pub(crate) exact_bytes: usize,
+}
+
+#[cfg(test)]
+pub(crate) fn counts() -> PoolCounts {
+    POOL.with(|pool| {
+        let pool = pool.borrow();
+        PoolCounts {
+            free: pool.free.len(),
+            lent: pool.lent.len(),
+            exact: pool.exact.len(),
+            exact_bytes: pool.exact_bytes,
+        }
+    })
+}
