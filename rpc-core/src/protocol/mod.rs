@@ -1,0 +1,22 @@
+//! The wire protocol, without I/O: bytes in, borrowed parts out; parts in, bytes out.
+//!
+//! ```text
+//!  input ─► KitexFraming::next ─► one whole frame ─► form_of ─► TtFrame::decode ─► info ─► RequestInfo | ReplyInfo
+//!            (detect.rs)                                │           └─► payload ─┐
+//!                                                       └─ bare frame ───────────┴─► Payload::decode ─► message
+//! ```
+//!
+//! Nothing here allocates for bytes that have not arrived, and no bytes make it panic. It knows no sockets, clocks or calls.
+
+mod detect;
+mod error;
+mod exception;
+mod header;
+mod payload;
+pub mod ttheader;
+
+pub use detect::{KitexFraming, Spoken};
+pub use error::{FirstBytes, ProtocolError};
+pub use exception::Exception;
+pub use header::{Form, form_of};
+pub use payload::{MessageType, Payload};

@@ -1,0 +1,24 @@
+//! The TTHeader frame: fixed part, info blocks, payload behind them.
+//!
+//! ```text
+//!  frame ─► TtFrame::decode ─► info (raw slice) ─► equal to the last one's? keep its summary
+//!                 │                                 else InfoEntries ─► RequestInfo | ReplyInfo
+//!                 └─► payload ─► protocol::Payload
+//!
+//!  RequestHead::write, ReplyHead::write ─► header and payload head, the message follows
+//! ```
+
+mod decode;
+mod encode;
+mod info;
+mod json;
+pub mod layout;
+mod pairs;
+
+pub use decode::TtFrame;
+pub(super) use decode::check_fixed;
+pub use encode::{
+    HeaderError, ReplyHead, ReplyKind, RequestHead, RequestHeadSpec, write_frame_head,
+};
+pub use info::{EXCEPTION_INFO, HeaderLimits, InfoError, REPLY_INFO, ReplyInfo, RequestInfo};
+pub use pairs::{Entry, InfoEntries, StringBlock, request_metadata};
