@@ -1,9 +1,46 @@
-//! rpc-transport
+//! Bytes and frames: a multi-reactor transport that knows sockets and threads, not requests.
+//!
+//! ```text
+//!  socket ─► driver ─► Block ─► Framing ─► Handler::on_frame      (one reactor: one thread, one poller,
+//!  socket ◄─ driver ◄─ LinkBuffer ◄───────── Cx::output            its connections, timers, local tasks)
+//! ```
+//!
+//! A server of any framed protocol is one [`Handler`] and a [`Framing`]; see [`ReactorPool::listen`] and the example
+//! `echo_raw`. A client is a handler, too: [`Connector`].
+//!
+//! * [`LinkBuffer`]: a chain of shared blocks, read and written without copying.
+//! * [`LengthField`]: the framing most protocols use.
+//! * [`ReactorPool`], [`ReactorHandle`]: N reactors; run futures and closures on them.
+//! * [`local`]: what code on a reactor can do beyond its own connection.
 
 mod buffer;
+mod config;
+mod conn;
+mod connector;
+mod driver;
+mod error;
 mod framing;
+mod handler;
+mod listener;
+pub mod local;
+mod reactor;
+mod sleep;
+mod socket;
+mod stats;
 mod timer;
+mod url;
 
 pub use buffer::{FrameBuf, LINK_MIN, LinkBuffer, Reserved};
+pub use config::{ConnLimits, ListenLimits, Placement};
+pub use conn::{ConnId, ConnRef, Cx};
+pub use connector::Connector;
+pub use error::CloseReason;
 pub use framing::{DEFAULT_MAX_FRAME_SIZE, FrameError, Framing, LengthField, LengthWidth, Next, Span};
+pub use handler::{Frame, Handler, Message};
+pub use listener::{Accepted, ListenOptions, ListenerHandle};
+pub use reactor::{LocalTask, PoolOptions, ReactorHandle, ReactorPool, ReservedTask, TaskId};
+pub use sleep::{Sleep, sleep};
+pub use socket::SocketOptions;
+pub use stats::{Counter, MemoryBudget, ReactorStats};
 pub use timer::{TimerId, TimerWheel};
+pub use url::{Endpoint, Url, UrlError};

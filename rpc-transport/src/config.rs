@@ -1,0 +1,74 @@
+//! The limits of a connection and of a listener: finite, named, with a unit and a consequence.
+
+use std::time::Duration;
+
+/// What one connection may cost. Shared by all connections of a listener or of a client.
+#[derive(Clone, Debug)]
+pub struct ConnLimits {
+    /// A server's connection must complete its first frame within this time. Default 10 s. Then: closed.
+    pub first_frame_timeout: Duration,
+    /// A frame that has begun must be complete within this time. Default 30 s. Then: closed (slow loris).
+    pub frame_progress: Duration,
+    /// A connection on which nothing arrived, nothing is queued and the handler holds no work is closed after this
+    /// time. Default 10 min for servers; clients use 1 min.
+    pub idle_timeout: Duration,
+    /// Connecting takes at most this time. Default 1 s. Then: closed with [`CloseReason::ConnectTimeout`](crate::CloseReason).
+    pub connect_timeout: Duration,
+    /// Queued output, in bytes, from which on the connection is not read any more. Default 1 MiB.
+    pub write_high: usize,
+    /// Queued output, in bytes, at which reading goes on. Default 256 KiB.
+    pub write_low: usize,
+    /// Queued output, in bytes, at which the connection is closed. Default: the larger of 8 MiB and
+    /// `max_frame_size` + `write_high`.
+    pub write_hard: usize,
+    /// Queued output must make progress within this time. Default 30 s. Then: closed with a reset.
+    pub write_stall_timeout: Duration,
+    /// Frames of one connection handled before the other ready connections get their turn. Default 64. Applies only
+    /// while others are ready.
+    pub turn_frames: usize,
+    /// Bytes of one connection read before the other ready connections get their turn. Default 256 KiB.
+    pub turn_bytes: usize,
+}
+
+impl Default for ConnLimits {
+    fn default() -> Self {
+        ConnLimits {
+            first_frame_timeout: Duration::from_secs(10),
+            frame_progress: Duration::from_secs(30),
+            idle_timeout: Duration::from_secs(600),
+            connect_timeout: Duration::from_secs(1),
+            write_high: 1 << 20,
+            write_low: 256 << 10,
+            write_hard: (16 << 20) + (1 << 20),
+            write_stall_timeout: Duration::from_secs(30),
+            turn_frames: 64,
+            turn_bytes: 256 << 10,
+        }
+    }
+}
+
+/// What one listener may cost.
+#[derive(Clone, Debug)]
+pub struct ListenLimits {
+    /// Open connections of this listener. Default 16,384. Beyond: accepted, closed, counted.
+    pub max_connections: usize,
+    /// After an accept error such as EMFILE the listener pauses for 10 ms, then twice as long each time, up to this.
+    /// Default 1 s.
+    pub accept_backoff_max: Duration,
+}
+
+impl Default for ListenLimits {
+    fn default() -> Self {
+        ListenLimits { max_connections: 16_384, accept_backoff_max: Duration::from_secs(1) }
+    }
+}
+
+/// Which reactor gets an accepted connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Placement {
+    /// Each reactor in turn.
+    #[default]
+    RoundRobin,
+    /// The reactor with the fewest connections.
+    LeastConnections,
+}

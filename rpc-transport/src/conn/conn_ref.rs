@@ -1,0 +1,62 @@
+//! The view of a connection from other threads.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::slab::ConnId;
+use crate::handler::Message;
+use crate::reactor::{Command, ReactorHandle};
+
+/// Names a connection and its reactor. Cheap to clone, usable from any thread, harmless when the connection is gone.
+#[derive(Clone)]
+pub struct ConnRef {
+    id: ConnId,
+    reactor: ReactorHandle,
+}
+
+impl ConnRef {
+    pub(crate) fn new(id: ConnId, reactor: ReactorHandle) -> Self {
+        ConnRef { id, reactor }
+    }
+
+    /// The connection's id within its reactor.
+    pub fn id(&self) -> ConnId {
+        self.id
+    }
+
+    /// The reactor the connection belongs to.
+    pub fn reactor(&self) -> &ReactorHandle {
+        &self.reactor
+    }
+
+    /// Hands a message to the connection's handler, on its reactor. Allocates nothing in steady state, and writes a
+    /// wake-up only if the reactor sleeps. Never silent: either the handler gets the message, or
+    /// [`Message::undelivered`] is called, perhaps at once and on this thread.
+    pub fn send<M: Message>(&self, message: Arc<M>) {
+        let any = Arc::clone(&message);
+        self.reactor.submit(Command::Message(self.id, Parcel { message: any, undelivered: message }));
+    }
+}
+
+impl fmt::Debug for ConnRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ConnRef({:?} of {:?})", self.id, self.reactor)
+    }
+}
+
+/// One message under two views: what the handler gets, and what hears that nobody got it.
+pub(crate) struct Parcel {
+    message: Arc<dyn std::any::Any + Send + Sync>,
+    undelivered: Arc<dyn Message>,
+}
+
+impl Parcel {
+    pub(crate) fn open(self) -> Arc<dyn std::any::Any + Send + Sync> {
+        self.message
+    }
+
+    pub(crate) fn give_back(self) {
+        drop(self.message);
+        self.undelivered.undelivered();
+    }
+}

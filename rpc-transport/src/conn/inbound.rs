@@ -1,0 +1,122 @@
+//! What arrived and is not handled yet.
+//!
+//! ```text
+//!   batch: whole frames, frozen     block: what follows, contiguous up to the frame's end
+//!   [frame][frame][frame]           [partial frame ........|   spare   ]
+//! ```
+//!
+//! A frame is always contiguous: when the block has no room for the rest of a frame, what came of it moves once to a
+//! block that has. An idle connection owns neither.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use crate::buffer::{BLOCK_SIZE, Block};
+
+/// The first reads of a connection ask for this much, so that at most this much of a large frame is moved.
+const FIRST_READ: usize = 16 * 1024;
+
+/// After a large frame the next read asks for no more than this, enough to learn how long the next frame is.
+const READ_AFTER_LARGE: usize = 512;
+
+/// Below this much spare room a read is not worth its system call.
+const MIN_READ: usize = 2 * 1024;
+
+#[derive(Default)]
+pub(crate) struct Inbound {
+    /// Whole frames that were cut off the block and not handed up yet: the handler asked to stop.
+    pub(crate) batch: Bytes,
+    pub(crate) block: Option<Block>,
+    /// Bytes from the start of the block at which the frame there is whole or tells more; 0: unknown.
+    pub(crate) need: usize,
+    /// The frame budget ended before the block did.
+    pub(crate) more_frames: bool,
+    /// The last read got less than it asked for.
+    pub(crate) short: bool,
+    /// Since when a frame has been incomplete.
+    pub(crate) partial_since: Option<Instant>,
+    /// A whole frame has been seen.
+    pub(crate) frames_done: bool,
+    read_size: usize,
+    last_was_large: bool,
+}
+
+impl Inbound {
+    /// Bytes held.
+    pub(crate) fn len(&self) -> usize {
+        self.batch.len() + self.block.as_ref().map_or(0, Block::len)
+    }
+
+    /// There are frames to hand up without reading.
+    pub(crate) fn has_frames(&self) -> bool {
+        !self.batch.is_empty() || self.more_frames
+    }
+
+    /// The block for the next read and how many bytes to ask for.
+    pub(crate) fn room(&mut self) -> (&mut Block, usize) {
+        if self.read_size == 0 {
+            self.read_size = FIRST_READ;
+        }
+        let mut most = self.read_size;
+        match self.block.take() {
+            None => {
+                self.block = Some(Block::take());
+                if std::mem::take(&mut self.last_was_large) {
+                    most = READ_AFTER_LARGE;
+                }
+            }
+            Some(block) => {
+                let large = self.need > BLOCK_SIZE / 2;
+                let missing = self.need.saturating_sub(block.len());
+                self.block = Some(if missing > block.spare() || block.spare() < MIN_READ {
+                    moved(block, self.need)
+                } else {
+                    block
+                });
+                if large {
+                    most = missing;
+                }
+                self.last_was_large = large;
+            }
+        }
+        let block = self.block.as_mut().expect("set above");
+        let most = most.min(block.spare());
+        (block, most)
+    }
+
+    /// Notes how the read went.
+    pub(crate) fn after_read(&mut self, asked: usize, got: usize) {
+        self.short = got < asked;
+        if !self.short && asked >= FIRST_READ {
+            self.read_size = BLOCK_SIZE;
+        }
+    }
+
+    /// Gives an empty block back; notes whether a frame is incomplete.
+    pub(crate) fn settle(&mut self, now: Instant) {
+        if self.block.as_ref().is_some_and(Block::is_empty) {
+            self.block.take().expect("checked").release();
+            self.need = 0;
+        }
+        if self.block.is_none() {
+            self.partial_since = None;
+        } else if self.partial_since.is_none() {
+            self.partial_since = Some(now);
+        }
+    }
+}
+
+/// The content of `block` in a block with room for `need` bytes in all.
+fn moved(block: Block, need: usize) -> Block {
+    let fresh = Block::take();
+    let mut roomy = if fresh.spare() >= need.max(block.len() + MIN_READ) {
+        fresh
+    } else {
+        fresh.release();
+        Block::exact(need.max(block.len() + MIN_READ))
+    };
+    roomy.put_slice(block.as_slice());
+    block.release();
+    roomy
+}

@@ -1,0 +1,688 @@
+//! One connection: readable socket to whole frames, and back.
+//!
+//! ```text
+//!            byte budget              one at a time
+//!  socket ──► Inbound ──► Framing ──► Handler::on_frame
+//!  socket ◄── gathered write ◄── LinkBuffer ◄── Cx::output
+//! ```
+//!
+//! A connection belongs to one reactor; only the thread that turns it touches the connection. While its handler runs,
+//! the connection is taken out of the reactor's slab, so that code under the handler can reach other connections.
+//! Others hold a [`ConnRef`] and send it a message. Nothing here knows what a request is.
+
+mod conn_ref;
+mod framed;
+mod inbound;
+mod slab;
+
+use std::io::{self, IoSlice};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+use bytes::Buf;
+
+pub use conn_ref::ConnRef;
+pub(crate) use conn_ref::Parcel;
+pub(crate) use framed::{EARLY_FLUSH_FRAMES, Framed, Pipeline, WAKERS_AT_ONCE};
+pub(crate) use inbound::Inbound;
+pub use slab::ConnId;
+pub(crate) use slab::{Slab, Token};
+
+use crate::buffer::LinkBuffer;
+use crate::config::ConnLimits;
+use crate::driver::{CloseHow, Event, Key};
+use crate::error::CloseReason;
+use crate::listener::ListenerShared;
+use crate::reactor::core::{TimerKey, with};
+use crate::reactor::ReactorHandle;
+use crate::stats::MemoryBudget;
+use crate::timer::TimerId;
+use crate::url::Url;
+
+/// Buffers gathered into one write.
+const MAX_IOVECS: usize = 64;
+
+/// A connection and what lies above it.
+pub(crate) struct Entry {
+    conn: Conn,
+    pipeline: Box<dyn Pipeline>,
+}
+
+pub(crate) struct Conn {
+    id: ConnId,
+    /// `None` once the socket is closed, or when connecting failed at once.
+    key: Option<Key>,
+    peer: Arc<Url>,
+    listener: Option<Arc<ListenerShared>>,
+    limits: Arc<ConnLimits>,
+    memory: Arc<MemoryBudget>,
+    reactor: ReactorHandle,
+    phase: Phase,
+    inbound: Inbound,
+    outbound: LinkBuffer,
+    /// Bytes ever written to the socket.
+    written: u64,
+    readable: bool,
+    writable: bool,
+    /// Write interest is registered for a short write.
+    watched: bool,
+    /// The peer's end of file or a hang-up was reported; no second event comes.
+    hangup: bool,
+    in_ready: bool,
+    in_dirty: bool,
+    paused: Paused,
+    stalled_since: Option<Instant>,
+    opened: Instant,
+    last_active: Instant,
+    check: Option<(TimerId, Instant)>,
+    /// Bytes reported to `memory`.
+    accounted: usize,
+}
+
+enum Phase {
+    Connecting,
+    Open,
+    /// No more reading; closes when the output is written.
+    Closing(CloseReason),
+    /// Closes now, with a reset; queued output is dropped.
+    Aborting(CloseReason),
+}
+
+/// Why the connection is not read.
+#[derive(Default)]
+struct Paused {
+    by_handler: bool,
+    by_output: bool,
+    by_memory: bool,
+}
+
+impl Paused {
+    fn any(&self) -> bool {
+        self.by_handler || self.by_output || self.by_memory
+    }
+}
+
+/// What is fixed for a new connection.
+pub(crate) struct Setup {
+    pub(crate) peer: Url,
+    pub(crate) listener: Option<Arc<ListenerShared>>,
+    pub(crate) limits: Arc<ConnLimits>,
+    pub(crate) memory: Arc<MemoryBudget>,
+    pub(crate) reactor: ReactorHandle,
+}
+
+/// What a handler can do with its own connection.
+pub struct Cx<'a> {
+    conn: &'a mut Conn,
+    now: Instant,
+}
+
+impl Cx<'_> {
+    /// The time of this turn: read once when the reactor woke.
+    #[inline]
+    pub fn now(&self) -> Instant {
+        self.now
+    }
+
+    /// This connection's id within its reactor.
+    #[inline]
+    pub fn id(&self) -> ConnId {
+        self.conn.id
+    }
+
+    /// This connection, for other threads.
+    pub fn conn_ref(&self) -> ConnRef {
+        ConnRef::new(self.conn.id, self.conn.reactor.clone())
+    }
+
+    /// The reactor this connection belongs to.
+    pub fn reactor(&self) -> &ReactorHandle {
+        &self.conn.reactor
+    }
+
+    /// The peer: for an accepted Unix connection the listener's path.
+    #[inline]
+    pub fn peer(&self) -> &Arc<Url> {
+        &self.conn.peer
+    }
+
+    /// Where output is written. It leaves in one gathered write at the end of the turn.
+    #[inline]
+    pub fn output(&mut self) -> &mut LinkBuffer {
+        &mut self.conn.outbound
+    }
+
+    /// Bytes written by the handler and not yet taken by the kernel.
+    #[inline]
+    pub fn output_len(&self) -> usize {
+        self.conn.outbound.len()
+    }
+
+    /// Bytes the kernel has taken since the connection was opened. What is appended now begins at stream position
+    /// `written() + output_len()`.
+    #[inline]
+    pub fn written(&self) -> u64 {
+        self.conn.written
+    }
+
+    /// Whether the output queue has reached `write_high`.
+    #[inline]
+    pub fn is_crowded(&self) -> bool {
+        self.conn.outbound.len() >= self.conn.limits.write_high
+    }
+
+    /// The process's buffered bytes.
+    pub fn memory(&self) -> &MemoryBudget {
+        &self.conn.memory
+    }
+
+    /// Writes the output now instead of at the end of the turn.
+    pub fn flush(&mut self) {
+        self.conn.write_out();
+    }
+
+    /// Hands up no more frames until [`Cx::resume`]; the peer is not read meanwhile.
+    pub fn pause(&mut self) {
+        self.conn.paused.by_handler = true;
+    }
+
+    /// Ends [`Cx::pause`].
+    pub fn resume(&mut self) {
+        self.conn.paused.by_handler = false;
+    }
+
+    /// Calls [`Handler::on_deadline`](crate::Handler::on_deadline) with `key` at `at`, or up to a millisecond later.
+    pub fn arm(&mut self, at: Instant, key: u64) -> TimerId {
+        let id = self.conn.id;
+        with(|core| core.arm_work(at, TimerKey::Handler(id, key)))
+    }
+
+    /// Takes back [`Cx::arm`]. An id whose time has passed is ignored.
+    pub fn disarm(&mut self, timer: TimerId) {
+        with(|core| core.disarm_work(timer));
+    }
+
+    /// Wakes a task of some other executor: at once if few are to be woken in this batch, else after the flush.
+    pub fn wake(&mut self, waker: Waker) {
+        with(|core| core.wakers.push(waker));
+    }
+
+    /// Whether the connection is being closed.
+    pub fn is_closing(&self) -> bool {
+        matches!(self.conn.phase, Phase::Closing(_) | Phase::Aborting(_))
+    }
+
+    /// Whether the connection has been established.
+    pub fn is_open(&self) -> bool {
+        !matches!(self.conn.phase, Phase::Connecting)
+    }
+
+    /// Closes the connection once the output is written. The first reason given counts.
+    pub fn close(&mut self, reason: CloseReason) {
+        if !self.is_closing() {
+            self.conn.phase = Phase::Closing(reason);
+        }
+    }
+
+    /// Closes the connection at once with a reset; queued output is dropped.
+    pub fn abort(&mut self, reason: CloseReason) {
+        if !matches!(self.conn.phase, Phase::Aborting(_)) {
+            self.conn.phase = Phase::Aborting(reason);
+        }
+    }
+
+    /// Whether frames already received must wait: paused, output over `write_high`, or closing.
+    pub(crate) fn must_stop(&mut self) -> bool {
+        if self.conn.outbound.len() >= self.conn.limits.write_high {
+            self.conn.write_out();
+            self.conn.paused.by_output = self.conn.outbound.len() > self.conn.limits.write_low;
+        }
+        self.conn.paused.any() || self.is_closing()
+    }
+
+    pub(crate) fn count_frames(&mut self, n: usize) {
+        self.conn.reactor.stats().frames.add(n as u64);
+    }
+}
+
+// --- the life of a connection, as its reactor drives it ---
+
+/// A connection that was accepted or is to be connected; `socket` says which and makes the system's side of it.
+pub(crate) fn open(
+    setup: Setup,
+    pipeline: Box<dyn Pipeline>,
+    socket: impl FnOnce(&mut dyn crate::driver::Driver, usize) -> io::Result<Key>,
+) -> ConnId {
+    let is_client = setup.listener.is_none();
+    let (id, key, now) = with(|core| {
+        let id = core.conns.reserve();
+        let key = socket(&mut *core.driver, Token::Conn(id).pack());
+        (id, key, core.now)
+    });
+    setup.reactor.stats().connections.add(1);
+    let mut conn = Conn {
+        id,
+        key: None,
+        peer: Arc::new(setup.peer),
+        listener: setup.listener,
+        limits: setup.limits,
+        memory: setup.memory,
+        reactor: setup.reactor,
+        phase: if is_client { Phase::Connecting } else { Phase::Open },
+        inbound: Inbound::default(),
+        outbound: LinkBuffer::new(),
+        written: 0,
+        readable: false,
+        writable: true,
+        watched: false,
+        hangup: false,
+        in_ready: false,
+        in_dirty: false,
+        paused: Paused::default(),
+        stalled_since: None,
+        opened: now,
+        last_active: now,
+        check: None,
+        accounted: 0,
+    };
+    match key {
+        Ok(key) => conn.key = Some(key),
+        Err(e) => conn.phase = Phase::Aborting(CloseReason::Connect(e)),
+    }
+    let mut entry = Box::new(Entry { conn, pipeline });
+    if is_client {
+        entry.try_connected(now);
+    } else if entry.conn.key.is_some() {
+        entry.call(now, |pipeline, cx| pipeline.on_open(cx));
+    }
+    settle(entry, now);
+    id
+}
+
+/// Runs `f` on a connection, if it is still there and not running already.
+pub(crate) fn visit<R>(id: ConnId, f: impl FnOnce(&mut dyn Pipeline, &mut Cx<'_>) -> R) -> Option<R> {
+    let (mut entry, now) = with(|core| core.conns.take(id).map(|entry| (entry, core.now)))?;
+    let result = entry.call(now, f);
+    settle(entry, now);
+    result
+}
+
+/// Notes an event; the work is done when the connection's turn comes.
+pub(crate) fn note(entry: &mut Entry, event: Event) -> bool {
+    let conn = &mut entry.conn;
+    conn.readable |= event.readable || event.hangup;
+    conn.writable |= event.writable || event.hangup;
+    conn.hangup |= event.hangup;
+    !std::mem::replace(&mut conn.in_ready, true)
+}
+
+/// One connection's turn: connect, write what waits, read, hand up frames.
+pub(crate) fn advance(id: ConnId, others_ready: bool) {
+    let Some((mut entry, now)) = with(|core| core.conns.take(id).map(|entry| (entry, core.now))) else { return };
+    entry.conn.in_ready = false;
+    if matches!(entry.conn.phase, Phase::Connecting) {
+        entry.try_connected(now);
+    }
+    if matches!(entry.conn.phase, Phase::Open) {
+        if entry.conn.stalled_since.is_some() {
+            entry.conn.write_out();
+        }
+        entry.read(now, others_ready);
+    }
+    settle(entry, now);
+}
+
+/// Writes a connection's output at the end of the turn.
+pub(crate) fn flush(id: ConnId) {
+    let Some((mut entry, now)) = with(|core| core.conns.take(id).map(|entry| (entry, core.now))) else { return };
+    entry.conn.in_dirty = false;
+    entry.conn.write_out();
+    settle(entry, now);
+}
+
+/// The connection's own timer: one for all of its time limits.
+pub(crate) fn on_check(id: ConnId) {
+    let Some((mut entry, now)) = with(|core| core.conns.take(id).map(|entry| (entry, core.now))) else { return };
+    entry.conn.check = None;
+    let idle = entry.pipeline.is_idle();
+    entry.conn.enforce_time_limits(now, idle);
+    settle(entry, now);
+}
+
+/// Ends a connection at once.
+pub(crate) fn kill(id: ConnId, reason: CloseReason) {
+    visit(id, |_, cx| cx.abort(reason));
+}
+
+impl Entry {
+    /// Runs the handler's code. A panic in it ends this connection, not the reactor.
+    fn call<R>(&mut self, now: Instant, f: impl FnOnce(&mut dyn Pipeline, &mut Cx<'_>) -> R) -> Option<R> {
+        let (pipeline, conn) = (&mut *self.pipeline, &mut self.conn);
+        let result = catch_unwind(AssertUnwindSafe(|| f(pipeline, &mut Cx { conn, now })));
+        if result.is_err() {
+            tracing::error!(peer = %self.conn.peer, "a connection's handler panicked; the connection is closed");
+            self.conn.phase = Phase::Aborting(CloseReason::Local("its handler panicked"));
+        }
+        result.ok()
+    }
+
+    pub(crate) fn is_of(&self, listener: &Arc<ListenerShared>) -> bool {
+        self.conn.listener.as_ref().is_some_and(|l| Arc::ptr_eq(l, listener))
+    }
+
+    fn try_connected(&mut self, now: Instant) {
+        let Some(key) = self.conn.key else { return };
+        match with(|core| core.driver.connected(key)) {
+            Ok(true) => {
+                self.conn.phase = Phase::Open;
+                self.conn.last_active = now;
+                self.call(now, |pipeline, cx| pipeline.on_open(cx));
+            }
+            Ok(false) => {}
+            Err(e) => self.conn.phase = Phase::Aborting(CloseReason::Connect(e)),
+        }
+    }
+
+    fn read(&mut self, now: Instant, others_ready: bool) {
+        let mut budget = self.conn.limits.turn_bytes;
+        let frames = if others_ready { self.conn.limits.turn_frames.max(1) } else { usize::MAX };
+        loop {
+            if self.conn.inbound.has_frames() && !self.conn.paused.any() {
+                self.hand_up(now, frames);
+                if self.conn.inbound.has_frames() && others_ready {
+                    return; // the frame budget is spent
+                }
+            }
+            if !self.conn.readable || self.conn.paused.any() || !matches!(self.conn.phase, Phase::Open) || budget == 0 {
+                return;
+            }
+            match self.conn.read_once(budget) {
+                Ok(0) => {
+                    self.conn.readable = false;
+                    self.conn.end_of_file();
+                    return;
+                }
+                Ok(n) => {
+                    budget = budget.saturating_sub(n);
+                    self.conn.last_active = now;
+                    self.hand_up(now, frames);
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    self.conn.reactor.stats().empty_reads.add(1);
+                    self.conn.readable = false;
+                    return;
+                }
+                Err(e) => {
+                    self.conn.phase = Phase::Aborting(CloseReason::Io(e));
+                    return;
+                }
+            }
+        }
+    }
+
+    fn hand_up(&mut self, now: Instant, frames: usize) {
+        let mut inbound = std::mem::take(&mut self.conn.inbound);
+        let result = self.call(now, |pipeline, cx| pipeline.on_input(cx, &mut inbound, frames));
+        self.conn.inbound = inbound;
+        self.conn.inbound.settle(now);
+        if let Some(Err(reason)) = result {
+            if matches!(self.conn.phase, Phase::Open) {
+                self.conn.phase = Phase::Closing(reason);
+            }
+        }
+        let few = with(|core| (core.wakers.len() <= WAKERS_AT_ONCE).then(|| std::mem::take(&mut core.wakers)));
+        if let Some(mut few) = few {
+            few.drain(..).for_each(Waker::wake);
+            with(|core| core.keep_wakers_vec(few));
+        }
+    }
+}
+
+impl Conn {
+    fn read_once(&mut self, budget: usize) -> io::Result<usize> {
+        let Some(key) = self.key else { return Ok(0) };
+        let (block, room) = self.inbound.room();
+        let asked = room.min(budget);
+        let read = with(|core| core.driver.read(key, block, asked));
+        match &read {
+            Ok(got) => {
+                let stats = self.reactor.stats();
+                stats.reads.add(1);
+                stats.bytes_in.add(*got as u64);
+                self.inbound.after_read(asked, *got);
+                if *got < asked && *got > 0 {
+                    stats.short_reads.add(1);
+                    self.readable = !clears_latch(self.hangup);
+                }
+            }
+            Err(_) => self.inbound.settle(self.last_active),
+        }
+        read
+    }
+
+    fn end_of_file(&mut self) {
+        let arrived = self.inbound.len();
+        self.phase = Phase::Closing(match arrived {
+            0 => CloseReason::PeerClosed,
+            arrived => CloseReason::CutShort { arrived },
+        });
+    }
+
+    /// Writes as much as the kernel takes.
+    fn write_out(&mut self) {
+        let Some(key) = self.key else { return };
+        if matches!(self.phase, Phase::Connecting | Phase::Aborting(_)) {
+            return;
+        }
+        while !self.outbound.is_empty() && self.writable {
+            let mut bufs = [IoSlice::new(&[]); MAX_IOVECS];
+            let count = self.outbound.chunks_vectored(&mut bufs);
+            let offered: usize = bufs[..count].iter().map(|b| b.len()).sum();
+            let result = with(|core| core.driver.write(key, &bufs[..count]));
+            let stats = self.reactor.stats();
+            stats.writes.add(1);
+            stats.iovecs.add(count as u64);
+            match result {
+                Ok(n) => {
+                    let now = with(|core| core.now);
+                    stats.bytes_out.add(n as u64);
+                    self.written += n as u64;
+                    self.outbound.advance(n);
+                    self.last_active = now;
+                    self.stalled_since = None;
+                    if n < offered {
+                        self.wait_for_room(key, now);
+                    }
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    let now = with(|core| core.now);
+                    self.wait_for_room(key, now);
+                }
+                Err(e) => {
+                    self.phase = Phase::Aborting(CloseReason::Io(e));
+                    return;
+                }
+            }
+        }
+        if self.outbound.is_empty() {
+            self.outbound.release_if_empty();
+            if std::mem::take(&mut self.watched) {
+                let token = Token::Conn(self.id).pack();
+                // Without this the connection is only woken more often than it needs.
+                let _ = with(|core| core.driver.watch_writable(key, false, token));
+            }
+        }
+        if self.outbound.len() <= self.limits.write_low {
+            self.paused.by_output = false;
+        }
+    }
+
+    fn wait_for_room(&mut self, key: Key, now: Instant) {
+        self.writable = false;
+        self.stalled_since.get_or_insert(now);
+        if !std::mem::replace(&mut self.watched, true) {
+            let token = Token::Conn(self.id).pack();
+            if let Err(e) = with(|core| core.driver.watch_writable(key, true, token)) {
+                self.phase = Phase::Aborting(CloseReason::Io(e));
+            }
+        }
+    }
+
+    /// The next time at which a time limit may have been reached.
+    fn next_check(&self) -> Instant {
+        let limits = &self.limits;
+        let mut at = match self.phase {
+            Phase::Connecting => self.opened + limits.connect_timeout,
+            _ => self.last_active + limits.idle_timeout,
+        };
+        if self.listener.is_some() && !self.inbound.frames_done {
+            at = at.min(self.opened + limits.first_frame_timeout);
+        }
+        if let Some(since) = self.inbound.partial_since {
+            at = at.min(since + limits.frame_progress);
+        }
+        if let Some(since) = self.stalled_since {
+            at = at.min(since + limits.write_stall_timeout);
+        }
+        at
+    }
+
+    fn enforce_time_limits(&mut self, now: Instant, idle: bool) {
+        let limits = &self.limits;
+        let passed = |since: Instant, limit: Duration| now >= since + limit;
+        if matches!(self.phase, Phase::Connecting) {
+            if passed(self.opened, limits.connect_timeout) {
+                self.phase = Phase::Aborting(CloseReason::ConnectTimeout(limits.connect_timeout));
+            }
+        } else if self.stalled_since.is_some_and(|since| passed(since, limits.write_stall_timeout)) {
+            self.phase = Phase::Aborting(CloseReason::Limit("write_stall_timeout"));
+        } else if !matches!(self.phase, Phase::Open) {
+            // Closing: only a stalled write may cut it short.
+        } else if self.inbound.partial_since.is_some_and(|since| passed(since, limits.frame_progress)) {
+            self.phase = Phase::Closing(CloseReason::Limit("frame_progress"));
+        } else if self.listener.is_some() && !self.inbound.frames_done && passed(self.opened, limits.first_frame_timeout) {
+            self.phase = Phase::Closing(CloseReason::Limit("first_frame_timeout"));
+        } else if passed(self.last_active, limits.idle_timeout) {
+            if idle && self.outbound.is_empty() {
+                self.phase = Phase::Closing(CloseReason::Limit("idle_timeout"));
+            } else {
+                self.last_active = now;
+            }
+        }
+        self.paused.by_memory = self.takes_too_much();
+    }
+
+    /// Whether memory is tight and this connection is one of those that hold the most of it.
+    fn takes_too_much(&self) -> bool {
+        let share = self.memory.limit() / (self.reactor.stats().connections.get() as usize).clamp(4, 1024);
+        self.memory.is_tight() && self.accounted > share / 2
+    }
+
+    fn account(&mut self) {
+        let held = self.inbound.len() + self.outbound.len();
+        if held != self.accounted {
+            self.memory.adjust(self.accounted, held);
+            self.accounted = held;
+            if self.memory.is_tight() && self.takes_too_much() {
+                self.paused.by_memory = true;
+                if self.memory.is_spent() {
+                    self.phase = Phase::Aborting(CloseReason::Limit("max_buffered_bytes"));
+                }
+            } else {
+                self.paused.by_memory = false;
+            }
+        }
+        if self.outbound.len() > self.limits.write_hard {
+            self.phase = Phase::Aborting(CloseReason::Limit("write_hard"));
+        }
+    }
+}
+
+/// On epoll and kqueue a short read has emptied the socket, and data that comes later makes a new edge. After a
+/// hang-up no second edge comes: then the latch stays until end of file is read.
+fn clears_latch(hangup: bool) -> bool {
+    cfg!(any(
+        target_os = "linux",
+        target_os = "android",
+        target_os = "macos",
+        target_os = "ios",
+        target_os = "freebsd",
+        target_os = "netbsd",
+        target_os = "openbsd",
+        target_os = "dragonfly"
+    )) && !hangup
+}
+
+/// Puts a connection back after its code ran: on the lists it belongs to, under the timer it needs, or to its end.
+fn settle(mut entry: Box<Entry>, now: Instant) {
+    entry.conn.account();
+    if let Phase::Closing(_) = entry.conn.phase {
+        entry.conn.write_out();
+    }
+    let conn = &mut entry.conn;
+    let over = match conn.phase {
+        Phase::Aborting(_) => true,
+        Phase::Closing(_) => conn.outbound.is_empty(),
+        Phase::Connecting | Phase::Open => false,
+    };
+    if over {
+        return end(entry, now);
+    }
+    let open = matches!(conn.phase, Phase::Open);
+    let runnable = open && !conn.paused.any() && (conn.readable || conn.inbound.has_frames());
+    let ready = runnable && !std::mem::replace(&mut conn.in_ready, true);
+    let unsent = !conn.outbound.is_empty() && conn.writable && !matches!(conn.phase, Phase::Connecting);
+    let dirty = unsent && !std::mem::replace(&mut conn.in_dirty, true);
+    let mut at = conn.next_check();
+    if conn.paused.by_memory {
+        at = at.min(now + framed::RECHECK);
+    }
+    let id = conn.id;
+    with(|core| {
+        let conn = &mut entry.conn;
+        match conn.check {
+            Some((_, armed)) if armed <= at => {}
+            stale => {
+                if let Some((timer, _)) = stale {
+                    core.timers.cancel(timer);
+                }
+                conn.check = Some((core.timers.insert(at, TimerKey::Check(id)), at));
+            }
+        }
+        if ready {
+            core.ready.push_back(id);
+        }
+        if dirty {
+            core.dirty.push(id);
+        }
+        core.conns.put(id, entry);
+    });
+}
+
+/// The end of a connection: tells the handler, once, and frees everything.
+fn end(mut entry: Box<Entry>, now: Instant) {
+    let (how, reason) = match std::mem::replace(&mut entry.conn.phase, Phase::Closing(CloseReason::Stopped)) {
+        Phase::Aborting(reason) => (CloseHow::Abort, reason),
+        Phase::Closing(reason) => (CloseHow::Graceful, reason),
+        Phase::Connecting | Phase::Open => (CloseHow::Abort, CloseReason::Stopped),
+    };
+    let key = entry.conn.key.take();
+    with(|core| {
+        if let Some(key) = key {
+            core.driver.close(key, how);
+        }
+        if let Some((timer, _)) = entry.conn.check.take() {
+            core.timers.cancel(timer);
+        }
+        core.conns.release(entry.conn.id);
+    });
+    entry.conn.memory.adjust(entry.conn.accounted, 0);
+    entry.conn.reactor.stats().connections.sub(1);
+    if let Some(listener) = &entry.conn.listener {
+        listener.connection_ended();
+    }
+    tracing::debug!(peer = %entry.conn.peer, %reason, "connection closed");
+    entry.call(now, |pipeline, cx| pipeline.on_close(cx, &reason));
+}

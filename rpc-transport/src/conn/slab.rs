@@ -1,0 +1,152 @@
+//! Slots with generations: a late event for the old owner of a slot finds nobody.
+
+/// Names a connection of one reactor; it never names a later connection that reuses the slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ConnId {
+    slot: u32,
+    generation: u32,
+}
+
+#[cfg(not(target_pointer_width = "64"))]
+compile_error!("rpc-transport packs a slot and a generation into one poll token and needs 64-bit pointers");
+
+const LISTENER: usize = 1 << 31;
+
+/// What a poll token names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Token {
+    Conn(ConnId),
+    Listener(usize),
+}
+
+impl Token {
+    pub(crate) fn pack(self) -> usize {
+        match self {
+            Token::Conn(id) => (id.generation as usize) << 32 | id.slot as usize,
+            Token::Listener(index) => LISTENER | index,
+        }
+    }
+
+    pub(crate) fn unpack(token: usize) -> Self {
+        if token & LISTENER != 0 {
+            Token::Listener(token & (LISTENER - 1))
+        } else {
+            Token::Conn(ConnId { slot: token as u32, generation: (token >> 32) as u32 })
+        }
+    }
+}
+
+/// Values by [`ConnId`]. A value can be *taken out* while its own code runs, and put back: then the slab is free for
+/// others to use, and a second taker finds nothing.
+pub(crate) struct Slab<T> {
+    slots: Vec<Slot<T>>,
+    free: Vec<u32>,
+}
+
+struct Slot<T> {
+    generation: u32,
+    state: State<T>,
+}
+
+enum State<T> {
+    Free,
+    Reserved,
+    Out,
+    In(T),
+}
+
+impl<T> Slab<T> {
+    pub(crate) const fn new() -> Self {
+        Slab { slots: Vec::new(), free: Vec::new() }
+    }
+
+    /// Takes a slot whose value comes by [`Slab::put`].
+    pub(crate) fn reserve(&mut self) -> ConnId {
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(Slot { generation: 0, state: State::Free });
+            (self.slots.len() - 1) as u32
+        });
+        let entry = &mut self.slots[slot as usize];
+        entry.state = State::Reserved;
+        ConnId { slot, generation: entry.generation }
+    }
+
+    pub(crate) fn put(&mut self, id: ConnId, value: T) {
+        if let Some(slot) = self.slot(id) {
+            debug_assert!(matches!(slot.state, State::Out | State::Reserved));
+            slot.state = State::In(value);
+        }
+    }
+
+    pub(crate) fn take(&mut self, id: ConnId) -> Option<T> {
+        let slot = self.slot(id)?;
+        match std::mem::replace(&mut slot.state, State::Out) {
+            State::In(value) => Some(value),
+            other => {
+                slot.state = other;
+                None
+            }
+        }
+    }
+
+    pub(crate) fn get(&mut self, id: ConnId) -> Option<&mut T> {
+        match &mut self.slot(id)?.state {
+            State::In(value) => Some(value),
+            _ => None,
+        }
+    }
+
+    /// Frees the slot of a value that was taken out (or never put in); its id is stale from now on.
+    pub(crate) fn release(&mut self, id: ConnId) {
+        if let Some(slot) = self.slot(id) {
+            debug_assert!(!matches!(slot.state, State::Free));
+            slot.state = State::Free;
+            slot.generation = slot.generation.wrapping_add(1);
+            self.free.push(id.slot);
+        }
+    }
+
+    pub(crate) fn ids(&self) -> Vec<ConnId> {
+        let in_use = |s: &Slot<T>| matches!(s.state, State::In(_));
+        let ids = self.slots.iter().enumerate().filter(|(_, s)| in_use(s));
+        ids.map(|(slot, s)| ConnId { slot: slot as u32, generation: s.generation }).collect()
+    }
+
+    fn slot(&mut self, id: ConnId) -> Option<&mut Slot<T>> {
+        let slot = self.slots.get_mut(id.slot as usize)?;
+        (slot.generation == id.generation && !matches!(slot.state, State::Free)).then_some(slot)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// B06, T30: an event for a connection that is gone must not reach the one that got its slot.
+    #[test]
+    fn a_stale_id_finds_nobody() {
+        let mut slab = Slab::new();
+        let old = slab.reserve();
+        slab.put(old, "old");
+        assert_eq!(slab.take(old), Some("old"));
+        assert_eq!(slab.take(old), None, "taken out: a second taker finds nothing");
+        slab.release(old);
+        let new = slab.reserve();
+        slab.put(new, "new");
+        assert_eq!(slab.get(old), None);
+        assert_eq!(slab.get(new), Some(&mut "new"));
+        slab.release(old);
+        assert_eq!(slab.get(new), Some(&mut "new"), "a stale release frees nothing");
+    }
+
+    #[test]
+    fn tokens_survive_packing() {
+        let mut slab = Slab::<()>::new();
+        let a = slab.reserve();
+        slab.release(a);
+        let b = slab.reserve();
+        for token in [Token::Conn(a), Token::Conn(b), Token::Listener(0), Token::Listener(7)] {
+            assert_eq!(Token::unpack(token.pack()), token);
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! Connecting: one connection to one endpoint, within a deadline.
+
+use std::sync::Arc;
+
+use crate::config::ConnLimits;
+use crate::conn::{self, ConnId, Framed, Setup};
+use crate::framing::Framing;
+use crate::handler::Handler;
+use crate::local;
+use crate::socket::SocketOptions;
+use crate::stats::MemoryBudget;
+use crate::url::{Endpoint, Url};
+
+/// How to connect; shared by all connections of a client.
+#[derive(Clone, Debug, Default)]
+pub struct Connector {
+    /// Limits of each connection.
+    pub limits: Arc<ConnLimits>,
+    /// Options of the sockets.
+    pub socket: SocketOptions,
+    /// The buffered bytes that all connections share.
+    pub memory: Arc<MemoryBudget>,
+}
+
+impl Connector {
+    /// Starts connecting on the reactor that this thread is turning; `None` on any other thread (see
+    /// [`ReactorHandle::run`](crate::ReactorHandle::run)).
+    ///
+    /// The handler can be given messages at once; what it writes leaves when the connection is established. If it never is,
+    /// the handler hears so in [`Handler::on_close`], perhaps before this returns.
+    pub fn connect<F: Framing + 'static, H: Handler>(&self, endpoint: &Endpoint, framing: F, handler: H) -> Option<ConnId> {
+        let setup = Setup {
+            peer: Url::from(endpoint),
+            listener: None,
+            limits: Arc::clone(&self.limits),
+            memory: Arc::clone(&self.memory),
+            reactor: local::current()?,
+        };
+        let pipeline = Box::new(Framed { framing, handler });
+        Some(conn::open(setup, pipeline, |driver, token| driver.connect(endpoint, &self.socket, token)))
+    }
+}

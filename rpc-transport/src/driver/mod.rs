@@ -1,0 +1,82 @@
+//! What a reactor needs of the system: sockets, readiness, a clock.
+//!
+//! ```text
+//!  Reactor ── read(key, block) ──►  Driver  ── recv ──► kernel
+//!          ◄── Event{token} ──────          ◄─ epoll ─
+//! ```
+//!
+//! A driver owns its sockets and names them by [`Key`]. `read` *moves what has arrived into a block*: a readiness
+//! driver does so by `recv`, a completion driver by handing over what its kernel filled. Nothing above this seam
+//! knows which, and the only clock of a reactor is [`Driver::now`], so that a simulated network with a virtual
+//! clock can stand here.
+
+mod readiness;
+
+use std::any::Any;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+pub(crate) use readiness::ReadinessDriver;
+
+use crate::buffer::Block;
+use crate::socket::SocketOptions;
+use crate::url::Endpoint;
+
+/// Names a socket or listener of a driver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Key(pub(crate) usize);
+
+/// A socket on its way from the reactor that accepted it to the one that will own it.
+pub(crate) struct RawSocket(pub(crate) Box<dyn Any + Send>);
+
+/// What happened to the socket or listener with this token.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Event {
+    pub(crate) token: usize,
+    pub(crate) readable: bool,
+    pub(crate) writable: bool,
+    /// The peer is gone or has closed its side: no later event will say so again.
+    pub(crate) hangup: bool,
+}
+
+/// Ends a driver's wait from another thread.
+pub(crate) trait Wake: Send + Sync {
+    fn wake(&self);
+}
+
+/// How a socket is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CloseHow {
+    /// Queued data of the kernel is still delivered.
+    Graceful,
+    /// The peer gets a reset, queued data is dropped.
+    Abort,
+}
+
+/// One reactor's door to the system. Errors are the system call's; `WouldBlock` means "wait for the next event".
+pub(crate) trait Driver: Send {
+    fn now(&self) -> Instant;
+    fn waker(&self) -> Arc<dyn Wake>;
+
+    /// Waits for events, at most `timeout` (`None`: for ever); returns early when woken.
+    fn wait(&mut self, timeout: Option<Duration>, events: &mut Vec<Event>) -> io::Result<()>;
+
+    fn listen(&mut self, endpoint: &Endpoint, options: &SocketOptions, token: usize) -> io::Result<(Key, Endpoint)>;
+    fn accept(&mut self, listener: Key) -> io::Result<(RawSocket, Endpoint)>;
+    /// Takes over an accepted socket.
+    fn adopt(&mut self, raw: RawSocket, options: &SocketOptions, token: usize) -> io::Result<Key>;
+    /// Starts connecting; a writable event tells when to ask [`Driver::connected`].
+    fn connect(&mut self, endpoint: &Endpoint, options: &SocketOptions, token: usize) -> io::Result<Key>;
+    /// Whether connecting has come to its end; an error is the reason it failed.
+    fn connected(&mut self, key: Key) -> io::Result<bool>;
+
+    /// Moves at most `max` bytes that have arrived into the block; 0 is end of file.
+    fn read(&mut self, key: Key, block: &mut Block, max: usize) -> io::Result<usize>;
+    /// Writes as much of the buffers as the system takes now.
+    fn write(&mut self, key: Key, bufs: &[io::IoSlice<'_>]) -> io::Result<usize>;
+    /// A write came up short: make sure that an event tells when there is room again; or stop doing so.
+    fn watch_writable(&mut self, key: Key, on: bool, token: usize) -> io::Result<()>;
+    /// Forgets and closes a socket or listener.
+    fn close(&mut self, key: Key, how: CloseHow);
+}

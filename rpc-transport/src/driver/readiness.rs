@@ -1,0 +1,232 @@
+//! The driver over mio: epoll, kqueue.
+//!
+//! mio reports edges. What is remembered between edges is the reactor's business (`conn`), with one exception: which
+//! interests are registered. TCP sockets have both from the start and are never registered again. A Unix socket has
+//! WRITABLE only while a short write waits, because there each read of the peer would otherwise report it.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use mio::{Events, Interest, Poll, Registry, Token};
+use socket2::{SockRef, Socket};
+
+use super::{CloseHow, Driver, Event, Key, RawSocket, Wake};
+use crate::buffer::Block;
+use crate::socket::{self, SocketOptions};
+use crate::url::Endpoint;
+
+const WAKER: Token = Token(usize::MAX);
+
+/// Writing to a socket whose peer is gone must be an error, never a signal.
+#[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
+const SEND_FLAGS: i32 = libc::MSG_NOSIGNAL;
+#[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
+const SEND_FLAGS: i32 = 0;
+
+pub(crate) struct ReadinessDriver {
+    poll: Poll,
+    events: Events,
+    waker: Arc<MioWaker>,
+    sources: Vec<Option<Source>>,
+    free: Vec<usize>,
+}
+
+enum Source {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+    TcpListener(TcpListener),
+    UnixListener(UnixListener, PathBuf),
+}
+
+struct MioWaker(mio::Waker);
+
+impl Wake for MioWaker {
+    fn wake(&self) {
+        if let Err(e) = self.0.wake() {
+            tracing::error!(error = %e, "cannot wake a reactor; it goes on at its next event");
+        }
+    }
+}
+
+impl ReadinessDriver {
+    pub(crate) fn new() -> io::Result<Self> {
+        let poll = Poll::new()?;
+        let waker = Arc::new(MioWaker(mio::Waker::new(poll.registry(), WAKER)?));
+        Ok(ReadinessDriver { poll, events: Events::with_capacity(256), waker, sources: Vec::new(), free: Vec::new() })
+    }
+
+    fn insert(&mut self, mut source: Source, token: usize) -> io::Result<Key> {
+        source.register(self.poll.registry(), Token(token))?;
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.sources.push(None);
+            self.sources.len() - 1
+        });
+        self.sources[slot] = Some(source);
+        Ok(Key(slot))
+    }
+
+    fn source(&self, key: Key) -> io::Result<&Source> {
+        self.sources.get(key.0).and_then(Option::as_ref).ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+}
+
+impl Source {
+    fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        let both = Interest::READABLE | Interest::WRITABLE;
+        match self {
+            Source::Tcp(s) => registry.register(s, token, both),
+            Source::Unix(s) => registry.register(s, token, Interest::READABLE),
+            Source::TcpListener(s) => registry.register(s, token, Interest::READABLE),
+            Source::UnixListener(s, _) => registry.register(s, token, Interest::READABLE),
+        }
+    }
+
+    fn sock(&self) -> SockRef<'_> {
+        match self {
+            Source::Tcp(s) => SockRef::from(s),
+            Source::Unix(s) => SockRef::from(s),
+            Source::TcpListener(s) => SockRef::from(s),
+            Source::UnixListener(s, _) => SockRef::from(s),
+        }
+    }
+}
+
+/// A signal is no reason to fail a system call.
+fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            other => return other,
+        }
+    }
+}
+
+fn stream_of(socket: Socket, endpoint: &Endpoint) -> Source {
+    match endpoint {
+        Endpoint::Tcp(_) => Source::Tcp(TcpStream::from_std(socket.into())),
+        Endpoint::Unix(_) => Source::Unix(UnixStream::from_std(socket.into())),
+    }
+}
+
+impl Driver for ReadinessDriver {
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
+
+    fn waker(&self) -> Arc<dyn Wake> {
+        self.waker.clone()
+    }
+
+    fn wait(&mut self, timeout: Option<Duration>, events: &mut Vec<Event>) -> io::Result<()> {
+        // epoll takes milliseconds in an i32: a longer wait ends early, which is harmless.
+        let timeout = timeout.map(|t| t.min(Duration::from_secs(3600)));
+        match self.poll.poll(&mut self.events, timeout) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => return Ok(()),
+            other => other?,
+        }
+        events.extend(self.events.iter().filter(|e| e.token() != WAKER).map(|e| Event {
+            token: e.token().0,
+            readable: e.is_readable(),
+            writable: e.is_writable(),
+            hangup: e.is_read_closed() || e.is_write_closed() || e.is_error(),
+        }));
+        Ok(())
+    }
+
+    fn listen(&mut self, endpoint: &Endpoint, options: &SocketOptions, token: usize) -> io::Result<(Key, Endpoint)> {
+        let socket = socket::listen(endpoint, options)?;
+        match endpoint {
+            Endpoint::Tcp(_) => {
+                let listener = TcpListener::from_std(socket.into());
+                let bound = listener.local_addr()?;
+                Ok((self.insert(Source::TcpListener(listener), token)?, Endpoint::Tcp(bound)))
+            }
+            Endpoint::Unix(path) => {
+                let listener = UnixListener::from_std(socket.into());
+                Ok((self.insert(Source::UnixListener(listener, path.clone()), token)?, endpoint.clone()))
+            }
+        }
+    }
+
+    fn accept(&mut self, listener: Key) -> io::Result<(RawSocket, Endpoint)> {
+        match self.source(listener)? {
+            Source::TcpListener(l) => {
+                let (stream, peer) = uninterrupted(|| l.accept())?;
+                Ok((RawSocket(Box::new(Source::Tcp(stream))), Endpoint::Tcp(peer)))
+            }
+            Source::UnixListener(l, path) => {
+                let (stream, _) = uninterrupted(|| l.accept())?;
+                Ok((RawSocket(Box::new(Source::Unix(stream))), Endpoint::Unix(path.clone())))
+            }
+            _ => Err(io::ErrorKind::InvalidInput.into()),
+        }
+    }
+
+    fn adopt(&mut self, raw: RawSocket, options: &SocketOptions, token: usize) -> io::Result<Key> {
+        let source = *raw.0.downcast::<Source>().map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+        if let Source::Tcp(stream) = &source {
+            socket::prepare_stream(&SockRef::from(stream), options)?;
+        }
+        self.insert(source, token)
+    }
+
+    fn connect(&mut self, endpoint: &Endpoint, options: &SocketOptions, token: usize) -> io::Result<Key> {
+        let socket = socket::connect(endpoint, options)?;
+        self.insert(stream_of(socket, endpoint), token)
+    }
+
+    fn connected(&mut self, key: Key) -> io::Result<bool> {
+        let source = self.source(key)?;
+        if let Some(e) = source.sock().take_error()? {
+            return Err(e);
+        }
+        match source.sock().peer_addr() {
+            Ok(_) => Ok(true),
+            Err(e) if e.kind() == io::ErrorKind::NotConnected => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
+    fn read(&mut self, key: Key, block: &mut Block, max: usize) -> io::Result<usize> {
+        let sock = self.source(key)?.sock();
+        uninterrupted(|| block.fill_from(&sock, max))
+    }
+
+    fn write(&mut self, key: Key, bufs: &[io::IoSlice<'_>]) -> io::Result<usize> {
+        let sock = self.source(key)?.sock();
+        uninterrupted(|| match bufs {
+            [one] => sock.send_with_flags(one, SEND_FLAGS),
+            _ => sock.send_vectored_with_flags(bufs, SEND_FLAGS),
+        })
+    }
+
+    fn watch_writable(&mut self, key: Key, on: bool, token: usize) -> io::Result<()> {
+        let interest = if on { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
+        match self.sources.get_mut(key.0) {
+            Some(Some(Source::Unix(s))) => self.poll.registry().reregister(s, Token(token), interest),
+            _ => Ok(()),
+        }
+    }
+
+    fn close(&mut self, key: Key, how: CloseHow) {
+        let Some(mut source) = self.sources.get_mut(key.0).and_then(Option::take) else { return };
+        self.free.push(key.0);
+        if how == CloseHow::Abort {
+            // Lingering for zero seconds turns the close into a reset; if that fails it is an ordinary close.
+            let _ = source.sock().set_linger(Some(Duration::ZERO));
+        }
+        // Closing the descriptor removes it from the poller as well, so a failure here has no effect.
+        let _ = match &mut source {
+            Source::Tcp(s) => self.poll.registry().deregister(s),
+            Source::Unix(s) => self.poll.registry().deregister(s),
+            Source::TcpListener(s) => self.poll.registry().deregister(s),
+            Source::UnixListener(s, path) => {
+                let _ = std::fs::remove_file(path);
+                self.poll.registry().deregister(s)
+            }
+        };
+    }
+}

@@ -1,0 +1,101 @@
+//! The one way up: what a connection tells the code that uses it.
+
+use std::any::Any;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::buffer::FrameBuf;
+use crate::conn::Cx;
+use crate::error::CloseReason;
+
+/// What happens on one connection. A value of this type belongs to the connection and runs on its reactor: every
+/// method gets `&mut self`, none may block.
+///
+/// Output is written to [`Cx::output`]; it leaves in one gathered write at the end of the reactor's turn.
+#[allow(unused_variables)]
+pub trait Handler: Send + 'static {
+    /// The connection is established. It is the first call, except that [`Handler::on_message`] may come before it
+    /// while a client is still connecting; what is written before is sent after.
+    fn on_open(&mut self, cx: &mut Cx<'_>) {}
+
+    /// A batch of frames follows: the frames of one read.
+    fn on_batch(&mut self, cx: &mut Cx<'_>) {}
+
+    /// One whole frame. It is borrowed; [`Frame::to_bytes`] keeps it without a copy.
+    fn on_frame(&mut self, cx: &mut Cx<'_>, frame: Frame<'_>);
+
+    /// The batch is over.
+    fn on_batch_end(&mut self, cx: &mut Cx<'_>) {}
+
+    /// Somebody sent a message by [`ConnRef::send`](crate::ConnRef::send).
+    fn on_message(&mut self, cx: &mut Cx<'_>, message: Arc<dyn Any + Send + Sync>) {}
+
+    /// A timer armed by [`Cx::arm`] has come due; `key` is the one it was armed with.
+    fn on_deadline(&mut self, cx: &mut Cx<'_>, key: u64) {}
+
+    /// The listener that accepted this connection is shutting down: finish what is under way, then
+    /// [`Cx::close`]. The default closes once the output is written.
+    fn on_shutdown(&mut self, cx: &mut Cx<'_>) {
+        cx.close(CloseReason::Local("the server is shutting down"));
+    }
+
+    /// Whether the connection holds no work, so that `idle_timeout` may close it.
+    fn is_idle(&self) -> bool {
+        true
+    }
+
+    /// The connection is over: the last call, made exactly once, for whatever reason.
+    fn on_close(&mut self, cx: &mut Cx<'_>, reason: &CloseReason) {}
+}
+
+/// What [`ConnRef::send`](crate::ConnRef::send) carries to a connection's [`Handler::on_message`]. Sending a value that is in an
+/// `Arc` already allocates nothing.
+pub trait Message: Any + Send + Sync {
+    /// The connection ended before the message reached it.
+    fn undelivered(self: Arc<Self>);
+}
+
+/// One whole frame, borrowed from the buffer of a read. Several frames of one read share their memory.
+#[derive(Clone, Copy)]
+pub struct Frame<'a> {
+    owner: &'a Bytes,
+    bytes: &'a [u8],
+}
+
+impl<'a> Frame<'a> {
+    pub(crate) fn new(owner: &'a Bytes, bytes: &'a [u8]) -> Self {
+        Frame { owner, bytes }
+    }
+
+    /// The frame's bytes, in one piece.
+    #[inline]
+    pub fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// The frame as an owned slice of the read's buffer: no copy, one reference count. It keeps the whole buffer
+    /// (at most 64 KiB, or the frame itself if that is larger) alive.
+    #[inline]
+    pub fn to_bytes(&self) -> Bytes {
+        self.owner.slice_ref(self.bytes)
+    }
+
+    /// An owned slice of a part of this frame's bytes: no copy.
+    ///
+    /// # Panics
+    /// If `part` is not within this frame.
+    #[inline]
+    pub fn slice(&self, part: &[u8]) -> Bytes {
+        self.owner.slice_ref(part)
+    }
+
+    /// A reader over a part of this frame, from which `bytes` fields are taken without a copy.
+    ///
+    /// # Panics
+    /// If `part` is not within this frame.
+    #[inline]
+    pub fn reader(&self, part: &'a [u8]) -> FrameBuf<'a> {
+        FrameBuf::new(self.owner, part)
+    }
+}

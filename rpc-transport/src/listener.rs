@@ -1,0 +1,320 @@
+//! Listening: accepts connections and hands each to a reactor.
+//!
+//! The loop survives every errno. What is wrong with one connection (it was reset while queued) is counted and passed
+//! over; what is wrong with this process (no descriptors, no memory) pauses the listener by a timer, 10 ms at first.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use crate::config::{ConnLimits, ListenLimits, Placement};
+use crate::conn::{self, Framed, Pipeline, Setup, Token};
+use crate::driver::{CloseHow, Key, RawSocket};
+use crate::framing::Framing;
+use crate::handler::Handler;
+use crate::reactor::core::{Core, TimerKey, with};
+use crate::reactor::{ReactorHandle, ReactorPool};
+use crate::socket::SocketOptions;
+use crate::stats::MemoryBudget;
+use crate::url::{Endpoint, Url};
+
+/// Connections accepted before the reactor's connections get their turn.
+const ACCEPTS_PER_TURN: usize = 64;
+
+/// First pause after an accept error of the process.
+const FIRST_BACKOFF: Duration = Duration::from_millis(10);
+
+/// How to listen.
+#[derive(Clone, Debug, Default)]
+pub struct ListenOptions {
+    /// Limits of each connection.
+    pub conn: ConnLimits,
+    /// Limits of the listener.
+    pub listen: ListenLimits,
+    /// Options of the sockets.
+    pub socket: SocketOptions,
+    /// Which reactor gets a connection.
+    pub placement: Placement,
+    /// The buffered bytes that all connections share.
+    pub memory: Arc<MemoryBudget>,
+}
+
+/// What is known of a connection that has just been accepted.
+#[derive(Debug)]
+pub struct Accepted<'a> {
+    /// The peer; for a Unix socket the listener's path.
+    pub peer: &'a Url,
+    /// The reactor it will belong to.
+    pub reactor: &'a ReactorHandle,
+}
+
+type Factory = Box<dyn Fn(&Accepted<'_>) -> Box<dyn Pipeline> + Send + Sync>;
+
+/// What a listener and its connections share.
+pub(crate) struct ListenerShared {
+    url: Url,
+    factory: Factory,
+    conn_limits: Arc<ConnLimits>,
+    limits: ListenLimits,
+    socket: SocketOptions,
+    placement: Placement,
+    memory: Arc<MemoryBudget>,
+    reactors: Vec<ReactorHandle>,
+    next: AtomicUsize,
+    connections: AtomicUsize,
+    closed: AtomicBool,
+}
+
+impl ListenerShared {
+    pub(crate) fn connection_ended(&self) {
+        self.connections.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    fn place(&self) -> &ReactorHandle {
+        match self.placement {
+            Placement::RoundRobin => &self.reactors[self.next.fetch_add(1, Ordering::Relaxed) % self.reactors.len()],
+            Placement::LeastConnections => {
+                let fewest = self.reactors.iter().min_by_key(|r| r.stats().connections.get());
+                fewest.unwrap_or(&self.reactors[0])
+            }
+        }
+    }
+}
+
+/// A listener's place on its reactor.
+pub(crate) struct Listener {
+    key: Key,
+    shared: Arc<ListenerShared>,
+    ready: bool,
+    backoff: Duration,
+}
+
+/// A listener, from any thread. Dropping it does not stop it; [`ListenerHandle::close`] does.
+#[derive(Clone)]
+pub struct ListenerHandle {
+    shared: Arc<ListenerShared>,
+    reactor: ReactorHandle,
+    index: usize,
+}
+
+impl ListenerHandle {
+    /// The address it is bound to: with the real port if port 0 was asked for.
+    pub fn url(&self) -> &Url {
+        &self.shared.url
+    }
+
+    /// Its open connections.
+    pub fn connections(&self) -> usize {
+        self.shared.connections.load(Ordering::Acquire)
+    }
+
+    /// Stops accepting, and removes a Unix socket's file. Connections stay.
+    pub fn close(&self) {
+        if !self.shared.closed.swap(true, Ordering::AcqRel) {
+            let index = self.index;
+            self.reactor.run(move || close(index));
+        }
+    }
+
+    /// Asks every connection to finish and close: [`Handler::on_shutdown`].
+    pub fn shut_down_connections(&self) {
+        self.each_connection(|id| {
+            conn::visit(id, |pipeline, cx| pipeline.on_shutdown(cx));
+        });
+    }
+
+    /// Ends every connection at once.
+    pub fn abort_connections(&self, why: &'static str) {
+        self.each_connection(move |id| conn::kill(id, crate::CloseReason::Local(why)));
+    }
+
+    fn each_connection(&self, f: impl Fn(crate::ConnId) + Send + Clone + 'static) {
+        for reactor in &self.shared.reactors {
+            let shared = Arc::clone(&self.shared);
+            let f = f.clone();
+            reactor.run(move || {
+                for id in with(|core| core.conns.ids()) {
+                    if with(|core| core.conns.get(id).is_some_and(|entry| entry.is_of(&shared))) {
+                        f(id);
+                    }
+                }
+            });
+        }
+    }
+}
+
+impl fmt::Debug for ListenerHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "listener at {}", self.shared.url)
+    }
+}
+
+impl ReactorPool {
+    /// Listens at `url`. `make` gives each accepted connection its framing and its handler; it runs on the
+    /// connection's reactor. Returns when the socket is bound.
+    ///
+    /// # Errors
+    /// What the system says to bind and listen, with the URL in the text.
+    ///
+    /// # Panics
+    /// On a reactor's thread, where it would wait for itself.
+    pub fn listen<F, H>(
+        &self,
+        url: &Url,
+        options: ListenOptions,
+        make: impl Fn(&Accepted<'_>) -> (F, H) + Send + Sync + 'static,
+    ) -> io::Result<ListenerHandle>
+    where
+        F: Framing + 'static,
+        H: Handler,
+    {
+        assert!(crate::local::current().is_none(), "listen on a reactor's thread would wait for itself");
+        let endpoints = url.resolve().map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
+        let endpoint = endpoints.into_iter().next().ok_or(io::ErrorKind::AddrNotAvailable)?;
+        let reactor = self.next().clone();
+        let shared = ListenerShared {
+            url: url.clone(),
+            factory: Box::new(move |accepted| {
+                let (framing, handler) = make(accepted);
+                Box::new(Framed { framing, handler })
+            }),
+            conn_limits: Arc::new(options.conn),
+            limits: options.listen,
+            socket: options.socket,
+            placement: options.placement,
+            memory: options.memory,
+            reactors: self.handles().to_vec(),
+            next: AtomicUsize::new(0),
+            connections: AtomicUsize::new(0),
+            closed: AtomicBool::new(false),
+        };
+        let (tell, hear) = mpsc::sync_channel(1);
+        reactor.run(move || {
+            let _ = tell.send(bind(&endpoint, shared));
+        });
+        let (shared, index) = hear.recv().map_err(|_| io::Error::other("the reactor has stopped"))?.map_err(|e| {
+            let remedy = match e.kind() {
+                io::ErrorKind::AddrInUse => "; another process listens there: stop it, or choose another port (0: any free one)",
+                io::ErrorKind::PermissionDenied => "; choose a port above 1023 or a path you may write to",
+                io::ErrorKind::AddrNotAvailable => "; this machine has no such address",
+                _ => "",
+            };
+            io::Error::new(e.kind(), format!("cannot listen at {url}: {e}{remedy}"))
+        })?;
+        tracing::info!(url = %shared.url, "listening");
+        Ok(ListenerHandle { shared, reactor, index })
+    }
+}
+
+fn bind(endpoint: &Endpoint, mut shared: ListenerShared) -> io::Result<(Arc<ListenerShared>, usize)> {
+    with(|core| {
+        let index = core.listeners.iter().position(Option::is_none).unwrap_or(core.listeners.len());
+        let token = Token::Listener(index).pack();
+        let (key, bound) = core.driver.listen(endpoint, &shared.socket, token)?;
+        shared.url = Url::from(&bound);
+        let shared = Arc::new(shared);
+        let listener = Listener { key, shared: Arc::clone(&shared), ready: true, backoff: FIRST_BACKOFF };
+        if index == core.listeners.len() {
+            core.listeners.push(None);
+        }
+        core.listeners[index] = Some(listener);
+        Ok((shared, index))
+    })
+}
+
+/// A connection waits, or a pause is over.
+pub(crate) fn note(core: &mut Core, index: usize) {
+    if let Some(Some(listener)) = core.listeners.get_mut(index) {
+        listener.ready = true;
+    }
+}
+
+pub(crate) fn close(index: usize) {
+    with(|core| {
+        if let Some(listener) = core.listeners.get_mut(index).and_then(Option::take) {
+            core.driver.close(listener.key, CloseHow::Graceful);
+        }
+    });
+}
+
+/// Accepts on every listener that is ready, at most a turn's share.
+pub(crate) fn accept_all() {
+    for index in 0..with(|core| core.listeners.len()) {
+        for _ in 0..ACCEPTS_PER_TURN {
+            let accepted = with(|core| accept_one(core, index));
+            let Some((raw, peer, shared)) = accepted else { break };
+            hand_over(raw, peer, shared);
+        }
+    }
+}
+
+fn accept_one(core: &mut Core, index: usize) -> Option<(RawSocket, Url, Arc<ListenerShared>)> {
+    let listener = core.listeners.get_mut(index)?.as_mut().filter(|l| l.ready)?;
+    loop {
+        match core.driver.accept(listener.key) {
+            Ok((raw, peer)) => {
+                listener.backoff = FIRST_BACKOFF;
+                return Some((raw, Url::from(&peer), Arc::clone(&listener.shared)));
+            }
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                listener.ready = false;
+                return None;
+            }
+            Err(e) => {
+                core.handle.stats().accept_errors.add(1);
+                if concerns_one_connection(&e) {
+                    continue;
+                }
+                listener.ready = false;
+                let pause = listener.backoff;
+                listener.backoff = (pause * 2).min(listener.shared.limits.accept_backoff_max);
+                core.timers.insert(core.now + pause, TimerKey::Accept(index));
+                tracing::warn!(url = %listener.shared.url, error = %e, ?pause, "cannot accept; pausing");
+                return None;
+            }
+        }
+    }
+}
+
+/// Errors of a connection that died in the queue: the next one may be well.
+fn concerns_one_connection(e: &io::Error) -> bool {
+    matches!(e.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset)
+        || e.raw_os_error() == Some(libc::EPROTO)
+}
+
+fn hand_over(raw: RawSocket, peer: Url, shared: Arc<ListenerShared>) {
+    let before = shared.connections.fetch_add(1, Ordering::AcqRel);
+    let here = with(|core| core.handle.clone());
+    here.stats().accepted.add(1);
+    if before >= shared.limits.max_connections {
+        here.stats().refused_connections.add(1);
+        shared.connection_ended();
+        return; // dropping the socket closes it
+    }
+    let target = shared.place().clone();
+    if target.is(&here) {
+        adopt(raw, peer, shared, target);
+    } else {
+        let reactor = target.clone();
+        // If that reactor has stopped the closure is dropped, and the socket with it.
+        target.run(move || adopt(raw, peer, shared, reactor));
+    }
+}
+
+fn adopt(raw: RawSocket, peer: Url, shared: Arc<ListenerShared>, reactor: ReactorHandle) {
+    if shared.closed.load(Ordering::Acquire) {
+        return shared.connection_ended();
+    }
+    let pipeline = (shared.factory)(&Accepted { peer: &peer, reactor: &reactor });
+    let setup = Setup {
+        peer,
+        limits: Arc::clone(&shared.conn_limits),
+        memory: Arc::clone(&shared.memory),
+        listener: Some(Arc::clone(&shared)),
+        reactor,
+    };
+    conn::open(setup, pipeline, |driver, token| driver.adopt(raw, &shared.socket, token));
+}

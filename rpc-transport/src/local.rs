@@ -1,0 +1,54 @@
+//! For code that runs on a reactor: tasks polled there, and handlers of other connections.
+
+use std::time::Instant;
+use std::task::Waker;
+
+use crate::conn::{self, ConnId, Cx};
+use crate::handler::Handler;
+use crate::reactor::core::{try_with, with};
+use crate::reactor::{LocalTask, ReactorHandle, ReservedTask, TaskId};
+
+/// The reactor this thread is turning, if any. Clones a reference count.
+pub fn current() -> Option<ReactorHandle> {
+    try_with(|core| core.handle.clone())
+}
+
+/// Runs `f` on another connection's handler, with that connection's [`Cx`]. `None` if this thread is not on that
+/// connection's reactor, if the connection is gone, if its handler is running just now, or if its handler is not an `H`.
+pub fn visit<H: Handler, R>(id: ConnId, f: impl FnOnce(&mut H, &mut Cx<'_>) -> R) -> Option<R> {
+    try_with(|_| ())?;
+    conn::visit(id, |pipeline, cx| pipeline.handler().downcast_mut::<H>().map(|handler| f(handler, cx))).flatten()
+}
+
+/// The local task that is being polled, if `waker` is its own: then [`wake`] does the same for less.
+pub fn task_of(waker: &Waker) -> Option<TaskId> {
+    try_with(|core| core.task_of(waker)).flatten()
+}
+
+/// Wakes a task of this thread's reactor.
+pub fn wake(task: TaskId) {
+    try_with(|core| core.wake_task(task));
+}
+
+/// Takes a task slot before it is known whether a task is needed; `None` off a reactor.
+pub fn reserve() -> Option<ReservedTask> {
+    try_with(|core| {
+        let handle = core.handle.clone();
+        core.tasks.reserve(&handle)
+    })
+}
+
+/// Gives an unused slot back.
+pub fn release(reserved: ReservedTask) {
+    with(|core| core.tasks.release(reserved));
+}
+
+/// Runs a task that has been polled with the slot's waker and was pending.
+pub fn spawn_reserved(reserved: ReservedTask, task: Box<dyn LocalTask>) {
+    with(|core| core.tasks.start(reserved, task));
+}
+
+/// The time of this turn; off a reactor, the clock's.
+pub fn now() -> Instant {
+    try_with(|core| core.now).unwrap_or_else(Instant::now)
+}

@@ -1,0 +1,140 @@
+//! What a reactor owns, and how code that runs on it reaches it.
+//!
+//! During a turn the core stands in a thread-local; it is borrowed for a moment at a time, never while code of a
+//! handler or a task runs. So a handler, and a future polled under it, can both arm timers and reach connections.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::task::Waker;
+use std::time::Instant;
+
+use super::inbox::Command;
+use super::tasks::{TaskId, Tasks};
+use super::ReactorHandle;
+use crate::conn::{ConnId, Entry, Slab};
+use crate::driver::{Driver, Event};
+use crate::listener::Listener;
+use crate::timer::{TimerId, TimerWheel};
+
+thread_local! {
+    static CORE: RefCell<Option<Box<Core>>> = const { RefCell::new(None) };
+}
+
+pub(crate) struct Core {
+    pub(crate) driver: Box<dyn Driver>,
+    pub(crate) conns: Slab<Box<Entry>>,
+    pub(crate) listeners: Vec<Option<Listener>>,
+    pub(crate) timers: TimerWheel<TimerKey>,
+    /// Connections with something to do, each once.
+    pub(crate) ready: VecDeque<ConnId>,
+    /// Connections with output to write, each once.
+    pub(crate) dirty: Vec<ConnId>,
+    pub(crate) tasks: Tasks,
+    /// Wakers of other executors, to be woken.
+    pub(crate) wakers: Vec<Waker>,
+    /// The blocking caller's future has been woken.
+    pub(crate) main_woken: bool,
+    pub(crate) main_waker: usize,
+    pub(crate) now: Instant,
+    pub(crate) handle: ReactorHandle,
+    /// Timers armed for work in progress, such as calls: a reactor with any must not be left unattended.
+    pub(crate) work: usize,
+    pub(crate) events: Vec<Event>,
+    pub(crate) commands: Vec<Command>,
+}
+
+pub(crate) enum TimerKey {
+    /// A connection's own time limits.
+    Check(ConnId),
+    /// A deadline of a connection's handler.
+    Handler(ConnId, u64),
+    /// A paused listener tries again.
+    Accept(usize),
+    /// A sleeping future.
+    Waker(Waker),
+}
+
+impl Core {
+    pub(crate) fn arm_work(&mut self, at: Instant, key: TimerKey) -> TimerId {
+        self.work += 1;
+        self.timers.insert(at, key)
+    }
+
+    pub(crate) fn disarm_work(&mut self, timer: TimerId) {
+        if self.timers.cancel(timer).is_some() {
+            self.work -= 1;
+        }
+    }
+
+    /// Gives the drained vector's memory back.
+    pub(crate) fn keep_wakers_vec(&mut self, empty: Vec<Waker>) {
+        if self.wakers.is_empty() && self.wakers.capacity() < empty.capacity() {
+            self.wakers = empty;
+        }
+    }
+
+    /// The task that is being polled, if the waker is its own.
+    pub(crate) fn task_of(&self, waker: &Waker) -> Option<TaskId> {
+        match self.tasks.current {
+            Some((id, address)) if address == waker.data() as usize => Some(id),
+            None if self.main_waker == waker.data() as usize => Some(TaskId::MAIN),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn wake_task(&mut self, task: TaskId) {
+        if task == TaskId::MAIN {
+            self.main_woken = true;
+        } else {
+            self.tasks.wake(task.0);
+        }
+    }
+
+    /// Whether something must happen without anybody asking for it.
+    pub(crate) fn has_work(&self) -> bool {
+        self.work > 0
+            || self.tasks.running() > 0
+            || !self.ready.is_empty()
+            || !self.dirty.is_empty()
+            || self.listeners.iter().any(Option::is_some)
+    }
+}
+
+/// Puts the core into its place for a turn.
+pub(crate) fn install(core: Box<Core>) {
+    CORE.with_borrow_mut(|place| {
+        debug_assert!(place.is_none(), "a turn within a turn");
+        *place = Some(core);
+    });
+}
+
+pub(crate) fn uninstall() -> Box<Core> {
+    CORE.with_borrow_mut(|place| place.take()).expect("installed at the start of the turn")
+}
+
+/// Borrows the core for a moment.
+///
+/// # Panics
+/// Outside of a turn; everything that calls it runs inside one.
+#[inline]
+pub(crate) fn with<R>(f: impl FnOnce(&mut Core) -> R) -> R {
+    CORE.with_borrow_mut(|place| f(place.as_mut().expect("inside a turn")))
+}
+
+/// As [`with`], but `None` when this thread is not inside a turn.
+#[inline]
+pub(crate) fn try_with<R>(f: impl FnOnce(&mut Core) -> R) -> Option<R> {
+    CORE.try_with(|place| Some(f(place.try_borrow_mut().ok()?.as_mut()?))).ok().flatten()
+}
+
+/// Queues a task of this thread's own reactor; false if the task belongs elsewhere.
+pub(crate) fn wake_here(reactor: &ReactorHandle, slot: u32) -> bool {
+    let queued = try_with(|core| {
+        let here = core.handle.is(reactor);
+        if here {
+            core.tasks.enqueue(slot);
+        }
+        here
+    });
+    queued.unwrap_or(false)
+}

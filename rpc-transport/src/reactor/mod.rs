@@ -1,0 +1,398 @@
+//! A reactor: one poller, its connections, timers and local tasks; a value that a host turns.
+//!
+//! ```text
+//!  turn:  inbox ─► wait ─► note events ─► ready connections ─► timers ─► local tasks, once ─► one write each
+//! ```
+//!
+//! Who turns it is the host's business ([`host`]): its own thread, or a blocking caller who would otherwise wait for
+//! that thread. At any time one thread turns it; nothing inside is shared with another.
+
+pub(crate) mod core;
+mod host;
+mod inbox;
+mod pool;
+pub(crate) mod tasks;
+
+use std::fmt;
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+pub(crate) use inbox::Command;
+pub use pool::{PoolOptions, ReactorPool};
+pub use tasks::{LocalTask, ReservedTask, TaskId};
+
+use self::core::{Core, TimerKey, with};
+use self::host::Host;
+use self::inbox::{Attention, Inbox};
+use self::tasks::FutureTask;
+use crate::conn::{self, EARLY_FLUSH_FRAMES, Slab, Token};
+use crate::driver::{Driver, Wake};
+use crate::error::CloseReason;
+use crate::listener;
+use crate::stats::ReactorStats;
+use crate::timer::TimerWheel;
+
+/// A reactor, from any thread: cheap to clone. It stays valid when the reactor has stopped; what is asked of it then
+/// comes back as not done.
+#[derive(Clone)]
+pub struct ReactorHandle(Arc<Shared>);
+
+struct Shared {
+    name: String,
+    index: usize,
+    inbox: Inbox,
+    waker: Arc<dyn Wake>,
+    stats: ReactorStats,
+    host: Host,
+}
+
+impl ReactorHandle {
+    /// Its thread's name.
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// Its place in its pool, from 0.
+    pub fn index(&self) -> usize {
+        self.0.index
+    }
+
+    /// Its counters.
+    #[inline]
+    pub fn stats(&self) -> &ReactorStats {
+        &self.0.stats
+    }
+
+    /// Whether both name the same reactor.
+    #[inline]
+    pub fn is(&self, other: &ReactorHandle) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// Whether this thread is turning this very reactor.
+    pub fn is_current(&self) -> bool {
+        core::try_with(|core| core.handle.is(self)).unwrap_or(false)
+    }
+
+    /// Runs a future on this reactor, beside its connections. It must not block; calls that it makes stay on the
+    /// reactor's thread. Allocates the future's box. Dropped unfinished if the reactor stops.
+    pub fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) {
+        self.spawn_task(Box::new(FutureTask(Box::pin(future))));
+    }
+
+    /// Runs a task on this reactor.
+    pub fn spawn_task(&self, task: Box<dyn LocalTask>) {
+        self.submit(Command::Spawn(task));
+    }
+
+    /// Runs a closure on this reactor, soon. It is dropped without running if the reactor has stopped.
+    pub fn run(&self, f: impl FnOnce() + Send + 'static) {
+        self.submit(Command::Run(Box::new(f)));
+    }
+
+    pub(crate) fn submit(&self, command: Command) {
+        match self.0.inbox.submit(command) {
+            Ok(attention) => self.arouse(attention),
+            Err(Command::Message(_, parcel)) => parcel.give_back(),
+            Err(_) => {}
+        }
+    }
+
+    fn arouse(&self, attention: Attention) {
+        match attention {
+            Attention::Running => {}
+            Attention::Polling => self.0.waker.wake(),
+            Attention::Unattended => self.0.host.call_thread(),
+        }
+    }
+}
+
+impl fmt::Debug for ReactorHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "reactor {}", self.0.name)
+    }
+}
+
+/// What is turned. Dropping it ends every connection and task on it.
+pub(crate) struct Reactor {
+    core: Option<Box<Core>>,
+    handle: ReactorHandle,
+}
+
+/// The future of a blocking caller who hosts the reactor meanwhile.
+pub(crate) struct Main<'a> {
+    /// Polls it; true when it is done.
+    pub(crate) poll: &'a mut dyn FnMut() -> bool,
+    /// The address that tells its waker from others.
+    pub(crate) waker: usize,
+}
+
+impl Reactor {
+    /// A reactor over `driver`, in the care of no host yet.
+    pub(crate) fn new(driver: Box<dyn Driver>, name: String, index: usize, host: Host) -> Self {
+        let handle = ReactorHandle(Arc::new(Shared {
+            name,
+            index,
+            inbox: Inbox::new(),
+            waker: driver.waker(),
+            stats: ReactorStats::default(),
+            host,
+        }));
+        let now = driver.now();
+        let core = Box::new(Core {
+            driver,
+            conns: Slab::new(),
+            listeners: Vec::new(),
+            timers: TimerWheel::new(now),
+            ready: Default::default(),
+            dirty: Vec::new(),
+            tasks: Default::default(),
+            wakers: Vec::new(),
+            main_woken: false,
+            main_waker: 0,
+            now,
+            handle: handle.clone(),
+            work: 0,
+            events: Vec::with_capacity(256),
+            commands: Vec::new(),
+        });
+        Reactor { core: Some(core), handle }
+    }
+
+    pub(crate) fn handle(&self) -> &ReactorHandle {
+        &self.handle
+    }
+
+    pub(crate) fn has_work(&self) -> bool {
+        self.core.as_ref().is_some_and(|core| core.has_work())
+    }
+
+    /// One turn: waits at most `most` (`None`: until something happens), then does everything that is due once.
+    pub(crate) fn turn(&mut self, most: Option<Duration>) {
+        self.inside(|| {
+            wait(most);
+            work();
+        });
+    }
+
+    /// Turns until the caller's future is done.
+    pub(crate) fn turn_until(&mut self, main: Main<'_>) {
+        self.inside(|| {
+            with(|core| {
+                core.main_waker = main.waker;
+                core.now = core.driver.now();
+            });
+            while !(main.poll)() {
+                flush_all();
+                loop {
+                    wait(None);
+                    work();
+                    if with(|core| std::mem::take(&mut core.main_woken)) {
+                        break;
+                    }
+                }
+            }
+            with(|core| {
+                core.main_waker = 0;
+                core.main_woken = false;
+            });
+            flush_all();
+        });
+    }
+
+    fn inside(&mut self, f: impl FnOnce()) {
+        struct PutBack<'a>(&'a mut Option<Box<Core>>);
+        impl Drop for PutBack<'_> {
+            fn drop(&mut self) {
+                *self.0 = Some(core::uninstall());
+            }
+        }
+        if let Some(core) = self.core.take() {
+            core::install(core);
+            let _put_back = PutBack(&mut self.core);
+            f();
+        }
+    }
+}
+
+impl Drop for Reactor {
+    fn drop(&mut self) {
+        let late = self.handle.0.inbox.close();
+        self.inside(|| {
+            obey(late);
+            let listeners = with(|core| core.listeners.len());
+            (0..listeners).for_each(listener::close);
+            for id in with(|core| core.conns.ids()) {
+                conn::kill(id, CloseReason::Stopped);
+            }
+            drop(with(|core| core.tasks.clear()));
+            let wakers = with(|core| std::mem::take(&mut core.wakers));
+            wakers.into_iter().for_each(Waker::wake);
+        });
+    }
+}
+
+/// Waits for events, not at all if something is due already.
+fn wait(most: Option<Duration>) {
+    let (idle, timer) = with(|core| {
+        let idle = core.ready.is_empty() && core.tasks.runnable() == 0 && core.dirty.is_empty();
+        (idle && !core.main_woken, core.timers.next_at())
+    });
+    let inbox = with(|core| core.handle.clone());
+    let inbox = &inbox.0.inbox;
+    let sleep = idle && !inbox.announce(Attention::Polling);
+    with(|core| {
+        let timeout = if !sleep {
+            Some(Duration::ZERO)
+        } else {
+            let timer = timer.map(|at| at.saturating_duration_since(core.now));
+            match (timer, most) {
+                (Some(a), Some(b)) => Some(a.min(b)),
+                (a, b) => a.or(b),
+            }
+        };
+        core.handle.stats().polls.add(1);
+        if let Err(error) = core.driver.wait(timeout, &mut core.events) {
+            // Nothing here can cause this; do not spin on it.
+            tracing::error!(%error, "the poller failed");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        core.now = core.driver.now();
+    });
+    if inbox.announce(Attention::Running) {
+        unreachable!("running needs no second look");
+    }
+}
+
+fn work() {
+    with(|core| {
+        let mut events = std::mem::take(&mut core.events);
+        for event in events.drain(..) {
+            match Token::unpack(event.token) {
+                Token::Conn(id) => {
+                    if core.conns.get(id).is_some_and(|entry| conn::note(entry, event)) {
+                        core.ready.push_back(id);
+                    }
+                }
+                Token::Listener(index) => listener::note(core, index),
+            }
+        }
+        core.events = events;
+    });
+    let mut commands = with(|core| {
+        let mut commands = std::mem::take(&mut core.commands);
+        core.handle.clone().0.inbox.drain(&mut commands);
+        commands
+    });
+    if !commands.is_empty() {
+        for command in commands.drain(..) {
+            obey_one(command);
+        }
+    }
+    with(|core| core.commands = commands);
+
+    listener::accept_all();
+    for _ in 0..with(|core| core.ready.len()) {
+        let Some((id, others)) = with(|core| core.ready.pop_front().map(|id| (id, !core.ready.is_empty()))) else {
+            break;
+        };
+        conn::advance(id, others);
+    }
+    while let Some(key) = with(|core| core.timers.expire(core.now)) {
+        expire(key);
+    }
+    run_tasks();
+    flush_all();
+    let wakers = with(|core| std::mem::take(&mut core.wakers));
+    if !wakers.is_empty() {
+        let mut wakers = wakers;
+        wakers.drain(..).for_each(Waker::wake);
+        with(|core| core.keep_wakers_vec(wakers));
+    } else {
+        with(|core| core.keep_wakers_vec(wakers));
+    }
+}
+
+fn obey(commands: Vec<Command>) {
+    commands.into_iter().for_each(obey_one);
+}
+
+fn obey_one(command: Command) {
+    match command {
+        Command::Message(id, parcel) => {
+            // One owner at a time: the closure takes the parcel only if the connection is there.
+            let mut parcel = Some(parcel);
+            conn::visit(id, |pipeline, cx| {
+                if let Some(parcel) = parcel.take() {
+                    pipeline.on_message(cx, parcel.open());
+                }
+            });
+            if let Some(parcel) = parcel {
+                parcel.give_back();
+            }
+        }
+        Command::Wake(slot) => with(|core| core.tasks.enqueue(slot)),
+        Command::Spawn(task) => with(|core| {
+            let handle = core.handle.clone();
+            let reserved = core.tasks.reserve(&handle);
+            let slot = reserved.id.0;
+            core.tasks.start(reserved, task);
+            core.tasks.wake(slot);
+        }),
+        Command::Run(f) => guarded("a closure on the reactor", f),
+    }
+}
+
+fn expire(key: TimerKey) {
+    match key {
+        TimerKey::Check(id) => conn::on_check(id),
+        TimerKey::Handler(id, key) => {
+            with(|core| core.work -= 1);
+            conn::visit(id, |pipeline, cx| pipeline.on_deadline(cx, key));
+        }
+        TimerKey::Accept(index) => with(|core| listener::note(core, index)),
+        TimerKey::Waker(waker) => {
+            with(|core| core.work -= 1);
+            waker.wake();
+        }
+    }
+}
+
+/// Polls each task that was woken before now, once. What they write leaves early when there are many, so that the
+/// peer has something to do meanwhile.
+fn run_tasks() {
+    let woken = with(|core| core.tasks.runnable());
+    for n in 1..=woken {
+        let Some(mut polling) = with(|core| core.tasks.next()) else { return };
+        let mut done = true;
+        guarded("a task on the reactor", || {
+            done = polling.task.poll(&mut Context::from_waker(&polling.waker)) == Poll::Ready(());
+        });
+        if done {
+            let task = with(|core| core.tasks.retire(polling));
+            guarded("a finished task", || task.finished());
+        } else {
+            with(|core| core.tasks.put_back(polling));
+        }
+        if n % EARLY_FLUSH_FRAMES == 0 && woken - n >= EARLY_FLUSH_FRAMES / 3 {
+            flush_all();
+        }
+    }
+    with(|core| core.handle.stats().task_polls.add(woken as u64));
+}
+
+fn flush_all() {
+    while let Some(id) = with(|core| core.dirty.pop()) {
+        conn::flush(id);
+    }
+}
+
+/// A panic in a user's code ends that piece of code, not the reactor.
+fn guarded(what: &str, f: impl FnOnce()) {
+    if catch_unwind(AssertUnwindSafe(f)).is_err() {
+        tracing::error!("{what} panicked; the reactor goes on");
+    }
+}

@@ -1,0 +1,102 @@
+//! Reactors with a thread each.
+
+use std::io;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::{self, JoinHandle};
+
+use parking_lot::Mutex;
+
+use super::host::Host;
+use super::{Reactor, ReactorHandle};
+use crate::driver::ReadinessDriver;
+
+/// How to start a [`ReactorPool`].
+#[derive(Clone, Debug)]
+pub struct PoolOptions {
+    /// Reactors, each with a thread. Default: the available cores.
+    pub reactors: usize,
+    /// Threads are named `name-0`, `name-1`, … Default `reactor`.
+    pub name: String,
+    /// Whether a thread in [`ReactorHandle::block_on`] may turn an idle reactor itself. Default off: handlers of a
+    /// server should run on the server's threads only. On for [`ReactorPool::global`].
+    pub callers_may_lead: bool,
+}
+
+impl Default for PoolOptions {
+    fn default() -> Self {
+        let reactors = thread::available_parallelism().map_or(1, usize::from);
+        PoolOptions { reactors, name: "reactor".to_owned(), callers_may_lead: false }
+    }
+}
+
+/// Reactors and their threads. Dropping the pool stops them: connections end with
+/// [`CloseReason::Stopped`](crate::CloseReason), unfinished tasks are dropped, threads are joined.
+#[derive(Debug)]
+pub struct ReactorPool {
+    handles: Vec<ReactorHandle>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    next: AtomicUsize,
+}
+
+impl ReactorPool {
+    /// Starts the reactors.
+    ///
+    /// # Errors
+    /// When the system gives no poller or no thread.
+    pub fn start(options: PoolOptions) -> io::Result<ReactorPool> {
+        let mut pool = ReactorPool { handles: Vec::new(), threads: Mutex::default(), next: AtomicUsize::new(0) };
+        for index in 0..options.reactors.max(1) {
+            let driver = Box::new(ReadinessDriver::new()?);
+            let name = format!("{}-{index}", options.name);
+            let reactor = Reactor::new(driver, name.clone(), index, Host::new(options.callers_may_lead));
+            let handle = reactor.handle().clone();
+            handle.give(reactor);
+            pool.handles.push(handle.clone());
+            let thread = thread::Builder::new().name(name).spawn(move || handle.host_on_this_thread())?;
+            pool.threads.lock().push(thread);
+        }
+        Ok(pool)
+    }
+
+    /// The pool of a process without a server: one reactor, started at the first call, never stopped.
+    ///
+    /// # Errors
+    /// When the system gives no poller or no thread.
+    pub fn global() -> io::Result<&'static ReactorPool> {
+        static GLOBAL: OnceLock<ReactorPool> = OnceLock::new();
+        static STARTING: Mutex<()> = Mutex::new(());
+        if let Some(pool) = GLOBAL.get() {
+            return Ok(pool);
+        }
+        let _one_at_a_time = STARTING.lock();
+        if GLOBAL.get().is_none() {
+            let options = PoolOptions { reactors: 1, name: "rpc-client".to_owned(), callers_may_lead: true };
+            let _ = GLOBAL.set(ReactorPool::start(options)?);
+        }
+        GLOBAL.get().ok_or_else(|| io::Error::other("the pool was not kept"))
+    }
+
+    /// The reactors.
+    pub fn handles(&self) -> &[ReactorHandle] {
+        &self.handles
+    }
+
+    /// One of the reactors, each in turn.
+    pub fn next(&self) -> &ReactorHandle {
+        &self.handles[self.next.fetch_add(1, Ordering::Relaxed) % self.handles.len()]
+    }
+}
+
+impl Drop for ReactorPool {
+    fn drop(&mut self) {
+        self.handles.iter().for_each(ReactorHandle::stop);
+        let me = thread::current().id();
+        for thread in self.threads.lock().drain(..) {
+            // The last owner may live on one of the reactors: its thread ends by itself.
+            if thread.thread().id() != me && thread.join().is_err() {
+                tracing::error!("a reactor's thread had panicked");
+            }
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! Futures that run on a reactor, between its connections.
+//!
+//! A slot keeps its waker for ever, so running another task in it allocates nothing. A waker that outlives its task
+//! wakes the slot's next task once too often, which is harmless.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+
+use super::{Command, ReactorHandle, core};
+
+/// Something to poll on a reactor. For a plain future use [`ReactorHandle::spawn`].
+pub trait LocalTask: Send {
+    /// Polls it once; after `Ready` it is not polled again.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()>;
+
+    /// It is done and given up: the place to put its memory back into a pool.
+    fn finished(self: Box<Self>) {}
+}
+
+/// Names the local task that is being polled, for [`local::wake`](crate::local::wake).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TaskId(pub(crate) u32);
+
+impl TaskId {
+    /// The future that a blocking caller drives while it hosts the reactor.
+    pub(crate) const MAIN: TaskId = TaskId(u32::MAX);
+}
+
+/// A slot taken before it is known whether a task is needed: poll with its waker, then
+/// [`spawn`](crate::local::spawn_reserved) or [`release`](crate::local::release) it.
+#[derive(Debug)]
+pub struct ReservedTask {
+    pub(crate) id: TaskId,
+    pub(crate) waker: Waker,
+}
+
+impl ReservedTask {
+    /// The waker of the task-to-be.
+    pub fn waker(&self) -> &Waker {
+        &self.waker
+    }
+}
+
+#[derive(Default)]
+pub(crate) struct Tasks {
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    queue: VecDeque<u32>,
+    running: usize,
+    /// The task being polled, and the address that tells its waker from others.
+    pub(crate) current: Option<(TaskId, usize)>,
+}
+
+struct Slot {
+    task: Option<Box<dyn LocalTask>>,
+    waker: Option<Waker>,
+    flag: Arc<TaskWaker>,
+}
+
+pub(crate) struct TaskWaker {
+    slot: u32,
+    queued: AtomicBool,
+    reactor: ReactorHandle,
+}
+
+impl Wake for TaskWaker {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if !self.queued.swap(true, Ordering::AcqRel) && !core::wake_here(&self.reactor, self.slot) {
+            self.reactor.submit(Command::Wake(self.slot));
+        }
+    }
+}
+
+impl Tasks {
+    pub(crate) fn reserve(&mut self, reactor: &ReactorHandle) -> ReservedTask {
+        let slot = self.free.pop().unwrap_or_else(|| {
+            let slot = self.slots.len() as u32;
+            let flag = Arc::new(TaskWaker { slot, queued: AtomicBool::new(false), reactor: reactor.clone() });
+            self.slots.push(Slot { task: None, waker: Some(Waker::from(Arc::clone(&flag))), flag });
+            slot
+        });
+        let waker = self.slots[slot as usize].waker.take().expect("a free slot has its waker");
+        ReservedTask { id: TaskId(slot), waker }
+    }
+
+    pub(crate) fn release(&mut self, reserved: ReservedTask) {
+        let slot = &mut self.slots[reserved.id.0 as usize];
+        slot.waker = Some(reserved.waker);
+        self.free.push(reserved.id.0);
+    }
+
+    /// Fills a reserved slot with a task that has been polled with its waker already.
+    pub(crate) fn start(&mut self, reserved: ReservedTask, task: Box<dyn LocalTask>) {
+        let slot = &mut self.slots[reserved.id.0 as usize];
+        slot.waker = Some(reserved.waker);
+        slot.task = Some(task);
+        self.running += 1;
+    }
+
+    /// Queues a slot whose flag has been set by the caller.
+    pub(crate) fn enqueue(&mut self, slot: u32) {
+        self.queue.push_back(slot);
+    }
+
+    /// Wakes a task from its own reactor.
+    pub(crate) fn wake(&mut self, slot: u32) {
+        if let Some(entry) = self.slots.get(slot as usize) {
+            if !entry.flag.queued.swap(true, Ordering::AcqRel) {
+                self.queue.push_back(slot);
+            }
+        }
+    }
+
+    pub(crate) fn runnable(&self) -> usize {
+        self.queue.len()
+    }
+
+    pub(crate) fn running(&self) -> usize {
+        self.running
+    }
+
+    /// Takes the next woken task and its waker; both come back by [`Tasks::put_back`].
+    pub(crate) fn next(&mut self) -> Option<Polling> {
+        loop {
+            let slot = self.queue.pop_front()?;
+            let entry = &mut self.slots[slot as usize];
+            entry.flag.queued.store(false, Ordering::Release);
+            if let (Some(task), Some(waker)) = (entry.task.take(), entry.waker.take()) {
+                let id = TaskId(slot);
+                self.current = Some((id, Arc::as_ptr(&entry.flag) as usize));
+                return Some(Polling { id, task, waker });
+            }
+        }
+    }
+
+    pub(crate) fn put_back(&mut self, polling: Polling) {
+        self.current = None;
+        let entry = &mut self.slots[polling.id.0 as usize];
+        entry.waker = Some(polling.waker);
+        entry.task = Some(polling.task);
+    }
+
+    /// The task is done; returns it so that its memory can be reused.
+    pub(crate) fn retire(&mut self, polling: Polling) -> Box<dyn LocalTask> {
+        self.current = None;
+        self.slots[polling.id.0 as usize].waker = Some(polling.waker);
+        self.free.push(polling.id.0);
+        self.running -= 1;
+        polling.task
+    }
+
+    /// Every task that is not being polled, for the end of the reactor.
+    pub(crate) fn clear(&mut self) -> Vec<Box<dyn LocalTask>> {
+        self.slots.iter_mut().filter_map(|slot| slot.task.take()).collect()
+    }
+}
+
+pub(crate) struct Polling {
+    pub(crate) id: TaskId,
+    pub(crate) task: Box<dyn LocalTask>,
+    pub(crate) waker: Waker,
+}
+
+/// A boxed future as a task.
+pub(crate) struct FutureTask(pub(crate) Pin<Box<dyn Future<Output = ()> + Send>>);
+
+impl LocalTask for FutureTask {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.0.as_mut().poll(cx)
+    }
+}

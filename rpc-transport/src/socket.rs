@@ -1,0 +1,101 @@
+//! Sockets with the options we always want, by socket2.
+
+use std::io;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, SockAddr, Socket, TcpKeepalive, Type};
+
+use crate::url::Endpoint;
+
+/// Socket options of a listener or a client. `TCP_NODELAY` is always on, because writes are gathered already.
+#[derive(Clone, Debug)]
+pub struct SocketOptions {
+    /// Idle time before the first TCP keepalive probe; the interval is a third of it. Default 60 s. `None`: off.
+    pub keepalive: Option<Duration>,
+    /// Connections the kernel queues before they are accepted. Default 4,096; the kernel caps it (`somaxconn`).
+    pub backlog: i32,
+    /// `SO_REUSEADDR` on TCP listeners, so that a restart need not wait for old connections. Default on.
+    pub reuse_address: bool,
+    /// `SO_REUSEPORT` on TCP listeners. Default off.
+    pub reuse_port: bool,
+}
+
+impl Default for SocketOptions {
+    fn default() -> Self {
+        SocketOptions {
+            keepalive: Some(Duration::from_secs(60)),
+            backlog: 4096,
+            reuse_address: true,
+            reuse_port: false,
+        }
+    }
+}
+
+/// A bound, listening, non-blocking socket.
+pub(crate) fn listen(endpoint: &Endpoint, options: &SocketOptions) -> io::Result<Socket> {
+    let socket = new_socket(endpoint)?;
+    match endpoint {
+        Endpoint::Tcp(addr) => {
+            socket.set_reuse_address(options.reuse_address)?;
+            #[cfg(unix)]
+            socket.set_reuse_port(options.reuse_port)?;
+            socket.bind(&SockAddr::from(*addr))?;
+        }
+        Endpoint::Unix(path) => {
+            let addr = SockAddr::unix(path)?;
+            if let Err(e) = socket.bind(&addr) {
+                if e.kind() != io::ErrorKind::AddrInUse || !is_stale(path) {
+                    return Err(e);
+                }
+                std::fs::remove_file(path)?;
+                socket.bind(&addr)?;
+            }
+        }
+    }
+    socket.listen(options.backlog)?;
+    Ok(socket)
+}
+
+/// A socket file that a dead process left behind: nobody accepts on it.
+fn is_stale(path: &std::path::Path) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket());
+    let refused = || std::os::unix::net::UnixStream::connect(path).is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused);
+    is_socket && refused()
+}
+
+/// A non-blocking socket whose connect has been started.
+pub(crate) fn connect(endpoint: &Endpoint, options: &SocketOptions) -> io::Result<Socket> {
+    let socket = new_socket(endpoint)?;
+    let addr = match endpoint {
+        Endpoint::Tcp(addr) => {
+            prepare_stream(&socket, options)?;
+            SockAddr::from(*addr)
+        }
+        Endpoint::Unix(path) => SockAddr::unix(path)?,
+    };
+    match socket.connect(&addr) {
+        Ok(()) => Ok(socket),
+        Err(e) if e.raw_os_error() == Some(libc::EINPROGRESS) => Ok(socket),
+        Err(e) => Err(e),
+    }
+}
+
+/// Options of a TCP stream, accepted or connecting.
+pub(crate) fn prepare_stream(socket: &Socket, options: &SocketOptions) -> io::Result<()> {
+    socket.set_tcp_nodelay(true)?;
+    if let Some(idle) = options.keepalive {
+        let keepalive = TcpKeepalive::new().with_time(idle).with_interval((idle / 3).max(Duration::from_secs(1)));
+        socket.set_tcp_keepalive(&keepalive)?;
+    }
+    Ok(())
+}
+
+fn new_socket(endpoint: &Endpoint) -> io::Result<Socket> {
+    let socket = match endpoint {
+        Endpoint::Tcp(addr) => Socket::new(Domain::for_address(*addr), Type::STREAM, Some(Protocol::TCP))?,
+        Endpoint::Unix(_) => Socket::new(Domain::UNIX, Type::STREAM, None)?,
+    };
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}

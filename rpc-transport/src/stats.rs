@@ -1,0 +1,113 @@
+//! Counters. Each reactor writes its own, padded to cache lines; anyone may read them at any time.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+
+/// A counter that one thread at a time writes and any thread reads: a load and a store, no locked instruction.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    #[inline]
+    pub(crate) fn add(&self, n: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
+    }
+
+    #[inline]
+    pub(crate) fn sub(&self, n: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_sub(n), Relaxed);
+    }
+
+    /// The value now.
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// What one reactor has done since it started.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct ReactorStats {
+    /// Waits for events: `epoll_wait` calls.
+    pub polls: Counter,
+    /// Read system calls that returned bytes or end of file.
+    pub reads: Counter,
+    /// Reads that filled less than was asked for, after which no second read is made.
+    pub short_reads: Counter,
+    /// Reads that found nothing (`EAGAIN`); none in steady state.
+    pub empty_reads: Counter,
+    /// Write system calls.
+    pub writes: Counter,
+    /// Buffers handed to those writes.
+    pub iovecs: Counter,
+    /// Bytes read.
+    pub bytes_in: Counter,
+    /// Bytes written.
+    pub bytes_out: Counter,
+    /// Wake-ups written by other threads because this reactor slept.
+    pub wakes: Counter,
+    /// Whole frames handed to handlers.
+    pub frames: Counter,
+    /// Open connections.
+    pub connections: Counter,
+    /// Connections accepted.
+    pub accepted: Counter,
+    /// Accept errors of every kind.
+    pub accept_errors: Counter,
+    /// Connections refused because of `max_connections`.
+    pub refused_connections: Counter,
+    /// Polls of local tasks.
+    pub task_polls: Counter,
+}
+
+/// Bytes held for peers in the whole process: partial frames and queued output.
+#[derive(Debug)]
+pub struct MemoryBudget {
+    used: AtomicUsize,
+    limit: usize,
+}
+
+impl MemoryBudget {
+    /// A budget of `limit` bytes (`max_buffered_bytes`; default 256 MiB).
+    pub fn new(limit: usize) -> Self {
+        MemoryBudget { used: AtomicUsize::new(0), limit: limit.max(1) }
+    }
+
+    /// Bytes held now.
+    pub fn used(&self) -> usize {
+        self.used.load(Relaxed)
+    }
+
+    /// The most that may be held.
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// At 95 % new work is refused.
+    pub fn refuses_work(&self) -> bool {
+        self.used() >= self.limit / 100 * 95
+    }
+
+    /// At 75 % the largest connections are not read any more.
+    pub(crate) fn is_tight(&self) -> bool {
+        self.used() >= self.limit / 4 * 3
+    }
+
+    /// At 100 % the largest connection is closed.
+    pub(crate) fn is_spent(&self) -> bool {
+        self.used() >= self.limit
+    }
+
+    pub(crate) fn adjust(&self, before: usize, after: usize) {
+        if after > before {
+            self.used.fetch_add(after - before, Relaxed);
+        } else if before > after {
+            self.used.fetch_sub(before - after, Relaxed);
+        }
+    }
+}
+
+impl Default for MemoryBudget {
+    fn default() -> Self {
+        MemoryBudget::new(256 << 20)
+    }
+}

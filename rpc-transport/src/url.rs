@@ -1,0 +1,186 @@
+//! Where to listen or connect: `tcp://host:port` or `unix:path`.
+
+use std::fmt;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+/// The address of a listener or a peer, as a URL.
+///
+/// | form | meaning |
+/// | --- | --- |
+/// | `tcp://127.0.0.1:7000`, `tcp://[::1]:7000` | TCP over IPv4 or IPv6 |
+/// | `tcp://localhost:7000` | a host name; looked up by [`Url::resolve`] |
+/// | `tcp://127.0.0.1:0` | a listener on a port that the system chooses |
+/// | `unix:/run/app.sock`, `unix:app.sock` | a Unix stream socket |
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub enum Url {
+    /// `tcp://host:port`; the host is an address or a name, without brackets.
+    Tcp {
+        /// An IPv4 or IPv6 address, or a host name.
+        host: String,
+        /// The port; 0 lets the system choose one for a listener.
+        port: u16,
+    },
+    /// `unix:path`.
+    Unix(PathBuf),
+}
+
+/// An endpoint with its name looked up: what a socket can bind or connect to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Endpoint {
+    /// An IP address and port.
+    Tcp(SocketAddr),
+    /// The path of a Unix stream socket.
+    Unix(PathBuf),
+}
+
+impl Url {
+    /// Looks the host up and returns every address it has, best first; a Unix path is itself.
+    ///
+    /// A host *name* asks the system's resolver and blocks while it answers; a numeric address never blocks.
+    ///
+    /// # Errors
+    /// [`UrlError`] with the resolver's reason when the name has no address.
+    pub fn resolve(&self) -> Result<Vec<Endpoint>, UrlError> {
+        match self {
+            Url::Unix(path) => Ok(vec![Endpoint::Unix(path.clone())]),
+            Url::Tcp { host, port } => {
+                let found = (host.as_str(), *port).to_socket_addrs();
+                let addrs: Vec<_> = found
+                    .map_err(|e| self.error(format!("host `{host}` cannot be looked up: {e}")))?
+                    .map(Endpoint::Tcp)
+                    .collect();
+                if addrs.is_empty() {
+                    return Err(self.error(format!("host `{host}` has no address")));
+                }
+                Ok(addrs)
+            }
+        }
+    }
+
+    fn error(&self, why: String) -> UrlError {
+        UrlError { url: self.to_string(), why }
+    }
+}
+
+impl FromStr for Url {
+    type Err = UrlError;
+
+    fn from_str(text: &str) -> Result<Self, UrlError> {
+        let error = |why: &str| UrlError { url: text.to_owned(), why: why.to_owned() };
+        if let Some(path) = text.strip_prefix("unix:") {
+            let path = path.strip_prefix("//").unwrap_or(path);
+            if path.is_empty() {
+                return Err(error("the path is empty; write unix:/path/to/socket"));
+            }
+            if path.len() > 107 {
+                return Err(error("the path is longer than 107 bytes, which is all a Unix socket address holds"));
+            }
+            return Ok(Url::Unix(PathBuf::from(path)));
+        }
+        let Some(rest) = text.strip_prefix("tcp://") else {
+            return Err(error("it must start with tcp:// or unix:, as in tcp://127.0.0.1:7000 or unix:/run/app.sock"));
+        };
+        let Some((host, port)) = rest.rsplit_once(':') else {
+            return Err(error("the port is missing; write tcp://host:port, with port 0 to let the system choose"));
+        };
+        let port = port.parse::<u16>().map_err(|_| error("the port must be a number from 0 to 65535"))?;
+        let host = match host.strip_prefix('[').and_then(|h| h.strip_suffix(']')) {
+            Some(v6) => v6,
+            None if host.contains(':') => {
+                return Err(error("an IPv6 address needs brackets, as in tcp://[::1]:7000"));
+            }
+            None => host,
+        };
+        if host.is_empty() {
+            return Err(error("the host is missing; write tcp://0.0.0.0:port to listen on every address"));
+        }
+        if host.contains(['/', '?', '#', '@', ' ']) {
+            return Err(error("only host:port may follow tcp://"));
+        }
+        Ok(Url::Tcp { host: host.to_owned(), port })
+    }
+}
+
+impl fmt::Display for Url {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Url::Tcp { host, port } if host.contains(':') => write!(f, "tcp://[{host}]:{port}"),
+            Url::Tcp { host, port } => write!(f, "tcp://{host}:{port}"),
+            Url::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl fmt::Debug for Url {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl From<SocketAddr> for Url {
+    fn from(addr: SocketAddr) -> Self {
+        Url::Tcp { host: addr.ip().to_string(), port: addr.port() }
+    }
+}
+
+impl From<&Path> for Url {
+    fn from(path: &Path) -> Self {
+        Url::Unix(path.to_owned())
+    }
+}
+
+impl From<&Endpoint> for Url {
+    fn from(endpoint: &Endpoint) -> Self {
+        match endpoint {
+            Endpoint::Tcp(addr) => Url::from(*addr),
+            Endpoint::Unix(path) => Url::Unix(path.clone()),
+        }
+    }
+}
+
+/// A URL that cannot be used, and why; its text names the remedy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UrlError {
+    /// The URL as it was given.
+    pub url: String,
+    /// What is wrong with it.
+    pub why: String,
+}
+
+impl fmt::Display for UrlError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "bad address `{}`: {}", self.url, self.why)
+    }
+}
+
+impl std::error::Error for UrlError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[rustfmt::skip]
+    fn urls_are_parsed_and_printed_alike() {
+        let check = |text: &str, expected: &str| {
+            let got = match text.parse::<Url>() { Ok(url) => url.to_string(), Err(e) => e.why };
+            assert!(got.starts_with(expected), "{text}: {got}");
+        };
+        check("tcp://127.0.0.1:7000",   "tcp://127.0.0.1:7000");
+        check("tcp://[::1]:0",          "tcp://[::1]:0");
+        check("tcp://localhost:80",     "tcp://localhost:80");
+        check("unix:/run/a.sock",       "unix:/run/a.sock");
+        check("unix:///run/a.sock",     "unix:/run/a.sock");
+        check("unix:a.sock",            "unix:a.sock");
+        check("unix:",                  "the path is empty");
+        check("http://x",               "it must start with tcp:// or unix:");
+        check("tcp://x",                "the port is missing");
+        check("tcp://x:99999",          "the port must be a number");
+        check("tcp://::1:80",           "an IPv6 address needs brackets");
+        check("tcp://:80",              "the host is missing");
+        check("tcp://a/b:80",           "only host:port may follow");
+        check(&format!("unix:/{}", "x".repeat(200)), "the path is longer than");
+    }
+}
