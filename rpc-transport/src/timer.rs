@@ -277,3 +277,309 @@ impl<K> TimerWheel<K> {
         u64::try_from(millis).map_or(MAX_TICK, |tick| tick.min(MAX_TICK))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn years(n: u64) -> Duration {
+        Duration::from_secs(n * 365 * 24 * 3600)
+    }
+
+    impl<K> TimerWheel<K> {
+        /// Nothing but unused entries.
+        fn assert_clean(&self) {
+            assert!(self.is_empty());
+            assert_eq!(self.next_at(), None);
+            assert_eq!(self.occupied, [0; LEVELS]);
+            assert!(self.heads.iter().all(|head| *head == NIL));
+            assert!(self.entries.iter().all(|entry| entry.key.is_none()));
+        }
+    }
+
+    #[test]
+    fn an_empty_wheel_is_small_and_owns_nothing() {
+        assert!(
+            size_of::<TimerWheel<u64>>() <= 3 * 1024,
+            "{}",
+            size_of::<TimerWheel<u64>>()
+        );
+        let timers = TimerWheel::<u64>::new(Instant::now());
+        assert_eq!(timers.entries.capacity(), 0);
+    }
+
+    #[test]
+    fn never_early_and_at_most_a_tick_late() {
+        let start = Instant::now();
+        let mut timers = TimerWheel::new(start);
+        for micros in [
+            0,
+            1,
+            999,
+            1000,
+            1001,
+            63_999,
+            64_000,
+            64_001,
+            4_095_999,
+            4_096_000,
+            300_000_001,
+        ] {
+            let at = start + Duration::from_micros(micros);
+            timers.insert(at, micros);
+            if let Some(before) = at
+                .checked_sub(Duration::from_nanos(1))
+                .filter(|before| *before >= start)
+            {
+                assert_eq!(timers.expire(before), None, "early by a nanosecond");
+            }
+            assert_eq!(
+                timers.expire(at + MS),
+                Some(micros),
+                "late by more than a tick"
+            );
+            timers.assert_clean();
+            timers = TimerWheel::new(start);
+        }
+    }
+
+    #[test]
+    fn the_earliest_expires_first_and_equals_in_order_of_insertion() {
+        let start = Instant::now();
+        let mut timers = TimerWheel::new(start);
+        for (key, at) in [(5, 70), (3, 5), (6, 5000), (1, 1), (4, 5), (2, 1)] {
+            timers.insert(start + at * MS, key);
+        }
+        let expired: Vec<_> = std::iter::from_fn(|| timers.expire(start + 10_000 * MS)).collect();
+        assert_eq!(expired, [1, 2, 3, 4, 5, 6]);
+    }
+
+    #[test]
+    fn a_time_in_the_past_expires_at_once() {
+        let start = Instant::now();
+        let mut timers = TimerWheel::new(start + 100 * MS);
+        timers.insert(start, "before the wheel");
+        assert_eq!(timers.next_at(), Some(start + 100 * MS));
+        assert_eq!(timers.expire(start + 100 * MS), Some("before the wheel"));
+        assert_eq!(timers.expire(start + 500 * MS), None);
+        timers.insert(start + 300 * MS, "before the last turn");
+        assert_eq!(
+            timers.expire(start + 500 * MS),
+            Some("before the last turn")
+        );
+        timers.assert_clean();
+    }
+
+    /// B13: a timer that was cancelled, or whose owner is gone, leaves nothing behind.
+    #[test]
+    fn b13_cancelled_timers_leave_nothing() {
+        let start = Instant::now();
+        let mut timers = TimerWheel::new(start);
+        for round in 0..100u64 {
+            let now = start + (round as u32) * 977 * MS;
+            let ids: Vec<_> = (0..64)
+                .map(|i| timers.insert(now + Duration::from_millis(1 << (i % 42)), i))
+                .collect();
+            assert_eq!(timers.len(), 64);
+            for (i, id) in ids.iter().enumerate() {
+                assert_eq!(timers.cancel(*id), Some(i));
+                assert_eq!(timers.cancel(*id), None);
+            }
+            timers.assert_clean();
+            assert_eq!(timers.expire(now), None);
+        }
+        assert_eq!(timers.entries.len(), 64, "entries are used again");
+    }
+
+    #[test]
+    fn a_stale_id_does_not_cancel_the_next_timer_in_its_place() {
+        let start = Instant::now();
+        let mut timers = TimerWheel::new(start);
+        let first = timers.insert(start, "first");
+        assert_eq!(timers.expire(start), Some("first"));
+        let second = timers.insert(start, "second");
+        assert_eq!(first.index, second.index);
+        assert_eq!(timers.cancel(first), None);
+        assert_eq!(timers.cancel(second), Some("second"));
+        assert_eq!(
+            timers.cancel(TimerId {
+                index: 77,
+                generation: 0
+            }),
+            None
+        );
+    }
+
+    /// B35: deadlines of years, and of everything that `Instant` can hold.
+    #[test]
+    fn b35_far_deadlines_saturate() {
+        let start = Instant::now();
+        let mut timers = TimerWheel::new(start);
+        let mut farthest = start;
+        for bit in (0..63).rev() {
+            farthest = farthest
+                .checked_add(Duration::from_secs(1 << bit))
+                .unwrap_or(farthest);
+        }
+        for at in [
+            start + Duration::from_secs(25 * 24 * 3600),
+            start + years(1),
+            start + years(100),
+            farthest,
+        ] {
+            timers.insert(at, at);
+        }
+        assert_eq!(
+            timers.expire(start + Duration::from_secs(24 * 24 * 3600)),
+            None
+        );
+        let mut hops = 0;
+        let mut now = start;
+        let mut expired = Vec::new();
+        while let Some(next) = timers.next_at() {
+            assert!(next >= now);
+            now = next;
+            expired.extend(std::iter::from_fn(|| timers.expire(now)));
+            hops += 1;
+        }
+        assert_eq!(expired.len(), 4);
+        assert!(expired.is_sorted());
+        assert!(
+            now < start + years(140),
+            "the farthest came after 139 years"
+        );
+        assert!(hops <= 4 * 7, "{hops} wake-ups");
+        timers.assert_clean();
+        assert_eq!(timers.expire(farthest), None);
+        timers.insert(farthest, farthest);
+        assert_eq!(timers.expire(farthest), Some(farthest));
+    }
+
+    /// T32: `now` may jump, and go back.
+    #[test]
+    fn time_going_backwards_is_harmless() {
+        let start = Instant::now();
+        let mut timers = TimerWheel::new(start);
+        timers.insert(start + 1000 * MS, "a");
+        assert_eq!(timers.expire(start + 999 * MS), None);
+        assert_eq!(timers.expire(start), None);
+        assert_eq!(
+            timers.expire(start.checked_sub(100 * MS).unwrap_or(start)),
+            None
+        );
+        timers.insert(start + 500 * MS, "b");
+        assert_eq!(timers.expire(start + 999 * MS), Some("b"));
+        assert_eq!(timers.expire(start + 999 * MS), None);
+        assert_eq!(timers.expire(start + 1000 * MS), Some("a"));
+        timers.assert_clean();
+    }
+
+    #[test]
+    fn one_timer_wakes_at_most_seven_times() {
+        let start = Instant::now();
+        for millis in [
+            1,
+            63,
+            64,
+            5_000,
+            262_145,
+            600_000,
+            86_400_001,
+            (1 << 42) - 1,
+        ] {
+            let mut timers = TimerWheel::new(start);
+            timers.insert(start + Duration::from_millis(millis), ());
+            let mut wakes = 0;
+            while let Some(next) = timers.next_at() {
+                wakes += 1;
+                timers.expire(next);
+            }
+            assert!(wakes <= LEVELS, "{wakes} for {millis} ms");
+        }
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Insert { micros: u64 },
+        Cancel { which: usize },
+        Advance { micros: u64 },
+        Back { micros: u64 },
+    }
+
+    fn steps() -> impl Strategy<Value = Step> {
+        let near = 0u64..10_000;
+        let mid = 0u64..300_000_000;
+        let far = 0u64..1 << 45; // a year; 120 of them stay below the last tick
+        let micros = prop_oneof![4 => near.clone(), 4 => mid.clone(), 1 => far.clone()];
+        let jump = prop_oneof![6 => near, 3 => mid, 1 => far];
+        prop_oneof![
+            5 => micros.prop_map(|micros| Step::Insert { micros }),
+            2 => any::<usize>().prop_map(|which| Step::Cancel { which }),
+            3 => jump.prop_map(|micros| Step::Advance { micros }),
+            1 => (0u64..100_000).prop_map(|micros| Step::Back { micros }),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(1000))]
+
+        /// The model orders by tick (as seen when the timer was set), then by insertion.
+        #[test]
+        fn behaves_like_an_ordered_map(steps in proptest::collection::vec(steps(), 0..120)) {
+            let start = Instant::now();
+            let at = |micros: u64| start + Duration::from_micros(micros);
+            let mut timers = TimerWheel::new(start);
+            let mut model = BTreeMap::new();
+            let mut ids = Vec::new();
+            let (mut now, mut latest, mut inserted) = (0u64, 0u64, 0u64);
+            for step in steps {
+                match step {
+                    Step::Insert { micros } => {
+                        let deadline = now + micros;
+                        let order = (deadline.div_ceil(1000).max(latest / 1000), inserted);
+                        ids.push((timers.insert(at(deadline), inserted), order));
+                        model.insert(order, deadline);
+                        inserted += 1;
+                    }
+                    Step::Cancel { which } if !ids.is_empty() => {
+                        let (id, order) = ids[which % ids.len()];
+                        let expected = model.remove(&order).map(|_| order.1);
+                        prop_assert_eq!(timers.cancel(id), expected);
+                    }
+                    Step::Cancel { .. } => {}
+                    Step::Advance { micros } => now += micros,
+                    Step::Back { micros } => now = now.saturating_sub(micros),
+                }
+                if let Some(((tick, _), _)) = model.first_key_value() {
+                    let next = timers.next_at();
+                    prop_assert!(next.is_some_and(|next| next <= at(tick * 1000)), "a wake-up that is too late");
+                }
+                if matches!(step, Step::Advance { .. } | Step::Back { .. }) {
+                    latest = latest.max(now);
+                    while let Some(key) = timers.expire(at(now)) {
+                        let ((tick, order), deadline) = model.pop_first().expect("something expires that is not there");
+                        prop_assert_eq!(key, order);
+                        prop_assert!(deadline <= now || tick * 1000 <= latest, "early");
+                    }
+                    // Whatever is due a tick ago is gone.
+                    let late = model.first_key_value().is_some_and(|((tick, _), _)| *tick <= now / 1000);
+                    prop_assert!(!late, "late");
+                }
+                prop_assert_eq!(timers.len(), model.len());
+            }
+            while let Some(next) = timers.next_at() {
+                while let Some(key) = timers.expire(next) {
+                    prop_assert_eq!(Some(key), model.pop_first().map(|((_, order), _)| order));
+                }
+            }
+            prop_assert!(model.is_empty());
+            timers.assert_clean();
+        }
+    }
+}

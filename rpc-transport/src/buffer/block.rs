@@ -89,7 +89,6 @@ impl Block {
     /// # Errors
     /// What `recv` reports, `WouldBlock` and `Interrupted` included; and `InvalidInput` when there is no room or `max` is 0,
     /// because a read of nothing would look like end of file.
-    #[allow(dead_code)] // for the connection
     pub(crate) fn fill_from(
         &mut self,
         socket: &socket2::SockRef<'_>,
@@ -188,5 +187,52 @@ impl Block {
         let len = self.buf.len() + n;
         // SAFETY: the caller's promise.
         unsafe { self.buf.set_len(len) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{ErrorKind, Write};
+    use std::os::unix::net::UnixStream;
+
+    use socket2::SockRef;
+
+    use super::super::BLOCK_SIZE;
+    use super::*;
+
+    #[test]
+    fn a_block_is_filled_from_a_socket_up_to_its_budget() {
+        let (mut peer, socket) = UnixStream::pair().unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let socket = SockRef::from(&socket);
+        let mut block = Block::take();
+        assert_eq!(
+            block.fill_from(&socket, 100).unwrap_err().kind(),
+            ErrorKind::WouldBlock
+        );
+        peer.write_all(b"hello, world").unwrap();
+        assert_eq!(block.fill_from(&socket, 5).unwrap(), 5);
+        assert_eq!(block.as_slice(), b"hello");
+        assert_eq!(
+            block.fill_from(&socket, 0).unwrap_err().kind(),
+            ErrorKind::InvalidInput
+        );
+        assert_eq!(block.fill_from(&socket, usize::MAX).unwrap(), 7);
+        assert_eq!(block.split_to(7), "hello, ");
+        assert_eq!(block.as_slice(), b"world");
+        drop(peer);
+        assert_eq!(block.fill_from(&socket, 1).unwrap(), 0, "end of file");
+        assert_eq!(block.len(), 5);
+    }
+
+    /// B08: a full block is no end of file.
+    #[test]
+    fn b08_no_room_is_an_error() {
+        let (_peer, socket) = UnixStream::pair().unwrap();
+        let mut block = Block::exact(BLOCK_SIZE);
+        block.put_slice(&vec![0; block.spare()]);
+        assert!(!block.push(1));
+        let error = block.fill_from(&SockRef::from(&socket), 10).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
     }
 }

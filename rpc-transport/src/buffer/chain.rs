@@ -168,3 +168,61 @@ impl Default for Chain {
         Chain::new()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Clone, Copy)]
+    enum Op {
+        Back(&'static [u8]),
+        Front(&'static [u8]),
+        Pop,
+        Take(usize),
+        Advance(usize),
+    }
+    use Op::{Advance, Back, Front, Pop, Take};
+
+    fn check(ops: &[Op], expected: &[&[u8]]) {
+        let mut chain = Chain::new();
+        for op in ops {
+            match *op {
+                Back(segment) => chain.push_back(Bytes::from_static(segment)),
+                Front(segment) => chain.push_front(Bytes::from_static(segment)),
+                Pop => drop(chain.pop_front()),
+                Take(n) => drop(chain.take_front(n)),
+                Advance(n) => drop(chain.advance(n)),
+            }
+            let total: usize = chain.iter().map(Bytes::len).sum();
+            assert_eq!(
+                (chain.bytes(), chain.segments()),
+                (total, chain.iter().count())
+            );
+            assert_eq!(chain.front(), chain.iter().next());
+            assert_eq!(chain.is_empty(), chain.front().is_none());
+        }
+        assert!(
+            chain.iter().eq(expected),
+            "{:?}",
+            chain.iter().collect::<Vec<_>>()
+        );
+    }
+
+    #[test]
+    #[rustfmt::skip]
+    fn segments_keep_their_order() {
+        let [a, b, c, d, e]: [&'static [u8]; 5] = [b"a", b"b", b"c", b"d", b"e"];
+        check(&[],                                                           &[]);
+        check(&[Pop, Take(1), Advance(1), Back(b""), Front(b"")],            &[]);
+        check(&[Back(a), Back(b), Back(c), Back(d), Back(e)],                &[a, b, c, d, e]);
+        check(&[Front(a), Front(b), Front(c), Front(d), Front(e)],           &[e, d, c, b, a]);
+        check(&[Back(a), Back(b), Back(c), Pop, Back(d)],                    &[b, c, d]);
+        check(&[Back(a), Back(b), Back(c), Back(d), Pop, Back(e)],           &[b, c, d, e]);
+        check(&[Back(a), Back(b), Back(c), Back(d), Pop, Pop, Pop, Front(e)], &[e, d]);
+        check(&[Back(a), Back(b), Back(c), Pop, Front(d), Front(e)],         &[e, d, b, c]);
+        check(&[Back(a), Back(b), Back(c), Back(d), Advance(3), Back(e)],    &[d, e]);
+        check(&[Back(a), Back(b), Back(c), Back(d), Advance(9)],             &[]);
+        check(&[Back(b"abc"), Back(d), Take(2), Take(9)],                    &[d]);
+        check(&[Back(b"abc"), Back(d), Advance(2)],                          &[b"c", d]);
+    }
+}

@@ -75,3 +75,40 @@ impl Buf for FrameBuf<'_> {
         self.owner.slice_ref(taken)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_read_and_fields_are_shared() {
+        let owner = Bytes::from(b"..\x00\x07field, rest".to_vec());
+        let mut frame = FrameBuf::new(&owner, &owner[2..9]);
+        assert_eq!(frame.get_u16(), 7);
+        let field = frame.copy_to_bytes(5);
+        assert_eq!(
+            (field.as_ptr(), frame.remaining()),
+            (owner[4..].as_ptr(), 0)
+        );
+        assert_eq!(frame.copy_to_bytes(0), "");
+        assert_eq!(frame.rest(), b"");
+    }
+
+    #[test]
+    fn an_empty_slice_may_be_from_anywhere() {
+        assert_eq!(FrameBuf::new(&Bytes::new(), b"").remaining(), 0);
+    }
+
+    #[test]
+    #[should_panic(expected = "does not lie in its owner")]
+    fn a_foreign_slice_is_refused() {
+        FrameBuf::new(&Bytes::from_static(b"mine"), b"yours");
+    }
+
+    #[test]
+    #[should_panic(expected = "5 bytes wanted, 4 left")]
+    fn more_than_is_left_is_refused() {
+        let owner = Bytes::from_static(b"four, and more");
+        FrameBuf::new(&owner, &owner[..4]).copy_to_bytes(5);
+    }
+}

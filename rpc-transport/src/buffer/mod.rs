@@ -31,5 +31,4 @@ pub use frame_buf::FrameBuf;
 pub use link::{LINK_MIN, LinkBuffer, Reserved};
 
 pub(crate) use block::Block;
-#[allow(unused_imports)] // for the connection
 pub(crate) use pool::{BLOCK_SIZE, MIN_SPARE};

@@ -163,6 +163,9 @@ impl BlockPool {
     }
 
     fn keep_exact(&mut self, block: Block) {
+        if block.size() > EXACT_BYTES_MAX {
+            return; // it would only push out all others
+        }
         self.exact_bytes += block.size();
         self.exact.push(block);
         while self.exact.len() > EXACT_MAX || self.exact_bytes > EXACT_BYTES_MAX {
@@ -193,4 +196,186 @@ pub(crate) fn counts() -> PoolCounts {
             exact_bytes: pool.exact_bytes,
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    /// Runs in a thread of its own, and so with an empty pool.
+    fn with_empty_pool(test: impl FnOnce() + Send + 'static) {
+        std::thread::spawn(test).join().unwrap();
+    }
+
+    fn filled(n: usize) -> Block {
+        let mut block = Block::exact(n);
+        block.put_slice(&vec![1; n]);
+        block
+    }
+
+    fn lists() -> (usize, usize, usize) {
+        let PoolCounts {
+            free, lent, exact, ..
+        } = counts();
+        (free, lent, exact)
+    }
+
+    #[test]
+    fn a_block_is_used_again_when_its_slices_are_gone() {
+        with_empty_pool(|| {
+            let mut block = filled(BLOCK_SIZE);
+            let slice = block.split_to(BLOCK_SIZE);
+            block.release();
+            assert_eq!(lists(), (0, 1, 0));
+            let other = Block::take();
+            assert_eq!(lists(), (0, 1, 0), "the lent block was asked, and refused");
+            let memory = slice.as_ptr();
+            drop(slice);
+            let mut again = Block::take();
+            assert_eq!((again.spare(), lists()), (BLOCK_SIZE, (0, 0, 0)));
+            again.put_slice(b"x");
+            assert_eq!(again.as_slice().as_ptr(), memory);
+            again.release();
+            other.release();
+            assert_eq!(lists(), (2, 0, 0));
+        });
+    }
+
+    #[test]
+    fn the_rest_of_a_block_is_used_while_slices_are_out() {
+        with_empty_pool(|| {
+            let mut block = filled(1000);
+            let slice = block.split_to(1000);
+            block.release();
+            assert_eq!(lists(), (1, 0, 0));
+            let rest = Block::take();
+            assert_eq!(rest.spare(), BLOCK_SIZE - 1000);
+            rest.release();
+            drop(slice);
+            assert_eq!(Block::take().spare(), BLOCK_SIZE);
+        });
+    }
+
+    #[test]
+    fn room_is_at_least_what_was_asked_for() {
+        with_empty_pool(|| {
+            let mut slices = Vec::new();
+            for n in [
+                1,
+                MIN_SPARE,
+                MIN_SPARE + 1,
+                BLOCK_SIZE - 1,
+                BLOCK_SIZE,
+                BLOCK_SIZE + 1,
+                1 << 20,
+                5,
+            ] {
+                let mut block = filled(n);
+                assert!(Block::take().spare() >= MIN_SPARE);
+                slices.push(block.split_to(n));
+                block.release();
+            }
+            assert!(
+                slices
+                    .iter()
+                    .all(|slice| slice.iter().all(|byte| *byte == 1))
+            );
+        });
+    }
+
+    #[test]
+    fn an_exact_block_serves_frames_of_about_its_size() {
+        with_empty_pool(|| {
+            filled(1 << 20).release();
+            assert_eq!(lists(), (0, 0, 1));
+            let small = Block::exact(BLOCK_SIZE + 1);
+            assert_eq!(lists(), (0, 0, 1), "too large for a small frame");
+            let equal = Block::exact((1 << 20) - 5000);
+            assert_eq!(lists(), (0, 0, 0));
+            drop((small, equal));
+        });
+    }
+
+    #[test]
+    fn all_lists_are_bounded() {
+        with_empty_pool(|| {
+            let blocks: Vec<_> = (0..FREE_MAX + 9).map(|_| Block::take()).collect();
+            blocks.into_iter().for_each(Block::release);
+            assert_eq!(counts().free, FREE_MAX);
+
+            let mut blocks: Vec<_> = (0..LENT_MAX + 9).map(|_| filled(BLOCK_SIZE)).collect();
+            let slices: Vec<Bytes> = blocks
+                .iter_mut()
+                .map(|block| block.split_to(BLOCK_SIZE))
+                .collect();
+            blocks.into_iter().for_each(Block::release);
+            assert_eq!(counts().lent, LENT_MAX);
+            drop(slices);
+
+            let blocks: Vec<_> = (0..EXACT_MAX + 9).map(|_| Block::exact(100_000)).collect();
+            blocks.into_iter().for_each(Block::release);
+            assert_eq!(counts().exact, EXACT_MAX);
+            let blocks: Vec<_> = (0..5).map(|_| Block::exact(5 << 20)).collect();
+            blocks.into_iter().for_each(Block::release);
+            assert_eq!((counts().exact, counts().exact_bytes), (3, 15 << 20));
+            Block::exact(EXACT_BYTES_MAX + 1).release();
+            assert_eq!((counts().exact, counts().exact_bytes), (3, 15 << 20));
+        });
+    }
+
+    /// B12: nothing stays behind in the pool's books when blocks come back in any order.
+    #[test]
+    fn b12_books_balance_after_use() {
+        with_empty_pool(|| {
+            for round in 0..200 {
+                let blocks: Vec<_> = (0..1 + round % 7)
+                    .map(|i| Block::exact(BLOCK_SIZE + i * 40_000))
+                    .collect();
+                blocks.into_iter().for_each(Block::release);
+            }
+            let held: usize = POOL.with_borrow(|pool| pool.exact.iter().map(Block::size).sum());
+            assert_eq!(counts().exact_bytes, held);
+        });
+    }
+
+    /// B23: what was in a block before cannot be seen by who takes it next.
+    #[test]
+    fn b23_a_recycled_block_has_no_content() {
+        with_empty_pool(|| {
+            for n in [10, BLOCK_SIZE, 1 << 20] {
+                filled(n).release();
+                let block = Block::exact(n);
+                assert!(block.is_empty());
+                assert_eq!(block.as_slice(), b"");
+            }
+        });
+    }
+
+    #[test]
+    fn there_is_life_without_a_pool() {
+        struct AtExit;
+        impl Drop for AtExit {
+            fn drop(&mut self) {
+                let mut block = filled(10);
+                drop(block.split_to(5));
+                block.release();
+            }
+        }
+        thread_local!(static LATE: AtExit = const { AtExit });
+        // Destroyed after the pool, which is made later.
+        std::thread::spawn(|| {
+            LATE.with(|_| ());
+            Block::take().release();
+        })
+        .join()
+        .unwrap();
+        std::thread::spawn(|| {
+            Block::take().release();
+            LATE.with(|_| ());
+        })
+        .join()
+        .unwrap();
+    }
 }

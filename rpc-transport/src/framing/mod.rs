@@ -117,3 +117,28 @@ impl fmt::Display for FrameError {
 }
 
 impl std::error::Error for FrameError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_one_line_with_value_limit_and_remedy() {
+        let too_large = FrameError::TooLarge { len: 17, limit: 16 };
+        assert_eq!(
+            too_large.to_string(),
+            "frame of 17 bytes, limit 16: raise `max_frame_size` at the receiver, or send less at once"
+        );
+        let invalid =
+            FrameError::invalid("its length is smaller than its header", b"GET /index.html");
+        assert_eq!(
+            invalid.to_string(),
+            "invalid frame: its length is smaller than its header; it starts with 47 45 54 20 2f 69 6e 64: \
+             check that both ends speak the same protocol"
+        );
+        let FrameError::Invalid { first, .. } = FrameError::invalid("short", b"ab") else {
+            panic!()
+        };
+        assert_eq!(first, *b"ab\0\0\0\0\0\0");
+    }
+}
