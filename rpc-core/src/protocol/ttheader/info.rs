@@ -138,17 +138,18 @@ struct Cuts<'a> {
 }
 
 impl<'a> Cuts<'a> {
+    /// Both must be slices of the section. A pair with an empty key or value is dropped.
     fn push(&mut self, pairs: &mut Vec<(Bytes, Bytes)>, key: &[u8], value: &[u8]) {
-        if key.is_empty() || value.is_empty() {
-            return;
+        if !key.is_empty() && !value.is_empty() {
+            pairs.push((self.cut(key), self.cut(value)));
         }
+    }
+
+    fn cut(&mut self, part: &[u8]) -> Bytes {
         let copy = self
             .copy
             .get_or_insert_with(|| Bytes::copy_from_slice(self.info));
-        pairs.push((
-            copy.slice(range(self.info, key)),
-            copy.slice(range(self.info, value)),
-        ));
+        copy.slice(range(self.info, part))
     }
 }
 
@@ -213,7 +214,10 @@ impl RequestInfo {
         let mut cuts = Cuts { info, copy: None };
         walk(info, limits, |entry| match entry {
             Entry::Int { key, value } => found.int(info, key, value),
-            Entry::Acl(token) => cuts.push(&mut transient, str_key::ACL_TOKEN, token),
+            Entry::Acl(b"") => {}
+            Entry::Acl(token) => {
+                transient.push((Bytes::from_static(str_key::ACL_TOKEN), cuts.cut(token)));
+            }
             Entry::Str { key, value } => {
                 if let Some(key) = key.strip_prefix(str_key::PERSISTENT) {
                     cuts.push(&mut persistent, key, value);
@@ -414,9 +418,13 @@ fn number(value: &[u8]) -> Option<i64> {
     if digits.is_empty() {
         return None;
     }
-    let magnitude = digits.iter().try_fold(0i64, |number, digit| {
-        let digit = digit.is_ascii_digit().then_some(i64::from(digit - b'0'))?;
-        Some(number.saturating_mul(10).saturating_add(digit))
+    let magnitude = digits.iter().try_fold(0i64, |number, digit| match digit {
+        b'0'..=b'9' => Some(
+            number
+                .saturating_mul(10)
+                .saturating_add((digit - b'0').into()),
+        ),
+        _ => None,
     })?;
     Some(if negative { -magnitude } else { magnitude })
 }
