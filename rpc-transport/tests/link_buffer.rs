@@ -3,6 +3,7 @@
 //! A failure prints the seed of its sequence. `LINK_BUFFER_SEQUENCES` sets how many sequences of 200 operations run.
 
 use std::io::IoSlice;
+use std::sync::mpsc;
 
 use bytes::{Buf, BufMut, Bytes};
 use rpc_transport::{LINK_MIN, LinkBuffer};
@@ -273,8 +274,7 @@ impl Story {
     }
 }
 
-/// Also B01 (no two owners of one piece of memory: held slices keep their content while blocks are recycled), B03 (every call
-/// in every state returns) and B23 (what was not committed, or was another's, is never seen).
+/// Also B23: what was not committed, or was another's, is never seen, and slices keep their content while blocks are recycled.
 #[test]
 fn any_sequence_of_operations_behaves_like_a_vec() {
     let sequences: u64 =
@@ -290,6 +290,105 @@ fn any_sequence_of_operations_behaves_like_a_vec() {
         if let Err(panic) = std::panic::catch_unwind(run) {
             eprintln!("seed {seed}");
             std::panic::resume_unwind(panic);
+        }
+    }
+}
+
+/// B01: two connections shared one node. Here two threads write, exchange slices, and drop them while both go on writing.
+#[test]
+fn b01_no_piece_of_memory_has_two_owners() {
+    let (to_a, from_b) = mpsc::sync_channel::<(LinkBuffer, u8)>(64);
+    let (to_b, from_a) = mpsc::sync_channel::<(LinkBuffer, u8)>(64);
+    let connection = |to: mpsc::SyncSender<(LinkBuffer, u8)>,
+                      from: mpsc::Receiver<(LinkBuffer, u8)>,
+                      own: u8| {
+        move || {
+            let mut rng = Rng(own.into());
+            for round in 0..2000u32 {
+                let mark = own ^ (round as u8 & 0x7f);
+                let mut buffer = LinkBuffer::new();
+                buffer.put_bytes(mark, 1 + rng.size());
+                let n = buffer.len();
+                let slice = buffer.slice(n / 2..).unwrap();
+                if rng.one_in(2) {
+                    buffer.seal();
+                }
+                // A full queue, or a peer that is done: drop it here.
+                let _ = to.try_send((slice, mark));
+                let _ = to.try_send((buffer, mark));
+                for (theirs, mark) in from.try_iter().take(3) {
+                    assert!(theirs == *vec![mark; theirs.len()]);
+                }
+            }
+            drop(to);
+            for (theirs, mark) in from {
+                assert!(theirs == *vec![mark; theirs.len()]);
+            }
+        }
+    };
+    let other = std::thread::spawn(connection(to_b, from_b, 0x80));
+    connection(to_a, from_a, 0)();
+    other.join().unwrap();
+}
+
+/// B03: whatever was done to a buffer before, every call returns.
+#[test]
+fn b03_every_call_in_every_state_returns() {
+    fn with(change: impl FnOnce(&mut LinkBuffer)) -> LinkBuffer {
+        let mut buffer = LinkBuffer::new();
+        buffer.put_slice(b"head");
+        buffer.write_bytes(large(1));
+        buffer.put_slice(b"tail");
+        change(&mut buffer);
+        buffer
+    }
+    let states: [fn() -> LinkBuffer; 9] = [
+        LinkBuffer::new,
+        LinkBuffer::default,
+        || LinkBuffer::from(Bytes::new()),
+        || with(|_| {}),
+        || with(|buffer| buffer.clear()),
+        || with(|buffer| buffer.seal()),
+        || with(|buffer| drop(std::mem::take(buffer))),
+        || with(|buffer| drop(buffer.split_to(LINK_MIN + 8))),
+        || {
+            with(|buffer| {
+                buffer.clear();
+                buffer.release_if_empty();
+            })
+        },
+    ];
+    let calls: [fn(&mut LinkBuffer); 20] = [
+        |buffer| assert_eq!(buffer.len() >= 5, buffer.peek(5).is_some()),
+        |buffer| drop(buffer.next(5)),
+        |buffer| assert_eq!(buffer.len() >= 5, buffer.skip(5)),
+        |buffer| drop(buffer.until(b'l')),
+        |buffer| drop(buffer.slice(2..5)),
+        |buffer| drop(buffer.split_to(5)),
+        |buffer| drop(buffer.copy_to_bytes(buffer.len())),
+        |buffer| buffer.advance(buffer.len()),
+        |buffer| buffer.clear(),
+        |buffer| buffer.seal(),
+        |buffer| buffer.release_if_empty(),
+        |buffer| buffer.reserve(100_000).commit(),
+        |buffer| drop(buffer.reserve(0)),
+        |buffer| buffer.put_u8(1),
+        |buffer| buffer.put_slice(&[2; 70_000]),
+        |buffer| buffer.put(&b"three"[..]),
+        |buffer| buffer.write_bytes(Bytes::new()),
+        |buffer| buffer.append(LinkBuffer::from(large(4))),
+        |buffer| assert_eq!(buffer.gather(&mut []), 0),
+        |buffer| assert!(!buffer.chunk_mut().as_mut_ptr().is_null()),
+    ];
+    for state in states {
+        for first in calls {
+            for second in calls {
+                let mut buffer = state();
+                first(&mut buffer);
+                second(&mut buffer);
+                let n = buffer.len();
+                assert_eq!(buffer.copy_to_bytes(n).len(), n);
+            }
         }
     }
 }

@@ -10,9 +10,12 @@ use bytes::{Buf, BufMut, Bytes};
 use super::Block;
 use super::chain::Chain;
 
-/// From this many bytes on, linking a segment is cheaper than copying it: 8 KiB.
+/// From this many bytes on a segment is linked, below it copied: 8 KiB.
 ///
-/// A linked segment costs a reference count, the end of the current segment, and an entry of the gathered write.
+/// A linked segment costs a reference count, the end of the current segment, and an entry of the gathered write. Measured over
+/// loopback TCP, 16 messages a write and payloads warm in the cache, copying took 0.8 of linking's time at 2 KiB, 0.96 at
+/// 6 KiB, 1.24 at 8 KiB and 1.16 at 32 KiB. With payloads that come from main memory linking does not win in time at any size,
+/// because somebody has to fetch them; it saves the memory of the copy.
 pub const LINK_MIN: usize = 8 * 1024;
 
 /// Bytes that can be written through [`BufMut`] before it reports to be full: no frame is longer.
