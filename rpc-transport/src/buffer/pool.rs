@@ -142,8 +142,8 @@ impl BlockPool {
     fn release(&mut self, mut block: Block) {
         if block.size() > BLOCK_SIZE {
             self.keep_exact(block);
-        } else if block.reclaim() || block.spare() >= MIN_SPARE {
-            self.keep_free(block);
+        } else if block.spare() >= MIN_SPARE || block.reclaim() {
+            self.keep_free(block); // whoever takes it asks whether all of it can be had
         } else {
             self.lend(block);
         }
