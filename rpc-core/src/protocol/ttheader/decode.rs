@@ -38,7 +38,7 @@ impl<'a> TtFrame<'a> {
             && head[14] == PROTOCOL_DEFAULT
             && head[15] == 0;
         if !plain {
-            check(frame, length, magic, flags, header_end, head[14], head[15])?;
+            check(frame, head)?;
         }
         match (frame.get(16..header_end), frame.get(header_end..)) {
             (Some(info), Some(payload)) => Ok(TtFrame {
@@ -54,15 +54,12 @@ impl<'a> TtFrame<'a> {
 
 /// The rules one by one, in their order, for a frame that is not the usual one.
 #[cold]
-fn check(
-    frame: &[u8],
-    length: u32,
-    magic: u16,
-    flags: u16,
-    header_end: usize,
-    protocol: u8,
-    transforms: u8,
-) -> Result<(), ProtocolError> {
+fn check(frame: &[u8], head: &[u8; 16]) -> Result<(), ProtocolError> {
+    let length = u32::from_be_bytes([head[0], head[1], head[2], head[3]]);
+    let magic = u16::from_be_bytes([head[4], head[5]]);
+    let flags = u16::from_be_bytes([head[6], head[7]]);
+    let header_end = FIXED + 4 * usize::from(u16::from_be_bytes([head[12], head[13]]));
+    let [protocol, transforms] = [head[14], head[15]];
     if magic != MAGIC {
         return Err(ProtocolError::Magic(FirstBytes::of(frame)));
     }

@@ -215,7 +215,7 @@ impl StringBlock {
 /// Pairs with an empty key or value are left out. Allocates only when there is something to send.
 ///
 /// # Errors
-/// As [`StringBlock::push`].
+/// As [`StringBlock::push`], and for a transient key that starts with `UPSTREAM_`.
 pub fn request_metadata(
     persistent: &Metadata,
     transient: &Metadata,
@@ -230,6 +230,12 @@ pub fn request_metadata(
             .iter()
             .filter(|(key, value)| !key.is_empty() && !value.is_empty())
         {
+            if prefix == str_key::TRANSIENT && key.starts_with(b"UPSTREAM_") {
+                // With the prefix before it, the receiver would take it for another key.
+                return Err(HeaderError::Reserved(
+                    String::from_utf8_lossy(key).into_owned(),
+                ));
+            }
             if prefix == str_key::TRANSIENT && key == str_key::ACL_TOKEN {
                 acl.push(block::ACL);
                 acl.extend(length("ACL token", value.len())?);
@@ -305,6 +311,22 @@ mod tests {
             }
             assert!(walk.at == info.len() && entries <= 100_000);
         }
+    }
+
+    #[test]
+    fn metadata_is_sent_as_kitex_sends_it() {
+        let persistent = [("a", "1"), ("", "x"), ("e", "")].into_iter().collect();
+        let transient = [("gdpr-token", "tok"), ("b", "2")].into_iter().collect();
+        let blocks = request_metadata(&persistent, &transient).unwrap();
+        let want = b"\x11\0\x03tok\x01\0\x02\0\x0dRPC_PERSIST_a\0\x011\0\x0dRPC_TRANSIT_b\0\x012";
+        assert_eq!(blocks, want);
+        let none = request_metadata(&Metadata::new(), &Metadata::new()).unwrap();
+        assert_eq!(none.capacity(), 0);
+        let misread = [("UPSTREAM_b", "2")].into_iter().collect();
+        assert!(matches!(
+            request_metadata(&persistent, &misread),
+            Err(HeaderError::Reserved(_))
+        ));
     }
 
     #[test]
