@@ -12,17 +12,20 @@ pub(super) fn client(service: &Service) -> syn::Result<impl ToTokens + use<>> {
     let docs = docs(&[
         format!("Calls a [`{}`].", service.name),
         String::new(),
-        "Methods take `&self`; a clone is cheap and shares the connections; any thread may call.".to_owned(),
+        "Methods take `&self`; a clone is cheap and shares the connections; any thread may call."
+            .to_owned(),
     ]);
     let left_out = left_out(service);
-    let methods = service.methods.iter().map(|method| call(service, method)).collect::<syn::Result<Vec<_>>>()?;
-    let unread = service.methods.is_empty().then(|| quote! { #[allow(dead_code)] });
+    let methods = service
+        .methods
+        .iter()
+        .map(|method| call(service, method))
+        .collect::<syn::Result<Vec<_>>>()?;
     Ok(quote! {
         #(#docs)*
         #(#left_out)*
         #[derive(Clone, Debug)]
         pub struct #name<M = ()> {
-            #unread
             channel: ::rpc_core::Channel<M>,
         }
 

@@ -1,6 +1,7 @@
 //! Model to Rust, pure: one module for each package, in it the messages and then the services.
 
 mod client;
+mod lints;
 mod method;
 mod server;
 
@@ -13,10 +14,38 @@ use crate::naming;
 
 /// All items of the generated file.
 pub(crate) fn file(root: &Module) -> syn::Result<syn::File> {
-    Ok(syn::File { shebang: None, attrs: Vec::new(), items: items("", root)? })
+    let mut items = items("", root)?;
+    lints::allow(&mut items);
+    items
+        .iter_mut()
+        .filter_map(attributes)
+        .for_each(|attributes| attributes.push(partly_used()));
+    Ok(syn::File {
+        shebang: None,
+        attrs: Vec::new(),
+        items,
+    })
 }
 
-fn items(path: &str, module: &Module) -> syn::Result<Vec<Item>> {
+/// A server needs no client, a program not every message, and who sees the code is not known here. Without this,
+/// a program with its IDL in a private module would be warned about whatever it does not use, prost's messages included.
+fn partly_used() -> Attribute {
+    parse_quote! { #[allow(dead_code, unreachable_pub, reason = "a program uses the part it needs")] }
+}
+
+fn attributes(item: &mut Item) -> Option<&mut Vec<Attribute>> {
+    match item {
+        Item::Enum(item) => Some(&mut item.attrs),
+        Item::Impl(item) => Some(&mut item.attrs),
+        Item::Mod(item) => Some(&mut item.attrs),
+        Item::Static(item) => Some(&mut item.attrs),
+        Item::Struct(item) => Some(&mut item.attrs),
+        Item::Trait(item) => Some(&mut item.attrs),
+        _ => None,
+    }
+}
+
+fn items(name: &str, module: &Module) -> syn::Result<Vec<Item>> {
     let mut items = syn::parse_str::<syn::File>(&module.messages)?.items;
     for service in &module.services {
         let trait_ = server::service_trait(service)?;
@@ -25,21 +54,22 @@ fn items(path: &str, module: &Module) -> syn::Result<Vec<Item>> {
         let statics = method::statics(service);
         items.extend(syn::parse2::<syn::File>(quote! { #trait_ #server #client #statics })?.items);
     }
-    for (name, child) in &module.children {
-        let path = if path.is_empty() { name.clone() } else { format!("{path}::{name}") };
-        let inner = self::items(&path, child)?;
+    for (child_name, child) in &module.children {
+        let inner = self::items(child_name, child)?;
         // A package `a.b` beside a message `a.B` with types inside: both are the module `a::b`.
         let shared = items.iter_mut().find_map(|item| match item {
-            Item::Mod(item) if item.ident == ident(name) => item.content.as_mut(),
+            Item::Mod(item) if item.ident == ident(child_name) => item.content.as_mut(),
             _ => None,
         });
         match shared {
             Some((_, items)) => items.extend(inner),
             None => {
-                let name = ident(name);
-                let default = [format!("The package `{}`.", path.replace("::", ".").replace("r#", ""))];
-                let docs = docs(if child.docs.is_empty() { &default } else { &child.docs });
-                items.push(parse_quote! { #(#docs)* pub mod #name { #(#inner)* } });
+                let docs = docs(&child.docs);
+                // `package a.a` is the IDL's choice.
+                let lints =
+                    (child_name == name).then(|| quote! { #[allow(clippy::module_inception)] });
+                let child_name = ident(child_name);
+                items.push(parse_quote! { #(#docs)* #lints pub mod #child_name { #(#inner)* } });
             }
         }
     }
@@ -47,7 +77,11 @@ fn items(path: &str, module: &Module) -> syn::Result<Vec<Item>> {
 }
 
 fn docs(lines: &[String]) -> Vec<Attribute> {
-    lines.iter().map(|line| doc_text(line)).map(|line| parse_quote! { #[doc = #line] }).collect()
+    lines
+        .iter()
+        .map(|line| doc_text(line))
+        .map(|line| parse_quote! { #[doc = #line] })
+        .collect()
 }
 
 fn ident(name: &str) -> Ident {
@@ -67,8 +101,16 @@ fn left_out(service: &Service) -> Vec<Attribute> {
     if service.left_out.is_empty() {
         return Vec::new();
     }
-    let names = service.left_out.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
-    docs(&[String::new(), format!("Left out: {names}; streaming is not supported yet.")])
+    let names = service
+        .left_out
+        .iter()
+        .map(|name| format!("`{name}`"))
+        .collect::<Vec<_>>()
+        .join(", ");
+    docs(&[
+        String::new(),
+        format!("Left out: {names}; streaming is not supported yet."),
+    ])
 }
 
 /// The static that describes `service`.

@@ -11,7 +11,11 @@ pub(super) fn service_trait(service: &Service) -> syn::Result<impl ToTokens + us
     let name = ident(&service.name);
     let docs = docs(&service.docs);
     let left_out = left_out(service);
-    let methods = service.methods.iter().map(trait_method).collect::<syn::Result<Vec<_>>>()?;
+    let methods = service
+        .methods
+        .iter()
+        .map(trait_method)
+        .collect::<syn::Result<Vec<_>>>()?;
     Ok(quote! {
         #(#docs)*
         #(#left_out)*
@@ -38,9 +42,19 @@ pub(super) fn server(service: &Service) -> syn::Result<impl ToTokens + use<>> {
     let name = format_ident!("{}Server", service.name);
     let trait_ = in_scope(&service.name)?;
     let descriptor = service_static(service);
-    let docs = docs(&[format!("Serves a [`{}`]: hand it to `Server::builder().add(…)`.", service.name)]);
-    let methods = if service.methods.is_empty() { quote! { _methods } } else { quote! { methods } };
-    let register = service.methods.iter().map(|method| register(service, method)).collect::<syn::Result<Vec<_>>>()?;
+    let docs = docs(&[format!(
+        "Serves a [`{}`]: hand it to `Server::builder().add(…)`.",
+        service.name
+    )]);
+    let methods = if service.methods.is_empty() {
+        quote! { _methods }
+    } else {
+        quote! { methods }
+    };
+    let register = service
+        .methods
+        .iter()
+        .map(|method| register(service, method, &trait_));
     Ok(quote! {
         #(#docs)*
         pub struct #name<T> {
@@ -96,20 +110,17 @@ pub(super) fn server(service: &Service) -> syn::Result<impl ToTokens + use<>> {
 }
 
 /// The method is named through its trait: the service sits in an `Arc`, which has methods of its own.
-fn register(service: &Service, method: &Method) -> syn::Result<TokenStream> {
-    let trait_ = ident(&service.name);
-    let trait_ = if ["T", "M", "N"].contains(&service.name.as_str()) { quote! { self::#trait_ } } else { quote! { #trait_ } };
+fn register(service: &Service, method: &Method, trait_: &impl ToTokens) -> TokenStream {
     let descriptor = method_static(service, method);
     let name = ident(&method.name);
-    let request = in_scope(&method.request)?;
-    Ok(quote! {
+    quote! {
         methods.unary(
             &#descriptor,
             ::std::sync::Arc::clone(&self.inner),
-            |service: ::std::sync::Arc<T>, cx: ::rpc_core::Context, req: #request| async move {
+            |service, cx, req| async move {
                 let reply = #trait_::#name(&*service, &cx, req).await;
                 (service, cx, reply)
             },
         );
-    })
+    }
 }
