@@ -275,7 +275,7 @@ fn unindent(comment: &str) -> Vec<String> {
         !matches!(*c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
             && (!c.is_control() || *c == '\t')
     };
-    let lines: Vec<String> = comment
+    let mut lines: Vec<String> = comment
         .lines()
         .map(|line| {
             line.chars()
@@ -286,6 +286,15 @@ fn unindent(comment: &str) -> Vec<String> {
                 .to_owned()
         })
         .collect();
+    // Comments that start with three slashes or more.
+    if lines
+        .iter()
+        .all(|line| line.is_empty() || line.starts_with('/'))
+    {
+        for line in &mut lines {
+            *line = line.trim_start_matches('/').to_owned();
+        }
+    }
     let margin = lines
         .iter()
         .filter(|line| !line.is_empty())
@@ -352,6 +361,7 @@ mod tests {
         check(" One ` tick <a>.\n", "One \\` tick \\<a\\>.");
         check(" > quote\n", "\\> quote");
         check("\u{202e} bidi\r\n", "bidi");
+        check("/ A slash\n/ too many.\n", "A slash\ntoo many.");
         check("", "");
     }
 

@@ -56,7 +56,8 @@ fn with_blank_lines(code: &str) -> String {
         }
         out.push_str(line);
         out.push('\n');
-        item_ended = (text == "}" || text.ends_with(';')) && !text.starts_with("///");
+        item_ended = (text == "}" || text.ends_with("{}") || text.ends_with(';'))
+            && !text.starts_with("///");
     }
     out
 }

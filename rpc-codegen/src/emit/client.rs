@@ -10,7 +10,7 @@ use crate::model::{Method, Service};
 pub(super) fn client(service: &Service) -> syn::Result<impl ToTokens + use<>> {
     let name = format_ident!("{}Client", service.name);
     let docs = docs(&[
-        format!("Calls a [`{}`].", service.name),
+        format!("Calls [`{}`].", service.name),
         String::new(),
         "Methods take `&self`; a clone is cheap and shares the connections; any thread may call."
             .to_owned(),

@@ -43,7 +43,7 @@ pub(super) fn server(service: &Service) -> syn::Result<impl ToTokens + use<>> {
     let trait_ = in_scope(&service.name)?;
     let descriptor = service_static(service);
     let docs = docs(&[format!(
-        "Serves a [`{}`]: hand it to `Server::builder().add(…)`.",
+        "Serves [`{}`]: hand it to `Server::builder().add(…)`.",
         service.name
     )]);
     let methods = if service.methods.is_empty() {

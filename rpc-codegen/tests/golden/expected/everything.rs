@@ -195,6 +195,7 @@ pub mod golden {
                     )]
                     #[prost(prost_path = "::rpc_core::codegen::prost")]
                     pub struct Value {}
+
                     /// The enum `golden.everything.v1.All.Inner.State`.
                     #[derive(
                         Clone,
@@ -330,7 +331,7 @@ pub mod golden {
                 }
             }
 
-            /// / A service.
+            /// A service.
             ///
             /// Left out: `Watch`, `Upload`; streaming is not supported yet.
             pub trait Everything: ::core::marker::Send + ::core::marker::Sync + 'static {
@@ -384,7 +385,7 @@ pub mod golden {
                 > + ::core::marker::Send;
             }
 
-            /// Serves a [`Everything`]: hand it to `Server::builder().add(…)`.
+            /// Serves [`Everything`]: hand it to `Server::builder().add(…)`.
             pub struct EverythingServer<T> {
                 inner: ::std::sync::Arc<T>,
                 blocking: ::rpc_core::codegen::Blocking,
@@ -482,7 +483,7 @@ pub mod golden {
                 }
             }
 
-            /// Calls a [`Everything`].
+            /// Calls [`Everything`].
             ///
             /// Methods take `&self`; a clone is cheap and shares the connections; any thread may call.
             ///
@@ -613,7 +614,8 @@ pub mod golden {
             ///
             /// Left out: `Both`; streaming is not supported yet.
             pub trait Streams: ::core::marker::Send + ::core::marker::Sync + 'static {}
-            /// Serves a [`Streams`]: hand it to `Server::builder().add(…)`.
+
+            /// Serves [`Streams`]: hand it to `Server::builder().add(…)`.
             pub struct StreamsServer<T> {
                 inner: ::std::sync::Arc<T>,
                 blocking: ::rpc_core::codegen::Blocking,
@@ -665,7 +667,7 @@ pub mod golden {
                 ) {}
             }
 
-            /// Calls a [`Streams`].
+            /// Calls [`Streams`].
             ///
             /// Methods take `&self`; a clone is cheap and shares the connections; any thread may call.
             ///

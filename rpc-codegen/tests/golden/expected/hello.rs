@@ -35,7 +35,7 @@ pub mod hello {
         > + ::core::marker::Send;
     }
 
-    /// Serves a [`Greeter`]: hand it to `Server::builder().add(…)`.
+    /// Serves [`Greeter`]: hand it to `Server::builder().add(…)`.
     pub struct GreeterServer<T> {
         inner: ::std::sync::Arc<T>,
         blocking: ::rpc_core::codegen::Blocking,
@@ -97,7 +97,7 @@ pub mod hello {
         }
     }
 
-    /// Calls a [`Greeter`].
+    /// Calls [`Greeter`].
     ///
     /// Methods take `&self`; a clone is cheap and shares the connections; any thread may call.
     #[derive(Clone, Debug)]

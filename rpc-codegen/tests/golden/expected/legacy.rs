@@ -106,7 +106,7 @@ pub mod golden {
             > + ::core::marker::Send;
         }
 
-        /// Serves a [`Olds`]: hand it to `Server::builder().add(…)`.
+        /// Serves [`Olds`]: hand it to `Server::builder().add(…)`.
         pub struct OldsServer<T> {
             inner: ::std::sync::Arc<T>,
             blocking: ::rpc_core::codegen::Blocking,
@@ -168,7 +168,7 @@ pub mod golden {
             }
         }
 
-        /// Calls a [`Olds`].
+        /// Calls [`Olds`].
         ///
         /// Methods take `&self`; a clone is cheap and shares the connections; any thread may call.
         #[derive(Clone, Debug)]

@@ -9,6 +9,7 @@ pub mod golden {
         #[derive(Clone, Copy, PartialEq, Eq, Hash, ::rpc_core::codegen::prost::Message)]
         #[prost(prost_path = "::rpc_core::codegen::prost")]
         pub struct Unit {}
+
         /// Named like the generic parameters of the generated code.
         pub trait T: ::core::marker::Send + ::core::marker::Sync + 'static {
             /// The method `golden.generic.T.N`.
@@ -21,7 +22,7 @@ pub mod golden {
             > + ::core::marker::Send;
         }
 
-        /// Serves a [`T`]: hand it to `Server::builder().add(…)`.
+        /// Serves [`T`]: hand it to `Server::builder().add(…)`.
         pub struct TServer<T> {
             inner: ::std::sync::Arc<T>,
             blocking: ::rpc_core::codegen::Blocking,
@@ -83,7 +84,7 @@ pub mod golden {
             }
         }
 
-        /// Calls a [`T`].
+        /// Calls [`T`].
         ///
         /// Methods take `&self`; a clone is cheap and shares the connections; any thread may call.
         #[derive(Clone, Debug)]
@@ -140,7 +141,7 @@ pub mod golden {
             > + ::core::marker::Send;
         }
 
-        /// Serves a [`M`]: hand it to `Server::builder().add(…)`.
+        /// Serves [`M`]: hand it to `Server::builder().add(…)`.
         pub struct MServer<T> {
             inner: ::std::sync::Arc<T>,
             blocking: ::rpc_core::codegen::Blocking,
@@ -202,7 +203,7 @@ pub mod golden {
             }
         }
 
-        /// Calls a [`M`].
+        /// Calls [`M`].
         ///
         /// Methods take `&self`; a clone is cheap and shares the connections; any thread may call.
         #[derive(Clone, Debug)]
@@ -343,6 +344,7 @@ pub mod golden {
                 )]
                 #[prost(prost_path = "::rpc_core::codegen::prost")]
                 pub struct Option {}
+
                 /// The message `golden.type.self.Match.Vec`.
                 #[derive(
                     Clone,
@@ -354,6 +356,7 @@ pub mod golden {
                 )]
                 #[prost(prost_path = "::rpc_core::codegen::prost")]
                 pub struct Vec {}
+
                 /// The message `golden.type.self.Match.String`.
                 #[derive(
                     Clone,
@@ -380,6 +383,7 @@ pub mod golden {
                 )]
                 #[prost(prost_path = "::rpc_core::codegen::prost")]
                 pub struct Result {}
+
                 /// The message `golden.type.self.Match.Send`.
                 #[derive(
                     Clone,
@@ -391,6 +395,7 @@ pub mod golden {
                 )]
                 #[prost(prost_path = "::rpc_core::codegen::prost")]
                 pub struct Send {}
+
                 /// The message `golden.type.self.Match.Sync`.
                 #[derive(
                     Clone,
@@ -402,6 +407,7 @@ pub mod golden {
                 )]
                 #[prost(prost_path = "::rpc_core::codegen::prost")]
                 pub struct Sync {}
+
                 /// The message `golden.type.self.Match.Some`.
                 #[derive(
                     Clone,
@@ -413,6 +419,7 @@ pub mod golden {
                 )]
                 #[prost(prost_path = "::rpc_core::codegen::prost")]
                 pub struct Some {}
+
                 /// The message `golden.type.self.Match.None`.
                 #[derive(
                     Clone,
@@ -424,6 +431,7 @@ pub mod golden {
                 )]
                 #[prost(prost_path = "::rpc_core::codegen::prost")]
                 pub struct None {}
+
                 /// The message `golden.type.self.Match.Ok`.
                 #[derive(
                     Clone,
@@ -435,6 +443,7 @@ pub mod golden {
                 )]
                 #[prost(prost_path = "::rpc_core::codegen::prost")]
                 pub struct Ok {}
+
                 /// The message `golden.type.self.Match.Box`.
                 #[derive(
                     Clone,
@@ -446,6 +455,7 @@ pub mod golden {
                 )]
                 #[prost(prost_path = "::rpc_core::codegen::prost")]
                 pub struct Box {}
+
                 /// The message `golden.type.self.Match.Default`.
                 #[derive(
                     Clone,
@@ -457,6 +467,7 @@ pub mod golden {
                 )]
                 #[prost(prost_path = "::rpc_core::codegen::prost")]
                 pub struct Default {}
+
                 /// The message `golden.type.self.Match.Arc`.
                 #[derive(
                     Clone,
@@ -468,6 +479,7 @@ pub mod golden {
                 )]
                 #[prost(prost_path = "::rpc_core::codegen::prost")]
                 pub struct Arc {}
+
                 /// The message `golden.type.self.Match.Future`.
                 #[derive(
                     Clone,
@@ -479,6 +491,7 @@ pub mod golden {
                 )]
                 #[prost(prost_path = "::rpc_core::codegen::prost")]
                 pub struct Future {}
+
                 /// The message `golden.type.self.Match.Middleware`.
                 #[derive(
                     Clone,
@@ -490,6 +503,7 @@ pub mod golden {
                 )]
                 #[prost(prost_path = "::rpc_core::codegen::prost")]
                 pub struct Middleware {}
+
                 /// The message `golden.type.self.Match.T`.
                 #[derive(Clone, PartialEq, ::rpc_core::codegen::prost::Message)]
                 #[prost(prost_path = "::rpc_core::codegen::prost")]
@@ -537,6 +551,7 @@ pub mod golden {
                 )]
                 #[prost(prost_path = "::rpc_core::codegen::prost")]
                 pub struct N {}
+
                 /// The message `golden.type.self.Match.fooBar`.
                 #[derive(
                     Clone,
@@ -697,7 +712,7 @@ pub mod golden {
                     > + ::core::marker::Send;
                 }
 
-                /// Serves a [`Trait`]: hand it to `Server::builder().add(…)`.
+                /// Serves [`Trait`]: hand it to `Server::builder().add(…)`.
                 pub struct TraitServer<T> {
                     inner: ::std::sync::Arc<T>,
                     blocking: ::rpc_core::codegen::Blocking,
@@ -869,7 +884,7 @@ pub mod golden {
                     }
                 }
 
-                /// Calls a [`Trait`].
+                /// Calls [`Trait`].
                 ///
                 /// Methods take `&self`; a clone is cheap and shares the connections; any thread may call.
                 #[derive(Clone, Debug)]
@@ -1116,7 +1131,7 @@ pub mod golden {
                     > + ::core::marker::Send;
                 }
 
-                /// Serves a [`SayHello`]: hand it to `Server::builder().add(…)`.
+                /// Serves [`SayHello`]: hand it to `Server::builder().add(…)`.
                 pub struct SayHelloServer<T> {
                     inner: ::std::sync::Arc<T>,
                     blocking: ::rpc_core::codegen::Blocking,
@@ -1180,7 +1195,7 @@ pub mod golden {
                     }
                 }
 
-                /// Calls a [`SayHello`].
+                /// Calls [`SayHello`].
                 ///
                 /// Methods take `&self`; a clone is cheap and shares the connections; any thread may call.
                 #[derive(Clone, Debug)]
@@ -1242,7 +1257,7 @@ pub mod golden {
                     > + ::core::marker::Send;
                 }
 
-                /// Serves a [`Say`]: hand it to `Server::builder().add(…)`.
+                /// Serves [`Say`]: hand it to `Server::builder().add(…)`.
                 pub struct SayServer<T> {
                     inner: ::std::sync::Arc<T>,
                     blocking: ::rpc_core::codegen::Blocking,
@@ -1306,7 +1321,7 @@ pub mod golden {
                     }
                 }
 
-                /// Calls a [`Say`].
+                /// Calls [`Say`].
                 ///
                 /// Methods take `&self`; a clone is cheap and shares the connections; any thread may call.
                 #[derive(Clone, Debug)]

@@ -23,7 +23,7 @@ pub trait Root: ::core::marker::Send + ::core::marker::Sync + 'static {
     > + ::core::marker::Send;
 }
 
-/// Serves a [`Root`]: hand it to `Server::builder().add(…)`.
+/// Serves [`Root`]: hand it to `Server::builder().add(…)`.
 #[allow(dead_code, unreachable_pub, reason = "a program uses the part it needs")]
 pub struct RootServer<T> {
     inner: ::std::sync::Arc<T>,
@@ -88,7 +88,7 @@ impl<T: Root> ::rpc_core::codegen::Service for RootServer<T> {
     }
 }
 
-/// Calls a [`Root`].
+/// Calls [`Root`].
 ///
 /// Methods take `&self`; a clone is cheap and shares the connections; any thread may call.
 #[derive(Clone, Debug)]

@@ -87,7 +87,7 @@ pub mod golden {
                 > + ::core::marker::Send;
             }
 
-            /// Serves a [`Orders`]: hand it to `Server::builder().add(…)`.
+            /// Serves [`Orders`]: hand it to `Server::builder().add(…)`.
             pub struct OrdersServer<T> {
                 inner: ::std::sync::Arc<T>,
                 blocking: ::rpc_core::codegen::Blocking,
@@ -149,7 +149,7 @@ pub mod golden {
                 }
             }
 
-            /// Calls a [`Orders`].
+            /// Calls [`Orders`].
             ///
             /// Methods take `&self`; a clone is cheap and shares the connections; any thread may call.
             #[derive(Clone, Debug)]

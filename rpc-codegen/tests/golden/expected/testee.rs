@@ -16,6 +16,7 @@ pub mod testee {
     #[derive(Clone, Copy, PartialEq, Eq, Hash, ::rpc_core::codegen::prost::Message)]
     #[prost(prost_path = "::rpc_core::codegen::prost")]
     pub struct Empty {}
+
     /// A span of time, and which variant of the method is wanted.
     #[derive(Clone, PartialEq, Eq, Hash, ::rpc_core::codegen::prost::Message)]
     #[prost(prost_path = "::rpc_core::codegen::prost")]
@@ -239,7 +240,7 @@ pub mod testee {
         > + ::core::marker::Send;
     }
 
-    /// Serves a [`Testee`]: hand it to `Server::builder().add(…)`.
+    /// Serves [`Testee`]: hand it to `Server::builder().add(…)`.
     pub struct TesteeServer<T> {
         inner: ::std::sync::Arc<T>,
         blocking: ::rpc_core::codegen::Blocking,
@@ -391,7 +392,7 @@ pub mod testee {
         }
     }
 
-    /// Calls a [`Testee`].
+    /// Calls [`Testee`].
     ///
     /// Methods take `&self`; a clone is cheap and shares the connections; any thread may call.
     #[derive(Clone, Debug)]
