@@ -48,6 +48,12 @@ pub fn spawn_reserved(reserved: ReservedTask, task: Box<dyn LocalTask>) {
     with(|core| core.tasks.start(reserved, task));
 }
 
+/// Takes a task away from this thread's reactor: it is not polled any more. `None` if there is no such task, or if it is the
+/// one being polled. The id must be of a task that has not finished.
+pub fn cancel(task: TaskId) -> Option<Box<dyn LocalTask>> {
+    try_with(|core| core.tasks.cancel(task)).flatten()
+}
+
 /// The time of this turn; off a reactor, the clock's.
 pub fn now() -> Instant {
     try_with(|core| core.now).unwrap_or_else(Instant::now)

@@ -7,13 +7,15 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 pub struct Counter(AtomicU64);
 
 impl Counter {
+    /// Adds; for the one thread that writes this counter at a time.
     #[inline]
-    pub(crate) fn add(&self, n: u64) {
+    pub fn add(&self, n: u64) {
         self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
     }
 
+    /// Subtracts; for the one thread that writes this counter at a time.
     #[inline]
-    pub(crate) fn sub(&self, n: u64) {
+    pub fn sub(&self, n: u64) {
         self.0.store(self.0.load(Relaxed).wrapping_sub(n), Relaxed);
     }
 

@@ -33,8 +33,15 @@ impl ConnRef {
     /// wake-up only if the reactor sleeps. Never silent: either the handler gets the message, or
     /// [`Message::undelivered`] is called, perhaps at once and on this thread.
     pub fn send<M: Message>(&self, message: Arc<M>) {
+        self.reactor.send(self.id, message);
+    }
+}
+
+impl ReactorHandle {
+    /// [`ConnRef::send`] for who keeps the connection's id and its reactor apart.
+    pub fn send<M: Message>(&self, id: ConnId, message: Arc<M>) {
         let any = Arc::clone(&message);
-        self.reactor.submit(Command::Message(self.id, Parcel { message: any, undelivered: message }));
+        self.submit(Command::Message(id, Parcel { message: any, undelivered: message }));
     }
 }
 

@@ -39,6 +39,11 @@ pub struct ReservedTask {
 }
 
 impl ReservedTask {
+    /// The task-to-be.
+    pub fn id(&self) -> TaskId {
+        self.id
+    }
+
     /// The waker of the task-to-be.
     pub fn waker(&self) -> &Waker {
         &self.waker
@@ -155,6 +160,14 @@ impl Tasks {
         self.free.push(polling.id.0);
         self.running -= 1;
         polling.task
+    }
+
+    /// Takes a task that is not being polled out of its slot.
+    pub(crate) fn cancel(&mut self, id: TaskId) -> Option<Box<dyn LocalTask>> {
+        let task = self.slots.get_mut(id.0 as usize)?.task.take()?;
+        self.free.push(id.0);
+        self.running -= 1;
+        Some(task)
     }
 
     /// Every task that is not being polled, for the end of the reactor.
