@@ -28,7 +28,12 @@ impl Connector {
     ///
     /// The handler can be given messages at once; what it writes leaves when the connection is established. If it never is,
     /// the handler hears so in [`Handler::on_close`], perhaps before this returns.
-    pub fn connect<F: Framing + 'static, H: Handler>(&self, endpoint: &Endpoint, framing: F, handler: H) -> Option<ConnId> {
+    pub fn connect<F: Framing + 'static, H: Handler>(
+        &self,
+        endpoint: &Endpoint,
+        framing: F,
+        handler: H,
+    ) -> Option<ConnId> {
         let setup = Setup {
             peer: Url::from(endpoint),
             listener: None,

@@ -197,7 +197,9 @@ impl ReactorPool {
         });
         let (shared, index) = hear.recv().map_err(|_| io::Error::other("the reactor has stopped"))?.map_err(|e| {
             let remedy = match e.kind() {
-                io::ErrorKind::AddrInUse => "; another process listens there: stop it, or choose another port (0: any free one)",
+                io::ErrorKind::AddrInUse => {
+                    "; another process listens there: stop it, or choose another port (0: any free one)"
+                }
                 io::ErrorKind::PermissionDenied => "; choose a port above 1023 or a path you may write to",
                 io::ErrorKind::AddrNotAvailable => "; this machine has no such address",
                 _ => "",

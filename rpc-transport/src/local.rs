@@ -1,7 +1,7 @@
 //! For code that runs on a reactor: tasks polled there, and handlers of other connections.
 
-use std::time::Instant;
 use std::task::Waker;
+use std::time::Instant;
 
 use crate::conn::{self, ConnId, Cx};
 use crate::handler::Handler;

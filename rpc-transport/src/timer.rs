@@ -118,10 +118,7 @@ impl<K> TimerWheel<K> {
         let index = self.allocate(key, tick);
         self.place(index);
         self.len += 1;
-        TimerId {
-            index,
-            generation: self.entries[index as usize].generation,
-        }
+        TimerId { index, generation: self.entries[index as usize].generation }
     }
 
     /// Removes a timer and returns its key; `None` when it has expired or was cancelled before.
@@ -159,11 +156,7 @@ impl<K> TimerWheel<K> {
     /// tick, but it may be earlier for a far one: then `expire` returns nothing and the answer becomes more precise, at most
     /// six times for one timer.
     pub fn next_at(&self) -> Option<Instant> {
-        let tick = if self.heads[DUE] != NIL {
-            self.tick
-        } else {
-            self.next_slot()?.2
-        };
+        let tick = if self.heads[DUE] != NIL { self.tick } else { self.next_slot()?.2 };
         self.start.checked_add(Duration::from_millis(tick))
     }
 
@@ -216,9 +209,7 @@ impl<K> TimerWheel<K> {
 
     /// Removes an entry from its list.
     fn unlink(&mut self, index: u32) {
-        let Entry {
-            prev, next, list, ..
-        } = self.entries[index as usize];
+        let Entry { prev, next, list, .. } = self.entries[index as usize];
         let list = list as usize;
         if next == index {
             self.heads[list] = NIL;
@@ -244,14 +235,7 @@ impl<K> TimerWheel<K> {
         }
         assert!(self.entries.len() < NIL as usize, "too many timers");
         let index = self.entries.len() as u32;
-        self.entries.push(Entry {
-            key: Some(key),
-            tick,
-            generation: 0,
-            list: 0,
-            next: NIL,
-            prev: NIL,
-        });
+        self.entries.push(Entry { key: Some(key), tick, generation: 0, list: 0, next: NIL, prev: NIL });
         index
     }
 
@@ -305,11 +289,7 @@ mod tests {
 
     #[test]
     fn an_empty_wheel_is_small_and_owns_nothing() {
-        assert!(
-            size_of::<TimerWheel<u64>>() <= 3 * 1024,
-            "{}",
-            size_of::<TimerWheel<u64>>()
-        );
+        assert!(size_of::<TimerWheel<u64>>() <= 3 * 1024, "{}", size_of::<TimerWheel<u64>>());
         let timers = TimerWheel::<u64>::new(Instant::now());
         assert_eq!(timers.entries.capacity(), 0);
     }
@@ -318,32 +298,13 @@ mod tests {
     fn never_early_and_at_most_a_tick_late() {
         let start = Instant::now();
         let mut timers = TimerWheel::new(start);
-        for micros in [
-            0,
-            1,
-            999,
-            1000,
-            1001,
-            63_999,
-            64_000,
-            64_001,
-            4_095_999,
-            4_096_000,
-            300_000_001,
-        ] {
+        for micros in [0, 1, 999, 1000, 1001, 63_999, 64_000, 64_001, 4_095_999, 4_096_000, 300_000_001] {
             let at = start + Duration::from_micros(micros);
             timers.insert(at, micros);
-            if let Some(before) = at
-                .checked_sub(Duration::from_nanos(1))
-                .filter(|before| *before >= start)
-            {
+            if let Some(before) = at.checked_sub(Duration::from_nanos(1)).filter(|before| *before >= start) {
                 assert_eq!(timers.expire(before), None, "early by a nanosecond");
             }
-            assert_eq!(
-                timers.expire(at + MS),
-                Some(micros),
-                "late by more than a tick"
-            );
+            assert_eq!(timers.expire(at + MS), Some(micros), "late by more than a tick");
             timers.assert_clean();
             timers = TimerWheel::new(start);
         }
@@ -369,10 +330,7 @@ mod tests {
         assert_eq!(timers.expire(start + 100 * MS), Some("before the wheel"));
         assert_eq!(timers.expire(start + 500 * MS), None);
         timers.insert(start + 300 * MS, "before the last turn");
-        assert_eq!(
-            timers.expire(start + 500 * MS),
-            Some("before the last turn")
-        );
+        assert_eq!(timers.expire(start + 500 * MS), Some("before the last turn"));
         timers.assert_clean();
     }
 
@@ -383,9 +341,7 @@ mod tests {
         let mut timers = TimerWheel::new(start);
         for round in 0..100u64 {
             let now = start + (round as u32) * 977 * MS;
-            let ids: Vec<_> = (0..64)
-                .map(|i| timers.insert(now + Duration::from_millis(1 << (i % 42)), i))
-                .collect();
+            let ids: Vec<_> = (0..64).map(|i| timers.insert(now + Duration::from_millis(1 << (i % 42)), i)).collect();
             assert_eq!(timers.len(), 64);
             for (i, id) in ids.iter().enumerate() {
                 assert_eq!(timers.cancel(*id), Some(i));
@@ -407,13 +363,7 @@ mod tests {
         assert_eq!(first.index, second.index);
         assert_eq!(timers.cancel(first), None);
         assert_eq!(timers.cancel(second), Some("second"));
-        assert_eq!(
-            timers.cancel(TimerId {
-                index: 77,
-                generation: 0
-            }),
-            None
-        );
+        assert_eq!(timers.cancel(TimerId { index: 77, generation: 0 }), None);
     }
 
     /// B35: deadlines of years, and of everything that `Instant` can hold.
@@ -423,22 +373,12 @@ mod tests {
         let mut timers = TimerWheel::new(start);
         let mut farthest = start;
         for bit in (0..63).rev() {
-            farthest = farthest
-                .checked_add(Duration::from_secs(1 << bit))
-                .unwrap_or(farthest);
+            farthest = farthest.checked_add(Duration::from_secs(1 << bit)).unwrap_or(farthest);
         }
-        for at in [
-            start + Duration::from_secs(25 * 24 * 3600),
-            start + years(1),
-            start + years(100),
-            farthest,
-        ] {
+        for at in [start + Duration::from_secs(25 * 24 * 3600), start + years(1), start + years(100), farthest] {
             timers.insert(at, at);
         }
-        assert_eq!(
-            timers.expire(start + Duration::from_secs(24 * 24 * 3600)),
-            None
-        );
+        assert_eq!(timers.expire(start + Duration::from_secs(24 * 24 * 3600)), None);
         let mut hops = 0;
         let mut now = start;
         let mut expired = Vec::new();
@@ -450,10 +390,7 @@ mod tests {
         }
         assert_eq!(expired.len(), 4);
         assert!(expired.is_sorted());
-        assert!(
-            now < start + years(140),
-            "the farthest came after 139 years"
-        );
+        assert!(now < start + years(140), "the farthest came after 139 years");
         assert!(hops <= 4 * 7, "{hops} wake-ups");
         timers.assert_clean();
         assert_eq!(timers.expire(farthest), None);
@@ -469,10 +406,7 @@ mod tests {
         timers.insert(start + 1000 * MS, "a");
         assert_eq!(timers.expire(start + 999 * MS), None);
         assert_eq!(timers.expire(start), None);
-        assert_eq!(
-            timers.expire(start.checked_sub(100 * MS).unwrap_or(start)),
-            None
-        );
+        assert_eq!(timers.expire(start.checked_sub(100 * MS).unwrap_or(start)), None);
         timers.insert(start + 500 * MS, "b");
         assert_eq!(timers.expire(start + 999 * MS), Some("b"));
         assert_eq!(timers.expire(start + 999 * MS), None);
@@ -483,16 +417,7 @@ mod tests {
     #[test]
     fn one_timer_wakes_at_most_seven_times() {
         let start = Instant::now();
-        for millis in [
-            1,
-            63,
-            64,
-            5_000,
-            262_145,
-            600_000,
-            86_400_001,
-            (1 << 42) - 1,
-        ] {
+        for millis in [1, 63, 64, 5_000, 262_145, 600_000, 86_400_001, (1 << 42) - 1] {
             let mut timers = TimerWheel::new(start);
             timers.insert(start + Duration::from_millis(millis), ());
             let mut wakes = 0;

@@ -65,10 +65,7 @@ fn an_idle_buffer_owns_nothing() {
     fill(&mut buffer, 100);
     assert!(buffer.skip(100));
     buffer.release_if_empty();
-    assert_eq!(
-        format!("{buffer:?}"),
-        "LinkBuffer { len: 0, segments: 0, spare: 0 }"
-    );
+    assert_eq!(format!("{buffer:?}"), "LinkBuffer { len: 0, segments: 0, spare: 0 }");
 }
 
 #[test]
@@ -231,9 +228,7 @@ fn b11_peeking_again_and_again_does_not_grow() {
     let all = buffer.len();
     // Longer by some bytes each time: every one is a new copy, but they share a few blocks.
     let (_, bytes) = allocations(|| {
-        (0..all)
-            .step_by(100)
-            .for_each(|n| assert_eq!(buffer.peek(n).unwrap().len(), n));
+        (0..all).step_by(100).for_each(|n| assert_eq!(buffer.peek(n).unwrap().len(), n));
     });
     assert!(bytes <= 6 * 64 * 1024, "{bytes} bytes allocated");
     let (count, _) = allocations(|| {

@@ -143,11 +143,7 @@ impl Story {
                 for _ in 0..self.rng.below(4) {
                     let data = self.data();
                     self.model.put(&data);
-                    if self.rng.one_in(2) {
-                        other.write_bytes(data)
-                    } else {
-                        other.put_slice(&data)
-                    }
+                    if self.rng.one_in(2) { other.write_bytes(data) } else { other.put_slice(&data) }
                 }
                 if self.rng.one_in(2) {
                     other.seal();
@@ -186,11 +182,7 @@ impl Story {
             }
             14 => {
                 let n = self.wanted();
-                assert_eq!(
-                    self.buffer.skip(n),
-                    self.model.take(n).is_some(),
-                    "skip {n}"
-                );
+                assert_eq!(self.buffer.skip(n), self.model.take(n).is_some(), "skip {n}");
             }
             15 => {
                 let byte = self.rng.next() as u8;
@@ -277,8 +269,7 @@ impl Story {
 /// Also B23: what was not committed, or was another's, is never seen, and slices keep their content while blocks are recycled.
 #[test]
 fn any_sequence_of_operations_behaves_like_a_vec() {
-    let sequences: u64 =
-        std::env::var("LINK_BUFFER_SEQUENCES").map_or(10_000, |n| n.parse().unwrap());
+    let sequences: u64 = std::env::var("LINK_BUFFER_SEQUENCES").map_or(10_000, |n| n.parse().unwrap());
     let mut rng = Rng(1);
     let source: Bytes = (0..256 * 1024).map(|_| rng.next() as u8).collect();
     for seed in 0..sequences {
@@ -299,9 +290,7 @@ fn any_sequence_of_operations_behaves_like_a_vec() {
 fn b01_no_piece_of_memory_has_two_owners() {
     let (to_a, from_b) = mpsc::sync_channel::<(LinkBuffer, u8)>(64);
     let (to_b, from_a) = mpsc::sync_channel::<(LinkBuffer, u8)>(64);
-    let connection = |to: mpsc::SyncSender<(LinkBuffer, u8)>,
-                      from: mpsc::Receiver<(LinkBuffer, u8)>,
-                      own: u8| {
+    let connection = |to: mpsc::SyncSender<(LinkBuffer, u8)>, from: mpsc::Receiver<(LinkBuffer, u8)>, own: u8| {
         move || {
             let mut rng = Rng(own.into());
             for round in 0..2000u32 {
@@ -535,14 +524,7 @@ fn b10_lengths_beyond_everything_are_refused() {
     assert!(!buffer.skip(usize::MAX));
     assert!(buffer.split_to(usize::MAX).is_none());
     assert!(buffer.slice(..=usize::MAX).is_none());
-    assert!(
-        buffer
-            .slice((
-                std::ops::Bound::Excluded(usize::MAX),
-                std::ops::Bound::Unbounded
-            ))
-            .is_none()
-    );
+    assert!(buffer.slice((std::ops::Bound::Excluded(usize::MAX), std::ops::Bound::Unbounded)).is_none());
     assert!(buffer.slice(3..4).is_none());
     assert_eq!(buffer, b"abc");
     assert!(buffer.remaining_mut() > 1 << 30);
@@ -555,11 +537,6 @@ fn a_sealed_buffer_can_be_dropped_anywhere() {
     buffer.put_slice(b"request");
     buffer.seal();
     assert_send_sync(&buffer);
-    assert_eq!(
-        format!("{buffer:?}"),
-        "LinkBuffer { len: 7, segments: 1, spare: 0 }"
-    );
-    std::thread::spawn(move || assert_eq!(buffer, b"request"))
-        .join()
-        .unwrap();
+    assert_eq!(format!("{buffer:?}"), "LinkBuffer { len: 7, segments: 1, spare: 0 }");
+    std::thread::spawn(move || assert_eq!(buffer, b"request")).join().unwrap();
 }

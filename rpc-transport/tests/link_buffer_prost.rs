@@ -25,10 +25,7 @@ struct Inner {
 fn envelope(parts: &[&Bytes]) -> Envelope {
     Envelope {
         name: "a name".into(),
-        inner: Some(Inner {
-            parts: parts.iter().map(|part| (*part).clone()).collect(),
-            offset: -5,
-        }),
+        inner: Some(Inner { parts: parts.iter().map(|part| (*part).clone()).collect(), offset: -5 }),
         number: 1 << 40,
     }
 }
@@ -73,9 +70,7 @@ fn encoding_links_large_bytes_fields_of_nested_messages() {
 fn a_length_delimited_message_keeps_its_fields_too() {
     let part = payload(1, 100_000);
     let mut out = LinkBuffer::new();
-    envelope(&[&part])
-        .encode_length_delimited(&mut out)
-        .unwrap();
+    envelope(&[&part]).encode_length_delimited(&mut out).unwrap();
     let head = out.chunk().len();
     out.advance(head);
     assert_eq!(out.chunk().as_ptr(), part.as_ptr());
@@ -92,28 +87,14 @@ fn a_message_written_into_a_block_is_read_without_a_copy() {
     // One read, a frame within it.
     let decoded = Envelope::decode(FrameBuf::new(&memory, &memory[4..])).unwrap();
     assert_eq!(decoded, envelope(&[&small, &large]));
-    assert!(
-        decoded
-            .inner
-            .unwrap()
-            .parts
-            .iter()
-            .all(|part| contains(&memory, part))
-    );
+    assert!(decoded.inner.unwrap().parts.iter().all(|part| contains(&memory, part)));
 
     // The same as a buffer.
     let mut buffer = LinkBuffer::from(memory.clone());
     assert!(buffer.skip(4));
     let decoded = Envelope::decode(&mut buffer).unwrap();
     assert_eq!(decoded, envelope(&[&small, &large]));
-    assert!(
-        decoded
-            .inner
-            .unwrap()
-            .parts
-            .iter()
-            .all(|part| contains(&memory, part))
-    );
+    assert!(decoded.inner.unwrap().parts.iter().all(|part| contains(&memory, part)));
     assert!(buffer.is_empty());
 }
 

@@ -43,10 +43,7 @@ impl Block {
     }
 
     pub(super) fn allocate(size: usize) -> Block {
-        Block {
-            buf: BytesMut::with_capacity(size),
-            size,
-        }
+        Block { buf: BytesMut::with_capacity(size), size }
     }
 
     /// Content in bytes.
@@ -89,18 +86,11 @@ impl Block {
     /// # Errors
     /// What `recv` reports, `WouldBlock` and `Interrupted` included; and `InvalidInput` when there is no room or `max` is 0,
     /// because a read of nothing would look like end of file.
-    pub(crate) fn fill_from(
-        &mut self,
-        socket: &socket2::SockRef<'_>,
-        max: usize,
-    ) -> io::Result<usize> {
+    pub(crate) fn fill_from(&mut self, socket: &socket2::SockRef<'_>, max: usize) -> io::Result<usize> {
         let spare = self.buf.spare_capacity_mut();
         let room = spare.len().min(max);
         if room == 0 {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "no room to receive into",
-            ));
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "no room to receive into"));
         }
         let read = socket.recv(&mut spare[..room])?;
         let len = self.buf.len() + read;
@@ -112,12 +102,7 @@ impl Block {
     /// Adds `src` to the content. The caller has seen that it fits; otherwise the block moves to a larger allocation.
     #[inline]
     pub(crate) fn put_slice(&mut self, src: &[u8]) {
-        debug_assert!(
-            src.len() <= self.spare(),
-            "{} bytes into a block with room for {}",
-            src.len(),
-            self.spare()
-        );
+        debug_assert!(src.len() <= self.spare(), "{} bytes into a block with room for {}", src.len(), self.spare());
         if src.len() > self.spare() {
             self.grow(src.len());
         }
@@ -206,17 +191,11 @@ mod tests {
         socket.set_nonblocking(true).unwrap();
         let socket = SockRef::from(&socket);
         let mut block = Block::take();
-        assert_eq!(
-            block.fill_from(&socket, 100).unwrap_err().kind(),
-            ErrorKind::WouldBlock
-        );
+        assert_eq!(block.fill_from(&socket, 100).unwrap_err().kind(), ErrorKind::WouldBlock);
         peer.write_all(b"hello, world").unwrap();
         assert_eq!(block.fill_from(&socket, 5).unwrap(), 5);
         assert_eq!(block.as_slice(), b"hello");
-        assert_eq!(
-            block.fill_from(&socket, 0).unwrap_err().kind(),
-            ErrorKind::InvalidInput
-        );
+        assert_eq!(block.fill_from(&socket, 0).unwrap_err().kind(), ErrorKind::InvalidInput);
         assert_eq!(block.fill_from(&socket, usize::MAX).unwrap(), 7);
         assert_eq!(block.split_to(7), "hello, ");
         assert_eq!(block.as_slice(), b"world");

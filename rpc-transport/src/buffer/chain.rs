@@ -21,13 +21,7 @@ pub(super) struct Chain {
 
 impl Chain {
     pub(super) const fn new() -> Chain {
-        Chain {
-            inline: [const { None }; INLINE],
-            first: 0,
-            end: 0,
-            more: VecDeque::new(),
-            bytes: 0,
-        }
+        Chain { inline: [const { None }; INLINE], first: 0, end: 0, more: VecDeque::new(), bytes: 0 }
     }
 
     /// Bytes in all segments.
@@ -53,10 +47,7 @@ impl Chain {
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Bytes> {
-        self.inline[self.first..self.end]
-            .iter()
-            .flatten()
-            .chain(&self.more)
+        self.inline[self.first..self.end].iter().flatten().chain(&self.more)
     }
 
     /// Adds a segment; an empty one leaves no trace.
@@ -121,11 +112,7 @@ impl Chain {
     }
 
     fn front_mut(&mut self) -> Option<&mut Bytes> {
-        if self.first < self.end {
-            self.inline[self.first].as_mut()
-        } else {
-            self.more.front_mut()
-        }
+        if self.first < self.end { self.inline[self.first].as_mut() } else { self.more.front_mut() }
     }
 
     /// Takes up to `n` bytes, all from the first segment. Nothing is copied.
@@ -194,18 +181,11 @@ mod tests {
                 Advance(n) => drop(chain.advance(n)),
             }
             let total: usize = chain.iter().map(Bytes::len).sum();
-            assert_eq!(
-                (chain.bytes(), chain.segments()),
-                (total, chain.iter().count())
-            );
+            assert_eq!((chain.bytes(), chain.segments()), (total, chain.iter().count()));
             assert_eq!(chain.front(), chain.iter().next());
             assert_eq!(chain.is_empty(), chain.front().is_none());
         }
-        assert!(
-            chain.iter().eq(expected),
-            "{:?}",
-            chain.iter().collect::<Vec<_>>()
-        );
+        assert!(chain.iter().eq(expected), "{:?}", chain.iter().collect::<Vec<_>>());
     }
 
     #[test]

@@ -65,11 +65,7 @@ impl Buf for FrameBuf<'_> {
     /// Shares the owner's memory; copies nothing.
     #[inline]
     fn copy_to_bytes(&mut self, n: usize) -> Bytes {
-        assert!(
-            n <= self.rest.len(),
-            "{n} bytes wanted, {} left",
-            self.rest.len()
-        );
+        assert!(n <= self.rest.len(), "{n} bytes wanted, {} left", self.rest.len());
         let (taken, rest) = self.rest.split_at(n);
         self.rest = rest;
         self.owner.slice_ref(taken)
@@ -86,10 +82,7 @@ mod tests {
         let mut frame = FrameBuf::new(&owner, &owner[2..9]);
         assert_eq!(frame.get_u16(), 7);
         let field = frame.copy_to_bytes(5);
-        assert_eq!(
-            (field.as_ptr(), frame.remaining()),
-            (owner[4..].as_ptr(), 0)
-        );
+        assert_eq!((field.as_ptr(), frame.remaining()), (owner[4..].as_ptr(), 0));
         assert_eq!(frame.copy_to_bytes(0), "");
         assert_eq!(frame.rest(), b"");
     }

@@ -50,10 +50,7 @@ pub struct LinkBuffer {
 impl LinkBuffer {
     /// An empty buffer. It owns nothing and has allocated nothing.
     pub const fn new() -> LinkBuffer {
-        LinkBuffer {
-            chain: Chain::new(),
-            tail: None,
-        }
+        LinkBuffer { chain: Chain::new(), tail: None }
     }
 
     /// Content in bytes.
@@ -182,11 +179,7 @@ impl LinkBuffer {
 
     /// Segments and the tail's content, none of them empty.
     fn pieces(&self) -> impl Iterator<Item = &[u8]> {
-        let tail = self
-            .tail
-            .as_ref()
-            .map(Block::as_slice)
-            .filter(|content| !content.is_empty());
+        let tail = self.tail.as_ref().map(Block::as_slice).filter(|content| !content.is_empty());
         self.chain.iter().map(Bytes::as_ref).chain(tail)
     }
 
@@ -219,11 +212,7 @@ impl LinkBuffer {
     /// Takes `n` bytes, which are there.
     #[inline]
     fn take_front(&mut self, n: usize) -> Bytes {
-        if n > self.front().len() {
-            self.join(n)
-        } else {
-            self.take_piece(n)
-        }
+        if n > self.front().len() { self.join(n) } else { self.take_piece(n) }
     }
 
     /// Takes up to `n` bytes from the first segment that has some. Copies nothing.
@@ -261,11 +250,7 @@ impl LinkBuffer {
     /// Drops `n` bytes, which are there.
     #[inline]
     fn drop_front(&mut self, n: usize) {
-        let left = if self.chain.is_empty() {
-            n
-        } else {
-            n - self.chain.advance(n)
-        };
+        let left = if self.chain.is_empty() { n } else { n - self.chain.advance(n) };
         if left == 0 {
             return;
         }
@@ -288,10 +273,7 @@ impl LinkBuffer {
             self.renew_tail(n);
         }
         let block = self.tail.get_or_insert_with(Block::take);
-        Reserved {
-            start: block.len(),
-            block,
-        }
+        Reserved { start: block.len(), block }
     }
 
     /// Adds `bytes`: from [`LINK_MIN`] on by sharing them, below it by copying them.
@@ -306,10 +288,7 @@ impl LinkBuffer {
     /// Adds the content of `other`: segments from [`LINK_MIN`] on are moved, shorter ones copied, so that many small messages
     /// become one segment.
     pub fn append(&mut self, mut other: LinkBuffer) {
-        if self.tail.is_none()
-            && self.chain.is_empty()
-            && (other.chain.is_empty() || other.len() >= LINK_MIN)
-        {
+        if self.tail.is_none() && self.chain.is_empty() && (other.chain.is_empty() || other.len() >= LINK_MIN) {
             // Nothing of our own to keep: take over as it is.
             std::mem::swap(self, &mut other);
             return;
@@ -370,11 +349,7 @@ impl LinkBuffer {
     fn renew_tail(&mut self, n: usize) {
         self.freeze_tail();
         self.release_tail();
-        self.tail = Some(if n <= super::MIN_SPARE {
-            Block::take()
-        } else {
-            Block::exact(n)
-        });
+        self.tail = Some(if n <= super::MIN_SPARE { Block::take() } else { Block::exact(n) });
     }
 
     /// The tail, with room for at least one byte.
@@ -609,11 +584,7 @@ unsafe impl BufMut for Reserved<'_> {
     /// When `n` exceeds the room.
     #[inline]
     unsafe fn advance_mut(&mut self, n: usize) {
-        assert!(
-            n <= self.room(),
-            "{n} bytes written into room for {}",
-            self.room()
-        );
+        assert!(n <= self.room(), "{n} bytes written into room for {}", self.room());
         // SAFETY: the caller wrote the first `n` bytes of `chunk_mut`, which is the spare capacity, and `n` fits.
         unsafe { self.block.assume_filled(n) };
     }
@@ -622,12 +593,7 @@ unsafe impl BufMut for Reserved<'_> {
     /// When there is no room for `src`.
     #[inline]
     fn put_slice(&mut self, src: &[u8]) {
-        assert!(
-            src.len() <= self.room(),
-            "{} bytes into room for {}",
-            src.len(),
-            self.room()
-        );
+        assert!(src.len() <= self.room(), "{} bytes into room for {}", src.len(), self.room());
         self.block.put_slice(src);
     }
 
@@ -641,9 +607,6 @@ unsafe impl BufMut for Reserved<'_> {
 
 impl fmt::Debug for Reserved<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Reserved")
-            .field("filled", &self.filled().len())
-            .field("room", &self.room())
-            .finish()
+        f.debug_struct("Reserved").field("filled", &self.filled().len()).field("room", &self.room()).finish()
     }
 }

@@ -59,9 +59,7 @@ pub(super) fn release(block: Block) {
 }
 
 fn with_pool(f: impl FnOnce(&mut BlockPool) -> Option<Block>) -> Option<Block> {
-    POOL.try_with(|pool| f(&mut pool.borrow_mut()))
-        .ok()
-        .flatten()
+    POOL.try_with(|pool| f(&mut pool.borrow_mut())).ok().flatten()
 }
 
 /// Capacity to allocate for `len` bytes: rounded up by at most an eighth, so that frames of about one size share blocks.
@@ -82,12 +80,7 @@ struct BlockPool {
 
 impl BlockPool {
     const fn new() -> BlockPool {
-        BlockPool {
-            free: Vec::new(),
-            lent: VecDeque::new(),
-            exact: Vec::new(),
-            exact_bytes: 0,
-        }
+        BlockPool { free: Vec::new(), lent: VecDeque::new(), exact: Vec::new(), exact_bytes: 0 }
     }
 
     fn take(&mut self) -> Option<Block> {
@@ -119,10 +112,7 @@ impl BlockPool {
     fn take_exact(&mut self, len: usize) -> Option<Block> {
         // Up to twice the size: a 1 MiB block under a 70 KiB frame would be missing when the next 1 MiB frame comes.
         let fits = |block: &Block| block.size() >= len && block.size() / 2 <= len;
-        let i = self
-            .exact
-            .iter_mut()
-            .rposition(|block| fits(block) && block.reclaim())?;
+        let i = self.exact.iter_mut().rposition(|block| fits(block) && block.reclaim())?;
         let block = self.exact.remove(i);
         self.exact_bytes -= block.size();
         Some(block)
@@ -216,9 +206,7 @@ mod tests {
     }
 
     fn lists() -> (usize, usize, usize) {
-        let PoolCounts {
-            free, lent, exact, ..
-        } = counts();
+        let PoolCounts { free, lent, exact, .. } = counts();
         (free, lent, exact)
     }
 
@@ -262,26 +250,13 @@ mod tests {
     fn room_is_at_least_what_was_asked_for() {
         with_empty_pool(|| {
             let mut slices = Vec::new();
-            for n in [
-                1,
-                MIN_SPARE,
-                MIN_SPARE + 1,
-                BLOCK_SIZE - 1,
-                BLOCK_SIZE,
-                BLOCK_SIZE + 1,
-                1 << 20,
-                5,
-            ] {
+            for n in [1, MIN_SPARE, MIN_SPARE + 1, BLOCK_SIZE - 1, BLOCK_SIZE, BLOCK_SIZE + 1, 1 << 20, 5] {
                 let mut block = filled(n);
                 assert!(Block::take().spare() >= MIN_SPARE);
                 slices.push(block.split_to(n));
                 block.release();
             }
-            assert!(
-                slices
-                    .iter()
-                    .all(|slice| slice.iter().all(|byte| *byte == 1))
-            );
+            assert!(slices.iter().all(|slice| slice.iter().all(|byte| *byte == 1)));
         });
     }
 
@@ -306,10 +281,7 @@ mod tests {
             assert_eq!(counts().free, FREE_MAX);
 
             let mut blocks: Vec<_> = (0..LENT_MAX + 9).map(|_| filled(BLOCK_SIZE)).collect();
-            let slices: Vec<Bytes> = blocks
-                .iter_mut()
-                .map(|block| block.split_to(BLOCK_SIZE))
-                .collect();
+            let slices: Vec<Bytes> = blocks.iter_mut().map(|block| block.split_to(BLOCK_SIZE)).collect();
             blocks.into_iter().for_each(Block::release);
             assert_eq!(counts().lent, LENT_MAX);
             drop(slices);
@@ -330,9 +302,7 @@ mod tests {
     fn b12_books_balance_after_use() {
         with_empty_pool(|| {
             for round in 0..200 {
-                let blocks: Vec<_> = (0..1 + round % 7)
-                    .map(|i| Block::exact(BLOCK_SIZE + i * 40_000))
-                    .collect();
+                let blocks: Vec<_> = (0..1 + round % 7).map(|i| Block::exact(BLOCK_SIZE + i * 40_000)).collect();
                 blocks.into_iter().for_each(Block::release);
             }
             let held: usize = POOL.with_borrow(|pool| pool.exact.iter().map(Block::size).sum());

@@ -35,8 +35,8 @@ use crate::config::ConnLimits;
 use crate::driver::{CloseHow, Event, Key};
 use crate::error::CloseReason;
 use crate::listener::ListenerShared;
-use crate::reactor::core::{TimerKey, with};
 use crate::reactor::ReactorHandle;
+use crate::reactor::core::{TimerKey, with};
 use crate::stats::MemoryBudget;
 use crate::timer::TimerId;
 use crate::url::Url;
@@ -562,7 +562,10 @@ impl Conn {
             // Closing: only a stalled write may cut it short.
         } else if self.inbound.partial_since.is_some_and(|since| passed(since, limits.frame_progress)) {
             self.phase = Phase::Closing(CloseReason::Limit("frame_progress"));
-        } else if self.listener.is_some() && !self.inbound.frames_done && passed(self.opened, limits.first_frame_timeout) {
+        } else if self.listener.is_some()
+            && !self.inbound.frames_done
+            && passed(self.opened, limits.first_frame_timeout)
+        {
             self.phase = Phase::Closing(CloseReason::Limit("first_frame_timeout"));
         } else if passed(self.last_active, limits.idle_timeout) {
             if idle && self.outbound.is_empty() {

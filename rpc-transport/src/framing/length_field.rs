@@ -94,35 +94,23 @@ impl LengthField {
 
     /// The value counts the length field's own bytes, too: the field's width is subtracted, besides the adjustment.
     pub const fn includes_itself(self) -> LengthField {
-        LengthField {
-            includes_itself: true,
-            ..self
-        }
+        LengthField { includes_itself: true, ..self }
     }
 
     /// Bytes dropped from the front of each frame before the handler sees it. By default everything through the length field.
     pub const fn strip(self, strip: u32) -> LengthField {
-        LengthField {
-            strip: Some(strip),
-            ..self
-        }
+        LengthField { strip: Some(strip), ..self }
     }
 
     /// The field's least significant byte comes first.
     pub const fn little_endian(self) -> LengthField {
-        LengthField {
-            little_endian: true,
-            ..self
-        }
+        LengthField { little_endian: true, ..self }
     }
 
     /// Largest frame accepted from a peer or written, in bytes after the length field. Default 16 MiB. A longer announcement
     /// is [`FrameError::TooLarge`] as soon as the length field is there.
     pub const fn max_frame_size(self, limit: u32) -> LengthField {
-        LengthField {
-            max_frame_size: limit,
-            ..self
-        }
+        LengthField { max_frame_size: limit, ..self }
     }
 
     /// Writes what stands before a payload of `payload_len` bytes, counted from the end of the length field: `offset` zero
@@ -139,11 +127,8 @@ impl LengthField {
         }
         self.span(len, &[])?;
         let value = i128::from(len) - self.added();
-        let value = u64::try_from(value)
-            .ok()
-            .filter(|value| *value <= self.width.max());
-        let value = value
-            .ok_or_else(|| FrameError::invalid("its length does not fit the length field", &[]))?;
+        let value = u64::try_from(value).ok().filter(|value| *value <= self.width.max());
+        let value = value.ok_or_else(|| FrameError::invalid("its length does not fit the length field", &[]))?;
         out.put_bytes(0, self.offset as usize);
         match self.little_endian {
             false => out.put_uint(value, self.width.bytes()),
@@ -155,11 +140,7 @@ impl LengthField {
     /// What the value differs by from the number of bytes after the field.
     #[inline]
     fn added(&self) -> i128 {
-        let own = if self.includes_itself {
-            self.width.bytes() as i128
-        } else {
-            0
-        };
+        let own = if self.includes_itself { self.width.bytes() as i128 } else { 0 };
         i128::from(self.adjustment) - own
     }
 
@@ -176,20 +157,11 @@ impl LengthField {
         let total = head + rest; // both fit 33 bits
         let strip = self.strip.map_or(head, u64::from);
         if strip > total {
-            return Err(FrameError::invalid(
-                "it is shorter than the bytes to strip from it",
-                input,
-            ));
+            return Err(FrameError::invalid("it is shorter than the bytes to strip from it", input));
         }
         match (usize::try_from(total), usize::try_from(strip)) {
-            (Ok(total), Ok(skip)) => Ok(Span {
-                skip,
-                len: total - skip,
-            }),
-            _ => Err(FrameError::TooLarge {
-                len: total,
-                limit: usize::MAX as u64,
-            }),
+            (Ok(total), Ok(skip)) => Ok(Span { skip, len: total - skip }),
+            _ => Err(FrameError::TooLarge { len: total, limit: usize::MAX as u64 }),
         }
     }
 
@@ -197,13 +169,8 @@ impl LengthField {
     fn value(&self, field: &[u8]) -> u64 {
         match (field, self.little_endian) {
             (&[a, b, c, d], false) => u64::from(u32::from_be_bytes([a, b, c, d])),
-            (_, false) => field
-                .iter()
-                .fold(0, |value, byte| value << 8 | u64::from(*byte)),
-            (_, true) => field
-                .iter()
-                .rev()
-                .fold(0, |value, byte| value << 8 | u64::from(*byte)),
+            (_, false) => field.iter().fold(0, |value, byte| value << 8 | u64::from(*byte)),
+            (_, true) => field.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte)),
         }
     }
 }
@@ -219,24 +186,14 @@ impl Framing for LengthField {
         let limit = u64::from(self.max_frame_size);
         let rest = i128::from(self.value(field)) + self.added(); // 64-bit terms: cannot overflow
         if rest < 0 {
-            return Err(FrameError::invalid(
-                "its length is smaller than its header",
-                input,
-            ));
+            return Err(FrameError::invalid("its length is smaller than its header", input));
         }
         if rest > i128::from(limit) {
-            return Err(FrameError::TooLarge {
-                len: u64::try_from(rest).unwrap_or(u64::MAX),
-                limit,
-            });
+            return Err(FrameError::TooLarge { len: u64::try_from(rest).unwrap_or(u64::MAX), limit });
         }
         let span = self.span(rest as u64, input)?;
         let need = span.consumed();
-        Ok(if input.len() < need {
-            Next::More { need }
-        } else {
-            Next::Frame(span)
-        })
+        Ok(if input.len() < need { Next::More { need } } else { Next::Frame(span) })
     }
 }
 
@@ -259,11 +216,7 @@ mod tests {
     fn run<'a>(framing: &LengthField, chunks: impl IntoIterator<Item = &'a [u8]>) -> Outcome {
         let mut framing = framing.clone();
         let mut input = Vec::new();
-        let mut outcome = Outcome {
-            frames: Vec::new(),
-            error: None,
-            left: 0,
-        };
+        let mut outcome = Outcome { frames: Vec::new(), error: None, left: 0 };
         let mut needed = 0;
         for chunk in chunks {
             input.extend_from_slice(chunk);
@@ -271,13 +224,8 @@ mod tests {
                 match framing.next(&input) {
                     Ok(Next::Frame(span)) => {
                         assert!(span.consumed() > 0);
-                        assert!(
-                            input.len() >= needed,
-                            "a frame of fewer bytes than were asked for"
-                        );
-                        outcome
-                            .frames
-                            .push(input[span.skip..span.consumed()].to_vec());
+                        assert!(input.len() >= needed, "a frame of fewer bytes than were asked for");
+                        outcome.frames.push(input[span.skip..span.consumed()].to_vec());
                         input.drain(..span.consumed());
                         needed = 0;
                     }
@@ -379,20 +327,10 @@ mod tests {
         let mut framing = LengthField::new(U32).offset(4).max_frame_size(1000);
         assert_eq!(framing.next(b""), Ok(Next::More { need: 8 }));
         assert_eq!(framing.next(b"head\0\0\x03"), Ok(Next::More { need: 8 }));
-        assert_eq!(
-            framing.next(b"head\0\0\x03\xe8"),
-            Ok(Next::More { need: 1008 })
-        );
+        assert_eq!(framing.next(b"head\0\0\x03\xe8"), Ok(Next::More { need: 1008 }));
         assert!(framing.next(b"head\0\0\x03\xe9").is_err());
-        let mut far = LengthField::new(U64)
-            .offset(u32::MAX)
-            .max_frame_size(u32::MAX);
-        assert_eq!(
-            far.next(b"x"),
-            Ok(Next::More {
-                need: (1 << 32) + 7
-            })
-        );
+        let mut far = LengthField::new(U64).offset(u32::MAX).max_frame_size(u32::MAX);
+        assert_eq!(far.next(b"x"), Ok(Next::More { need: (1 << 32) + 7 }));
     }
 
     #[test]
@@ -420,11 +358,7 @@ mod tests {
 
     /// What Netty's decoder does, in its order, on one buffer with all the input, in numbers that cannot overflow.
     fn reference(framing: &LengthField, mut input: &[u8]) -> Outcome {
-        let mut outcome = Outcome {
-            frames: Vec::new(),
-            error: None,
-            left: 0,
-        };
+        let mut outcome = Outcome { frames: Vec::new(), error: None, left: 0 };
         let width = framing.width.bytes();
         let end = framing.offset as usize + width;
         while input.len() >= end {
@@ -432,33 +366,18 @@ mod tests {
             if framing.little_endian {
                 field.reverse();
             }
-            let value = field
-                .iter()
-                .fold(0i128, |value, byte| value * 256 + i128::from(*byte));
-            let own = if framing.includes_itself {
-                width as i128
-            } else {
-                0
-            };
+            let value = field.iter().fold(0i128, |value, byte| value * 256 + i128::from(*byte));
+            let own = if framing.includes_itself { width as i128 } else { 0 };
             let rest = value + i128::from(framing.adjustment) - own;
             let limit = i128::from(framing.max_frame_size);
             let strip = framing.strip.map_or(end as i128, i128::from);
             let total = end as i128 + rest;
             outcome.error = if rest < 0 {
-                Some(FrameError::invalid(
-                    "its length is smaller than its header",
-                    input,
-                ))
+                Some(FrameError::invalid("its length is smaller than its header", input))
             } else if rest > limit {
-                Some(FrameError::TooLarge {
-                    len: rest.min(u64::MAX.into()) as u64,
-                    limit: limit as u64,
-                })
+                Some(FrameError::TooLarge { len: rest.min(u64::MAX.into()) as u64, limit: limit as u64 })
             } else if strip > total {
-                Some(FrameError::invalid(
-                    "it is shorter than the bytes to strip from it",
-                    input,
-                ))
+                Some(FrameError::invalid("it is shorter than the bytes to strip from it", input))
             } else {
                 None
             };
@@ -478,38 +397,20 @@ mod tests {
 
     fn framings() -> impl Strategy<Value = LengthField> {
         let width = prop_oneof![Just(U8), Just(U16), Just(U24), Just(U32), Just(U64)];
-        let adjustment =
-            prop_oneof![8 => -4i64..5, 1 => any::<i64>(), 1 => Just(i64::MIN), 1 => Just(i64::MAX)];
+        let adjustment = prop_oneof![8 => -4i64..5, 1 => any::<i64>(), 1 => Just(i64::MIN), 1 => Just(i64::MAX)];
         let strip = prop_oneof![3 => Just(None), 3 => (0u32..8).prop_map(Some), 1 => any::<u32>().prop_map(Some)];
         let limit = prop_oneof![4 => 0u32..64, 1 => Just(u32::MAX)];
-        (
-            0u32..5,
-            width,
-            adjustment,
-            any::<bool>(),
-            strip,
-            any::<bool>(),
-            limit,
+        (0u32..5, width, adjustment, any::<bool>(), strip, any::<bool>(), limit).prop_map(
+            |(offset, width, adjustment, includes_itself, strip, little_endian, max_frame_size)| LengthField {
+                offset,
+                width,
+                adjustment,
+                includes_itself,
+                strip,
+                little_endian,
+                max_frame_size,
+            },
         )
-            .prop_map(
-                |(
-                    offset,
-                    width,
-                    adjustment,
-                    includes_itself,
-                    strip,
-                    little_endian,
-                    max_frame_size,
-                )| LengthField {
-                    offset,
-                    width,
-                    adjustment,
-                    includes_itself,
-                    strip,
-                    little_endian,
-                    max_frame_size,
-                },
-            )
     }
 
     /// Mostly zeros and small numbers, so that lengths are often legal.

@@ -129,16 +129,13 @@ mod tests {
             too_large.to_string(),
             "frame of 17 bytes, limit 16: raise `max_frame_size` at the receiver, or send less at once"
         );
-        let invalid =
-            FrameError::invalid("its length is smaller than its header", b"GET /index.html");
+        let invalid = FrameError::invalid("its length is smaller than its header", b"GET /index.html");
         assert_eq!(
             invalid.to_string(),
             "invalid frame: its length is smaller than its header; it starts with 47 45 54 20 2f 69 6e 64: \
              check that both ends speak the same protocol"
         );
-        let FrameError::Invalid { first, .. } = FrameError::invalid("short", b"ab") else {
-            panic!()
-        };
+        let FrameError::Invalid { first, .. } = FrameError::invalid("short", b"ab") else { panic!() };
         assert_eq!(first, *b"ab\0\0\0\0\0\0");
     }
 }

@@ -8,9 +8,9 @@ use std::collections::VecDeque;
 use std::task::Waker;
 use std::time::Instant;
 
+use super::ReactorHandle;
 use super::inbox::Command;
 use super::tasks::{TaskId, Tasks};
-use super::ReactorHandle;
 use crate::conn::{ConnId, Entry, Slab};
 use crate::driver::{Driver, Event};
 use crate::listener::Listener;
