@@ -138,6 +138,10 @@ impl Tasks {
             let slot = self.queue.pop_front()?;
             let entry = &mut self.slots[slot as usize];
             entry.flag.queued.store(false, Ordering::Release);
+            // A slot may be woken late, when its task is gone: its waker must stay.
+            if entry.task.is_none() {
+                continue;
+            }
             if let (Some(task), Some(waker)) = (entry.task.take(), entry.waker.take()) {
                 let id = TaskId(slot);
                 self.current = Some((id, Arc::as_ptr(&entry.flag) as usize));
