@@ -81,6 +81,12 @@ impl<'a> Frame<'a> {
         self.owner.slice_ref(self.bytes)
     }
 
+    /// The buffer of the read that the frame lies in, with the frames beside it.
+    #[inline]
+    pub fn owner(&self) -> &'a Bytes {
+        self.owner
+    }
+
     /// An owned slice of a part of this frame's bytes: no copy.
     ///
     /// # Panics
