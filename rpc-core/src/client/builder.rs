@@ -1,0 +1,153 @@
+//! Settings of a channel.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rpc_transport::{ReactorPool, Url};
+
+use super::channel::{Channel, ChannelInner, config_error};
+use crate::error::{ConfigError, Error, Result};
+use crate::limits::Limits;
+use crate::middleware::{Middleware, Stack};
+use crate::server::default_pool;
+
+/// What a channel does, and what its calls may cost.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    pub(crate) limits: Limits,
+    pub(crate) connections: usize,
+    pub(crate) multiplexed: bool,
+    pub(crate) from_service: String,
+    pub(crate) to_service: Option<String>,
+}
+
+/// Settings of a [`Channel`]; all have defaults.
+#[derive(Debug)]
+pub struct ChannelBuilder<M = ()> {
+    url: String,
+    limits: Limits,
+    wrong: Option<ConfigError>,
+    connections: Option<usize>,
+    multiplexed: bool,
+    from_service: String,
+    to_service: Option<String>,
+    pool: Option<Arc<ReactorPool>>,
+    layers: M,
+}
+
+impl ChannelBuilder {
+    pub(crate) fn new(url: &str) -> Self {
+        ChannelBuilder {
+            url: url.to_owned(),
+            limits: Limits::client(),
+            wrong: None,
+            connections: None,
+            multiplexed: true,
+            from_service: String::new(),
+            to_service: None,
+            pool: None,
+            layers: (),
+        }
+    }
+}
+
+impl<M: Middleware> ChannelBuilder<M> {
+    /// Connections to the peer; calls take them in turn, and calls made on a reactor take one of that reactor. Default: one for
+    /// each reactor, which is one in a process without a server.
+    pub fn connections(mut self, n: usize) -> Self {
+        self.connections = Some(n);
+        self
+    }
+
+    /// One call at a time on a connection, for servers that answer in order; at most `connections` of them (default here: 16), more
+    /// calls wait. Default: many calls at a time.
+    pub fn ping_pong(mut self) -> Self {
+        self.multiplexed = false;
+        self
+    }
+
+    /// Timeout of calls that name none. Default 5 s.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.limits.default_timeout = timeout;
+        self
+    }
+
+    /// Name of the calling service, for the peer's logs and rules. Default: none.
+    pub fn from_service(mut self, name: impl Into<String>) -> Self {
+        self.from_service = name.into();
+        self
+    }
+
+    /// Registry name of the called service. Default: the service's name in the IDL.
+    pub fn to_service(mut self, name: impl Into<String>) -> Self {
+        self.to_service = Some(name.into());
+        self
+    }
+
+    /// All limits at once.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// One limit by its name, as in `set("client_max_inflight", "64")`. A wrong name or value is an error of `build`.
+    pub fn set(mut self, name: &str, value: &str) -> Self {
+        if let Err(wrong) = self.limits.set(name, value) {
+            self.wrong.get_or_insert(wrong);
+        }
+        self
+    }
+
+    /// The reactors its connections live on. Default: those of the process's server, or without one [`ReactorPool::global`].
+    pub fn reactors(mut self, pool: Arc<ReactorPool>) -> Self {
+        self.pool = Some(pool);
+        self
+    }
+
+    /// Adds a middleware around those added before: the last one added sees a call first.
+    pub fn layer<L: Middleware>(self, layer: L) -> ChannelBuilder<Stack<L, M>> {
+        ChannelBuilder {
+            url: self.url,
+            limits: self.limits,
+            wrong: self.wrong,
+            connections: self.connections,
+            multiplexed: self.multiplexed,
+            from_service: self.from_service,
+            to_service: self.to_service,
+            pool: self.pool,
+            layers: Stack::new(layer, self.layers),
+        }
+    }
+
+    /// Makes the channel. Does not connect.
+    ///
+    /// # Errors
+    /// A malformed URL, a host name without an address, a wrong limit, or no reactor to be had.
+    pub fn build(self) -> Result<Channel<M>> {
+        let url: Url = self.url.parse().map_err(config_error)?;
+        if let Some(wrong) = self.wrong {
+            return Err(wrong.into());
+        }
+        self.limits.check()?;
+        let endpoints = url.resolve().map_err(config_error)?;
+        let pool = self.pool.or_else(default_pool);
+        let reactors = match &pool {
+            Some(pool) => pool.handles().to_vec(),
+            None => ReactorPool::global().map_err(Error::from)?.handles().to_vec(),
+        };
+        let default = if self.multiplexed { reactors.len() } else { 16 };
+        let connections = self.connections.unwrap_or(default);
+        if !(1..=4096).contains(&connections) {
+            let reason = "a channel has from 1 to 4096 connections";
+            return Err(ConfigError::new("connections", connections.to_string(), reason).into());
+        }
+        let config = Config {
+            limits: self.limits,
+            connections,
+            multiplexed: self.multiplexed,
+            from_service: self.from_service,
+            to_service: self.to_service,
+        };
+        Ok(Channel::new(ChannelInner::new(&url, endpoints, config, reactors, pool), self.layers))
+    }
+}

@@ -1,0 +1,492 @@
+//! One call: a value with options first, a future when it is awaited.
+
+use std::future::{Future, IntoFuture};
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context as TaskContext, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use prost::Message;
+use rpc_transport::{ConnId, local};
+
+use super::channel::{Channel, ChannelInner};
+use super::handler::{ClientHandler, Waiter, expired};
+use super::pooled::Pooled;
+use super::{Body, Encoded, Request, Spec};
+use crate::codegen::MethodDescriptor;
+use crate::context::Context;
+use crate::error::{Error, Phase, Refusal, Result, Sent};
+use crate::metadata::Metadata;
+use crate::middleware::{self, Middleware, Next, Payload};
+use crate::mux::{Found, Reply, ReplyCell, SeqId};
+use crate::protocol::ttheader::request_metadata;
+use crate::protocol::{Exception, MessageType};
+use crate::status::Code;
+
+/// How often a call that met a dying connection moves on to another, unsent, before it fails.
+const MOVES: u32 = 4;
+
+/// A call that has not begun. Await it, or [`wait`](Call::wait) for it.
+#[must_use = "a call does nothing until it is awaited or waited for"]
+pub struct Call<'a, M, Req, Resp> {
+    channel: &'a Channel<M>,
+    method: &'static MethodDescriptor,
+    req: Req,
+    timeout: Option<Duration>,
+    metadata: Option<Box<(Metadata, Metadata)>>,
+    reply: PhantomData<fn() -> Resp>,
+}
+
+/// A reply with what came beside its message.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Response<T> {
+    /// The message.
+    pub message: T,
+    /// The pairs that the server sent back: [`Context::set_backward`].
+    pub metadata: Metadata,
+}
+
+impl<'a, M: Middleware, Req, Resp> Call<'a, M, Req, Resp> {
+    pub(crate) fn new(channel: &'a Channel<M>, method: &'static MethodDescriptor, req: Req) -> Self {
+        Call { channel, method, req, timeout: None, metadata: None, reply: PhantomData }
+    }
+
+    /// The time from now to the reply, connecting and queueing included. Default: `default_timeout`, 5 s. The server is told.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// Sends a pair to the called service only ("transient").
+    pub fn metadata(mut self, key: impl Into<Bytes>, value: impl Into<Bytes>) -> Self {
+        self.metadata.get_or_insert_default().1.insert(key, value);
+        self
+    }
+
+    /// Sends a pair to the called service and every service behind it ("persistent").
+    pub fn persistent(mut self, key: impl Into<Bytes>, value: impl Into<Bytes>) -> Self {
+        self.metadata.get_or_insert_default().0.insert(key, value);
+        self
+    }
+
+    /// Asks for the reply's metadata, too.
+    pub fn response(self) -> ResponseCall<'a, M, Req, Resp> {
+        ResponseCall(self)
+    }
+}
+
+impl<M, Req, Resp> Call<'_, M, Req, Resp>
+where
+    M: Middleware,
+    Req: Message + 'static,
+    Resp: Message + Default + 'static,
+{
+    /// Makes the call and blocks this thread until it ends. Needs no executor. If the connection's reactor is idle, this thread
+    /// turns it meanwhile, so that no other thread is involved.
+    ///
+    /// # Errors
+    /// As the call; and at once on a reactor's thread, which would wait for itself.
+    pub fn wait(self) -> Result<Resp> {
+        self.response().wait().map(|response| response.message)
+    }
+}
+
+/// A call that ends with a [`Response`]: the message and the metadata that came with it.
+#[must_use = "a call does nothing until it is awaited or waited for"]
+pub struct ResponseCall<'a, M, Req, Resp>(Call<'a, M, Req, Resp>);
+
+impl<M, Req, Resp> ResponseCall<'_, M, Req, Resp>
+where
+    M: Middleware,
+    Req: Message + 'static,
+    Resp: Message + Default + 'static,
+{
+    /// As [`Call::wait`].
+    ///
+    /// # Errors
+    /// As [`Call::wait`].
+    pub fn wait(self) -> Result<Response<Resp>> {
+        if local::current().is_some() {
+            let error = Error::from(Refusal::WaitOnReactor).with_method(self.0.method.to_string());
+            return Err(error);
+        }
+        let channel = self.0.channel.inner();
+        let (slot, _) = channel.pick();
+        let mut future = self.into_future();
+        future.prefer = Some(slot);
+        channel.slots[slot].reactor.block_on(future)
+    }
+}
+
+impl<'a, M, Req, Resp> IntoFuture for Call<'a, M, Req, Resp>
+where
+    M: Middleware,
+    Req: Message + 'static,
+    Resp: Message + Default + 'static,
+{
+    type Output = Result<Resp>;
+    type IntoFuture = CallFuture<'a, M, Req, Resp>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        CallFuture(self.response().into_future())
+    }
+}
+
+impl<'a, M, Req, Resp> IntoFuture for ResponseCall<'a, M, Req, Resp>
+where
+    M: Middleware,
+    Req: Message + 'static,
+    Resp: Message + Default + 'static,
+{
+    type Output = Result<Response<Resp>>;
+    type IntoFuture = ResponseFuture<'a, M, Req, Resp>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        ResponseFuture { state: State::New(self.0), prefer: None }
+    }
+}
+
+/// A call under way. Dropping it cancels the call: nobody waits for the reply, which is dropped when it comes.
+pub struct CallFuture<'a, M, Req: Message, Resp: 'static>(ResponseFuture<'a, M, Req, Resp>);
+
+/// As [`CallFuture`], for a [`ResponseCall`].
+pub struct ResponseFuture<'a, M, Req: Message, Resp: 'static> {
+    state: State<'a, M, Req, Resp>,
+    /// The connection's slot, if it has been chosen already.
+    prefer: Option<usize>,
+}
+
+enum State<'a, M, Req: Message, Resp: 'static> {
+    New(Call<'a, M, Req, Resp>),
+    /// Without middleware: the message is encoded where it is sent from.
+    Direct(Wire<'a, Encoded<Req>>),
+    Layered(Pooled<Result<Response<Resp>>>),
+    Done,
+}
+
+// Neither future is ever pinned in place by itself: what needs pinning is boxed.
+impl<M, Req: Message, Resp> Unpin for CallFuture<'_, M, Req, Resp> {}
+impl<M, Req: Message, Resp> Unpin for ResponseFuture<'_, M, Req, Resp> {}
+
+impl<M, Req, Resp> Future for CallFuture<'_, M, Req, Resp>
+where
+    M: Middleware,
+    Req: Message + 'static,
+    Resp: Message + Default + 'static,
+{
+    type Output = Result<Resp>;
+
+    #[inline]
+    fn poll(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(cx).map_ok(|response| response.message)
+    }
+}
+
+impl<M, Req, Resp> Future for ResponseFuture<'_, M, Req, Resp>
+where
+    M: Middleware,
+    Req: Message + 'static,
+    Resp: Message + Default + 'static,
+{
+    type Output = Result<Response<Resp>>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        loop {
+            match &mut this.state {
+                State::Direct(wire) => {
+                    let Poll::Ready(outcome) = wire.poll(cx) else { return Poll::Pending };
+                    let result = outcome.and_then(decode).map_err(|error| wire.explain(error));
+                    this.state = State::Done;
+                    return Poll::Ready(result);
+                }
+                State::Layered(future) => {
+                    let poll = future.poll(cx);
+                    if poll.is_ready() {
+                        this.state = State::Done;
+                    }
+                    return poll;
+                }
+                State::New(_) => {
+                    let State::New(call) = std::mem::replace(&mut this.state, State::Done) else { continue };
+                    this.state = call.begin(this.prefer);
+                }
+                State::Done => panic!("a call's future was polled after it had ended"),
+            }
+        }
+    }
+}
+
+impl<'a, M, Req, Resp> Call<'a, M, Req, Resp>
+where
+    M: Middleware,
+    Req: Message + 'static,
+    Resp: Message + Default + 'static,
+{
+    fn begin(self, prefer: Option<usize>) -> State<'a, M, Req, Resp> {
+        let channel = self.channel.inner();
+        let timeout = self.timeout.unwrap_or(channel.config.limits.default_timeout);
+        let metadata = self.metadata.map(|pairs| *pairs).unwrap_or_default();
+        if M::IDENTITY {
+            let message = Encoded::new(self.req);
+            return State::Direct(Wire::new(ChannelPtr::Borrowed(channel), self.method, timeout, &metadata, message, prefer));
+        }
+        let channel = self.channel.clone();
+        let (method, req) = (self.method, self.req);
+        State::Layered(Pooled::new(async move {
+            let mut cx = Context::take();
+            let now = local::now();
+            let deadline = now.checked_add(timeout).unwrap_or(now);
+            cx.send(method, &channel.inner().peer, now, deadline, metadata.clone());
+            let terminal = Terminal { channel: channel.inner(), method, timeout, metadata, prefer };
+            let result = channel.layers.call(&cx, Payload::encode(&req), terminal).await;
+            let result = result.and_then(|payload| payload.decode().map_err(undecodable)).map_err(|e| {
+                let elapsed = local::now().saturating_duration_since(now);
+                explain(e, channel.inner(), method, elapsed)
+            });
+            let metadata = cx.take_backward();
+            cx.give_back();
+            result.map(|message| Response { message, metadata })
+        }))
+    }
+}
+
+/// The innermost step of a client's middleware stack.
+struct Terminal<'a> {
+    channel: &'a Arc<ChannelInner>,
+    method: &'static MethodDescriptor,
+    timeout: Duration,
+    metadata: (Metadata, Metadata),
+    prefer: Option<usize>,
+}
+
+impl Next for Terminal<'_> {
+    async fn run(self, cx: &Context, req: Payload) -> Result<Payload> {
+        let Terminal { channel, method, timeout, metadata, prefer } = self;
+        let timeout = cx.deadline().map_or(timeout, |at| at.saturating_duration_since(local::now()).min(timeout));
+        let channel = ChannelPtr::Owned(Arc::clone(channel));
+        let mut wire = Wire::new(channel, method, timeout, &metadata, req.into_link(), prefer);
+        let reply = std::future::poll_fn(|task| wire.poll(task)).await.and_then(accept)?;
+        if let Some(info) = reply.info {
+            cx.put_backward(info.backward);
+        }
+        Ok(Payload::from(reply.body))
+    }
+}
+
+enum ChannelPtr<'a> {
+    Borrowed(&'a Arc<ChannelInner>),
+    Owned(Arc<ChannelInner>),
+}
+
+impl ChannelPtr<'_> {
+    fn get(&self) -> &Arc<ChannelInner> {
+        match self {
+            ChannelPtr::Borrowed(channel) => channel,
+            ChannelPtr::Owned(channel) => channel,
+        }
+    }
+}
+
+/// A request on its way through a connection and back.
+struct Wire<'a, B: Body> {
+    channel: ChannelPtr<'a>,
+    method: &'static MethodDescriptor,
+    started: std::time::Instant,
+    timeout: Duration,
+    prefer: Option<usize>,
+    moves: u32,
+    step: Step<B>,
+}
+
+enum Step<B> {
+    New(Spec, B),
+    /// The header cannot be made.
+    Failed(Error),
+    Local { slot: usize, conn: ConnId, seq: SeqId },
+    Foreign { slot: usize, cell: Arc<ReplyCell> },
+    /// It came back unsent, encoded already.
+    Again(Request),
+    Done,
+}
+
+impl<'a, B: Body> Wire<'a, B> {
+    fn new(
+        channel: ChannelPtr<'a>,
+        method: &'static MethodDescriptor,
+        timeout: Duration,
+        metadata: &(Metadata, Metadata),
+        body: B,
+        prefer: Option<usize>,
+    ) -> Self {
+        let started = local::now();
+        let deadline = started.checked_add(timeout).unwrap_or(started + Duration::from_secs(u32::MAX.into()));
+        let step = match request_metadata(&metadata.0, &metadata.1) {
+            Ok(extra) => Step::New(Spec { method, extra, timeout, deadline }, body),
+            Err(error) => Step::Failed(Error::from(error).with_phase(Phase::Encode).with_sent(Sent::No)),
+        };
+        Wire { channel, method, started, timeout, prefer, moves: 0, step }
+    }
+
+    fn poll(&mut self, cx: &mut TaskContext<'_>) -> Poll<Result<Reply>> {
+        loop {
+            match std::mem::replace(&mut self.step, Step::Done) {
+                Step::New(spec, body) => {
+                    if self.timeout.is_zero() {
+                        return Poll::Ready(Err(expired(self.timeout)));
+                    }
+                    match self.start(cx, spec, body) {
+                        Ok(step) => {
+                            // A foreign cell may have come to its end already; a local call cannot have.
+                            let local = matches!(step, Step::Local { .. });
+                            self.step = step;
+                            if local {
+                                return Poll::Pending;
+                            }
+                        }
+                        Err(error) => return Poll::Ready(Err(error)),
+                    }
+                }
+                Step::Again(request) => {
+                    self.moves += 1;
+                    if self.moves > MOVES {
+                        let text = "each of several connections ended before the request could be sent";
+                        return Poll::Ready(Err(Error::closed(text).with_sent(Sent::No).with_phase(Phase::Queue)));
+                    }
+                    let Request { spec: Some(spec), body } = request else {
+                        return Poll::Ready(Err(Error::closed("the request was lost").with_sent(Sent::No)));
+                    };
+                    let (slot, _) = self.channel.get().pick();
+                    self.step = self.start_foreign(cx, slot, Request { spec: Some(spec), body });
+                }
+                Step::Local { slot, conn, seq } => {
+                    let found = local::visit::<ClientHandler, _>(conn, |handler, io| {
+                        handler.collect(io, seq, cx.waker())
+                    });
+                    let found = match found {
+                        Some(found) => found,
+                        None => self.channel.get().slots[slot].adopt(conn, seq).or_else(|| {
+                            let text = "the call was begun on another reactor's thread, and cannot be polled on this one";
+                            Some(Err(Error::closed(text)))
+                        }),
+                    };
+                    return match found {
+                        Some(outcome) => Poll::Ready(outcome),
+                        None => {
+                            self.step = Step::Local { slot, conn, seq };
+                            Poll::Pending
+                        }
+                    };
+                }
+                Step::Foreign { slot, cell } => match cell.poll(cx) {
+                    Poll::Ready(Found::Done(outcome)) => {
+                        self.channel.get().keep_cell(cell);
+                        return Poll::Ready(outcome);
+                    }
+                    Poll::Ready(Found::Returned(request)) => self.step = Step::Again(request),
+                    Poll::Pending => {
+                        self.step = Step::Foreign { slot, cell };
+                        return Poll::Pending;
+                    }
+                },
+                Step::Failed(error) => return Poll::Ready(Err(error)),
+                Step::Done => return Poll::Ready(Err(Error::cancelled())),
+            }
+        }
+    }
+
+    fn start(&mut self, cx: &mut TaskContext<'_>, spec: Spec, body: B) -> Result<Step<B>> {
+        let channel = Arc::clone(self.channel.get());
+        let (slot, is_local) = match self.prefer {
+            Some(slot) => (slot, channel.slots[slot].reactor.is_current()),
+            None => channel.pick(),
+        };
+        if !is_local {
+            return Ok(self.start_foreign(cx, slot, Request { spec: Some(spec), body: body.into_link() }));
+        }
+        let conn = channel.ensure(slot)?;
+        let mut parts = Some((spec, body));
+        let submitted = local::visit::<ClientHandler, _>(conn, |handler, io| {
+            parts.take().map(|(spec, body)| handler.submit(io, spec, body, Waiter::new(cx.waker())))
+        });
+        match (submitted.flatten(), parts) {
+            (Some(seq), _) => Ok(Step::Local { slot, conn, seq: seq? }),
+            // The connection's handler is running just now, or has just ended: through the inbox, then.
+            (None, Some((spec, body))) => {
+                Ok(self.start_foreign(cx, slot, Request { spec: Some(spec), body: body.into_link() }))
+            }
+            (None, None) => Err(Error::closed("the connection's handler panicked")),
+        }
+    }
+
+    fn start_foreign(&self, cx: &mut TaskContext<'_>, slot: usize, request: Request) -> Step<B> {
+        let channel = self.channel.get();
+        let cell = channel.take_cell();
+        cell.submit(request, cx.waker());
+        channel.send(slot, &cell);
+        Step::Foreign { slot, cell }
+    }
+
+    fn explain(&self, error: Error) -> Error {
+        let elapsed = local::now().saturating_duration_since(self.started);
+        explain(error, self.channel.get(), self.method, elapsed)
+    }
+}
+
+impl<B: Body> Drop for Wire<'_, B> {
+    fn drop(&mut self) {
+        match std::mem::replace(&mut self.step, Step::Done) {
+            Step::Local { slot, conn, seq } => {
+                let channel = self.channel.get();
+                let give_up = move || local::visit::<ClientHandler, _>(conn, |handler, io| handler.cancel(io, seq));
+                if give_up().is_none() && channel.slots[slot].adopt(conn, seq).is_none() {
+                    // Dropped on another thread than it was polled on.
+                    let channel = Arc::clone(channel);
+                    self.channel.get().slots[slot].reactor.run(move || {
+                        if give_up().is_none() {
+                            channel.slots[slot].adopt(conn, seq);
+                        }
+                    });
+                }
+            }
+            Step::Foreign { slot, cell } => {
+                if cell.drop_call() {
+                    self.channel.get().send_drop(slot, &cell);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+fn explain(error: Error, channel: &ChannelInner, method: &'static MethodDescriptor, elapsed: Duration) -> Error {
+    error.with_method(method.to_string()).with_peer(channel.peer.clone()).with_elapsed(elapsed).with_attempt(1)
+}
+
+/// Turns what the peer calls an error into one.
+fn accept(reply: Reply) -> Result<Reply> {
+    if reply.kind == MessageType::Exception {
+        let exception = Exception::decode(&reply.body).map_err(undecodable)?;
+        return Err(Error::remote(exception, reply.info.as_deref()).with_phase(Phase::Wait));
+    }
+    match reply.info {
+        Some(mut info) if info.business.is_some() => {
+            let status = info.business.take().unwrap_or_default();
+            Err(Error::from(status).with_phase(Phase::Wait))
+        }
+        info => Ok(Reply { info, ..reply }),
+    }
+}
+
+fn decode<Resp: Message + Default>(reply: Reply) -> Result<Response<Resp>> {
+    let reply = accept(reply)?;
+    let message = middleware::decode(&reply.body, &reply.body).map_err(undecodable)?;
+    Ok(Response { message, metadata: reply.info.map(|info| info.backward).unwrap_or_default() })
+}
+
+fn undecodable(error: prost::DecodeError) -> Error {
+    Error::from(error).with_code(Code::Internal).with_phase(Phase::Decode).with_sent(Sent::Maybe)
+}
+

@@ -1,0 +1,442 @@
+//! A peer and the connections to it.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicIsize, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock, Weak};
+use std::time::{Duration, Instant};
+
+use dashmap::DashMap;
+use parking_lot::Mutex;
+use rpc_transport::{CloseReason, ConnId, Connector, Endpoint, Message, ReactorHandle, ReactorPool, Url, local};
+
+use super::builder::{ChannelBuilder, Config};
+use super::call::Call;
+use super::handler::ClientHandler;
+use crate::codegen::MethodDescriptor;
+use crate::error::{Error, Peer, Phase, Refusal, Result, Sent};
+use crate::middleware::Middleware;
+use crate::mux::{Outcome, ReplyCell, SeqId};
+use crate::protocol::KitexFraming;
+use crate::protocol::ttheader::{RequestHead, RequestHeadSpec};
+
+/// First pause after a failed connect; it doubles up to [`BACKOFF_MAX`].
+const BACKOFF_MIN: Duration = Duration::from_millis(20);
+const BACKOFF_MAX: Duration = Duration::from_secs(2);
+
+/// Cells kept for reuse by one channel.
+const CELLS_KEPT: usize = 4096;
+
+/// A peer to call, and the connections to it. Cheap to clone, usable from any thread. Connections are made when a call needs them,
+/// carry many calls at a time, and are replaced when they end.
+///
+/// `M` is the middleware stack, fixed by the builder.
+pub struct Channel<M = ()> {
+    owner: Arc<Owner>,
+    pub(crate) layers: Arc<M>,
+}
+
+/// All clones of a channel; its connections, which hold the inside too, end when the last clone is dropped.
+struct Owner(Arc<ChannelInner>);
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        for slot in &self.0.slots {
+            let conn = slot.state.lock().conn;
+            if let Some(id) = conn {
+                slot.reactor.run(move || {
+                    local::visit::<ClientHandler, _>(id, ClientHandler::retire_now);
+                });
+            }
+        }
+    }
+}
+
+impl<M> Clone for Channel<M> {
+    fn clone(&self) -> Self {
+        Channel { owner: Arc::clone(&self.owner), layers: Arc::clone(&self.layers) }
+    }
+}
+
+impl<M> fmt::Debug for Channel<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "channel to {}", self.inner().peer)
+    }
+}
+
+/// Channels of [`Channel::connect`], by URL: clients of one process to one peer share connections.
+static SHARED: LazyLock<DashMap<Url, Weak<Owner>>> = LazyLock::new(DashMap::new);
+
+impl Channel {
+    /// A channel to `url` with every default, and without connecting yet. Channels to the same URL made like this share their
+    /// connections; [`Channel::builder`] makes one of its own.
+    ///
+    /// # Errors
+    /// A malformed URL, or a host name without an address.
+    pub fn connect(url: impl AsRef<str>) -> Result<Channel> {
+        let parsed: Url = url.as_ref().parse().map_err(config_error)?;
+        if let Some(owner) = SHARED.get(&parsed).and_then(|weak| weak.upgrade()) {
+            return Ok(Channel { owner, layers: Arc::new(()) });
+        }
+        let channel = Channel::builder(url).build()?;
+        SHARED.retain(|_, weak| weak.strong_count() > 0);
+        SHARED.insert(parsed, Arc::downgrade(&channel.owner));
+        Ok(channel)
+    }
+
+    /// A channel with settings of its own.
+    pub fn builder(url: impl AsRef<str>) -> ChannelBuilder {
+        ChannelBuilder::new(url.as_ref())
+    }
+}
+
+impl<M: Middleware> Channel<M> {
+    /// A call to one method; for generated code. Nothing happens until it is awaited or waited for.
+    pub fn unary<Req, Resp>(&self, method: &'static MethodDescriptor, req: Req) -> Call<'_, M, Req, Resp> {
+        Call::new(self, method, req)
+    }
+}
+
+impl<M> Channel<M> {
+    pub(crate) fn new(inner: ChannelInner, layers: M) -> Self {
+        Channel { owner: Arc::new(Owner(Arc::new(inner))), layers: Arc::new(layers) }
+    }
+
+    pub(crate) fn inner(&self) -> &Arc<ChannelInner> {
+        &self.owner.0
+    }
+
+    /// The peer's URL.
+    pub fn peer(&self) -> &Peer {
+        &self.inner().peer
+    }
+
+    /// Its counters.
+    pub fn stats(&self) -> &ChannelStats {
+        &self.inner().stats
+    }
+
+    /// The reactors on which its connections live, one for each connection.
+    pub fn reactors(&self) -> impl Iterator<Item = &ReactorHandle> {
+        self.inner().slots.iter().map(|slot| &slot.reactor)
+    }
+}
+
+/// What a channel has counted.
+#[derive(Debug, Default)]
+pub struct ChannelStats {
+    /// Connections that were started.
+    pub connects: Count,
+    /// Replies whose call had timed out or was cancelled.
+    pub late_replies: Count,
+    /// Content errors of the peer.
+    pub glitches: Count,
+}
+
+/// A counter of rare things.
+#[derive(Debug, Default)]
+pub struct Count(AtomicU64);
+
+impl Count {
+    pub(crate) fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// The value now.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+pub(crate) struct ChannelInner {
+    pub(crate) peer: Peer,
+    pub(crate) config: Config,
+    pub(crate) slots: Vec<Slot>,
+    pub(crate) stats: ChannelStats,
+    endpoints: Vec<Endpoint>,
+    connector: Connector,
+    next: AtomicUsize,
+    heads: Mutex<Vec<Option<Arc<RequestHead>>>>,
+    cells: Mutex<Vec<Arc<ReplyCell>>>,
+    /// Keeps the reactors alive, if they are not the process's.
+    _pool: Option<Arc<ReactorPool>>,
+}
+
+/// A place for one connection, on one reactor.
+pub(crate) struct Slot {
+    pub(crate) reactor: ReactorHandle,
+    pub(crate) state: Mutex<SlotState>,
+    /// Calls that have not ended.
+    load: AtomicIsize,
+    /// Outcomes of local calls whose connection ended before they were fetched.
+    orphans: Mutex<HashMap<(ConnId, SeqId), Outcome>>,
+}
+
+#[derive(Default)]
+pub(crate) struct SlotState {
+    conn: Option<ConnId>,
+    /// Failures in a row.
+    failures: u32,
+    /// How often a connection of this slot has ended.
+    ends: u64,
+    retry_at: Option<Instant>,
+    /// Why the last connection failed.
+    pub(crate) why: Option<String>,
+}
+
+impl ChannelInner {
+    pub(crate) fn new(
+        url: &Url,
+        endpoints: Vec<Endpoint>,
+        config: Config,
+        reactors: Vec<ReactorHandle>,
+        pool: Option<Arc<ReactorPool>>,
+    ) -> Self {
+        let limits = &config.limits;
+        let connector = Connector {
+            limits: Arc::new(limits.conn()),
+            memory: Arc::new(rpc_transport::MemoryBudget::new(limits.max_buffered_bytes)),
+            ..Connector::default()
+        };
+        let slots = (0..config.connections).map(|index| Slot {
+            reactor: reactors[index % reactors.len()].clone(),
+            state: Mutex::default(),
+            load: AtomicIsize::new(0),
+            orphans: Mutex::default(),
+        });
+        ChannelInner {
+            peer: Peer::from(url.to_string()),
+            slots: slots.collect(),
+            stats: ChannelStats::default(),
+            endpoints,
+            connector,
+            next: AtomicUsize::new(0),
+            heads: Mutex::default(),
+            cells: Mutex::default(),
+            _pool: pool,
+            config,
+        }
+    }
+
+    /// The slot for the next call: on this thread's reactor if one is, else each in turn; without multiplexing an idle one.
+    pub(crate) fn pick(&self) -> (usize, bool) {
+        if let Some(here) = local::current() {
+            let local = |slot: &&Slot| slot.reactor.is(&here);
+            if self.config.multiplexed {
+                let start = self.next.fetch_add(1, Ordering::Relaxed);
+                let mut order = (0..self.slots.len()).map(|i| (start.wrapping_add(i)) % self.slots.len());
+                if let Some(index) = order.find(|i| local(&&self.slots[*i])) {
+                    return (index, true);
+                }
+            } else if let Some(index) = self.least_loaded(local) {
+                return (index, true);
+            }
+        }
+        let index = match self.config.multiplexed {
+            true if self.slots.len() == 1 => 0,
+            true => self.next.fetch_add(1, Ordering::Relaxed) % self.slots.len(),
+            false => self.least_loaded(|_| true).unwrap_or(0),
+        };
+        (index, false)
+    }
+
+    /// The slot with the fewest calls, the first of equals: so the connections in use stay few.
+    fn least_loaded(&self, admit: impl Fn(&&Slot) -> bool) -> Option<usize> {
+        let slots = self.slots.iter().enumerate().filter(|(_, slot)| admit(slot));
+        slots.min_by_key(|(_, slot)| slot.load.load(Ordering::Relaxed)).map(|(index, _)| index)
+    }
+
+    pub(crate) fn note_load(&self, slot: usize, by: isize) {
+        self.slots[slot].load.fetch_add(by, Ordering::Relaxed);
+    }
+
+    /// The slot's connection, made now if there is none. Only on the slot's reactor.
+    pub(crate) fn ensure(self: &Arc<Self>, index: usize) -> Result<ConnId> {
+        let slot = &self.slots[index];
+        let now = local::now();
+        let (ends, failures) = {
+            let state = slot.state.lock();
+            if let Some(id) = state.conn {
+                return Ok(id);
+            }
+            if let Some(at) = state.retry_at.filter(|at| *at > now) {
+                return Err(backoff(&state, at - now));
+            }
+            (state.ends, state.failures)
+        };
+        self.stats.connects.add(1);
+        let endpoint = &self.endpoints[failures as usize % self.endpoints.len()];
+        let framing = KitexFraming::new(self.config.limits.max_frame_size);
+        let handler = ClientHandler::new(Arc::clone(self), index);
+        let Some(id) = self.connector.connect(endpoint, framing, handler) else {
+            return Err(Error::closed("the connection's reactor is not turned by this thread"));
+        };
+        let mut state = slot.state.lock();
+        if state.ends != ends {
+            // It failed at once, and told so before `connect` returned.
+            return Err(backoff(&state, state.retry_at.map_or(BACKOFF_MIN, |at| at.saturating_duration_since(now))));
+        }
+        state.conn = Some(id);
+        Ok(id)
+    }
+
+    /// Sends a cell to the slot's connection, from any thread.
+    pub(crate) fn send(self: &Arc<Self>, index: usize, cell: &Arc<ReplyCell>) {
+        let slot = &self.slots[index];
+        let conn = slot.state.lock().conn;
+        let cell = Arc::clone(cell);
+        match conn {
+            Some(id) => slot.reactor.send(id, cell),
+            None => {
+                // Until a connection is there each call takes the long way, which makes one.
+                let undelivered = Undelivered(Some(cell));
+                let channel = Arc::clone(self);
+                slot.reactor.run(move || channel.deliver(index, undelivered));
+            }
+        }
+    }
+
+    fn deliver(self: Arc<Self>, index: usize, mut cell: Undelivered) {
+        match self.ensure(index) {
+            Ok(id) => {
+                local::visit::<ClientHandler, _>(id, |handler, cx| {
+                    if let Some(cell) = cell.0.take() {
+                        handler.arrived(cx, cell);
+                    }
+                });
+            }
+            Err(error) => {
+                if let Some(waker) = cell.0.take().and_then(|cell| cell.complete(Err(error))) {
+                    waker.wake();
+                }
+            }
+        }
+    }
+
+    /// Tells the connection that the caller of this cell is gone.
+    pub(crate) fn send_drop(&self, index: usize, cell: &Arc<ReplyCell>) {
+        let slot = &self.slots[index];
+        let conn = slot.state.lock().conn;
+        if let Some(id) = conn {
+            slot.reactor.send(id, Arc::clone(cell));
+        }
+    }
+
+    pub(crate) fn head(&self, method: &'static MethodDescriptor) -> Result<Arc<RequestHead>> {
+        let id = method.id();
+        let mut heads = self.heads.lock();
+        if let Some(Some(head)) = heads.get(id) {
+            return Ok(Arc::clone(head));
+        }
+        let config = &self.config;
+        let millis = |d: Duration| u32::try_from(d.as_millis()).unwrap_or(u32::MAX);
+        let head = RequestHead::new(&RequestHeadSpec {
+            service: method.service(),
+            method: method.name(),
+            from_service: &config.from_service,
+            to_service: config.to_service.as_deref().unwrap_or(method.service()),
+            from_method: "",
+            multiplexed: config.multiplexed,
+            oneway: false,
+            announce: true,
+            connect_timeout_ms: Some(millis(config.limits.connect_timeout)),
+            usual_timeout_ms: millis(config.limits.default_timeout),
+        });
+        let head = Arc::new(head.map_err(|e| Error::from(e).with_phase(Phase::Encode).with_sent(Sent::No))?);
+        if heads.len() <= id {
+            heads.resize(id + 1, None);
+        }
+        heads[id] = Some(Arc::clone(&head));
+        Ok(head)
+    }
+
+    pub(crate) fn take_cell(&self) -> Arc<ReplyCell> {
+        self.cells.lock().pop().unwrap_or_default()
+    }
+
+    /// Keeps a cell that nobody else holds any more.
+    pub(crate) fn keep_cell(&self, mut cell: Arc<ReplyCell>) {
+        if Arc::get_mut(&mut cell).is_some() {
+            let mut cells = self.cells.lock();
+            if cells.len() < CELLS_KEPT {
+                cells.push(cell);
+            }
+        }
+    }
+}
+
+/// A cell on its way in a closure: if the closure is dropped, its caller hears of it.
+struct Undelivered(Option<Arc<ReplyCell>>);
+
+impl Drop for Undelivered {
+    fn drop(&mut self) {
+        if let Some(cell) = self.0.take() {
+            cell.undelivered();
+        }
+    }
+}
+
+impl Slot {
+    /// New calls get another connection.
+    pub(crate) fn forget(&self, id: ConnId) {
+        let mut state = self.state.lock();
+        if state.conn == Some(id) {
+            state.conn = None;
+        }
+    }
+
+    /// The connection has answered: the peer is well.
+    pub(crate) fn works(&self) {
+        let mut state = self.state.lock();
+        state.failures = 0;
+        state.retry_at = None;
+        state.why = None;
+    }
+
+    /// The connection has ended; says why, in words. `failed_at` is given if it never worked: then the next attempt waits.
+    pub(crate) fn closed(&self, id: ConnId, failed_at: Option<Instant>, reason: &CloseReason, retired: bool) -> String {
+        let mut state = self.state.lock();
+        state.ends += 1;
+        if state.conn == Some(id) {
+            state.conn = None;
+        }
+        let why = match (&state.why, reason) {
+            (Some(why), CloseReason::Local(_)) if !retired => why.clone(),
+            _ => reason.to_string(),
+        };
+        if let Some(now) = failed_at {
+            let pause = BACKOFF_MIN.saturating_mul(1 << state.failures.min(10)).min(BACKOFF_MAX);
+            state.failures = state.failures.saturating_add(1);
+            state.retry_at = Some(now + jitter(pause));
+            state.why = Some(why.clone());
+        }
+        why
+    }
+
+    pub(crate) fn orphan(&self, conn: ConnId, seq: SeqId, outcome: Outcome) {
+        self.orphans.lock().insert((conn, seq), outcome);
+    }
+
+    pub(crate) fn adopt(&self, conn: ConnId, seq: SeqId) -> Option<Outcome> {
+        self.orphans.lock().remove(&(conn, seq))
+    }
+}
+
+/// Between half of the pause and all of it, so that many clients do not return at once.
+fn jitter(pause: Duration) -> Duration {
+    let random = RandomState::new().hash_one(pause) % 512;
+    pause / 2 + pause / 1024 * random as u32
+}
+
+fn backoff(state: &SlotState, retry_in: Duration) -> Error {
+    let error = match &state.why {
+        Some(why) => Error::closed(format!("{why}; next attempt in {retry_in:.0?}")),
+        None => Error::from(Refusal::Backoff { retry_in }),
+    };
+    error.with_phase(Phase::Connect).with_sent(Sent::No)
+}
+
+pub(crate) fn config_error(e: rpc_transport::UrlError) -> Error {
+    crate::ConfigError::new("url", e.url, e.why).into()
+}

@@ -1,0 +1,510 @@
+//! The client's side of one connection: requests out, replies to their callers.
+
+use std::any::Any;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::Duration;
+
+use rpc_transport::{CloseReason, Cx, Frame, Handler, LinkBuffer, TaskId, TimerId, local};
+
+use super::channel::{ChannelInner, Slot};
+use super::{Body, Request, Spec};
+use crate::codegen::MethodDescriptor;
+use crate::error::{Error, Phase, Refusal, Sent};
+use crate::glitch::{Glitches, Verdict};
+use crate::mux::{Abandon, Arrived, Late, Outcome, Pending, Reply, ReplyCell, SeqId};
+use crate::protocol::ttheader::{EXCEPTION_INFO, REPLY_INFO, ReplyInfo, RequestHead, TtFrame};
+use crate::protocol::{MessageType, Payload};
+use crate::status::Code;
+
+pub(crate) struct ClientHandler {
+    channel: Arc<ChannelInner>,
+    slot: usize,
+    pending: Pending<Entry>,
+    /// Calls that have an id and wait for their turn on the wire, oldest first; some may have ended meanwhile.
+    queue: VecDeque<SeqId>,
+    queued: usize,
+    on_wire: usize,
+    max_on_wire: usize,
+    /// Request heads by method id.
+    heads: Vec<Option<Arc<RequestHead>>>,
+    glitches: Glitches,
+    /// No new calls: the peer says goodbye, or too many ids are abandoned.
+    retired: bool,
+    answered: bool,
+}
+
+/// A call that has an id.
+struct Entry {
+    waiter: Waiter,
+    method: &'static MethodDescriptor,
+    timer: Option<TimerId>,
+    timeout: Duration,
+    place: Place,
+}
+
+enum Place {
+    /// Waiting for its turn.
+    Queued(Box<(Spec, LinkBuffer)>),
+    /// Written; where its frame begins in the stream.
+    OnWire(u64),
+    /// Its outcome waits for a local caller; what becomes of the id when it has been fetched.
+    Done(Outcome, Abandon),
+}
+
+/// Who waits for a reply.
+pub(crate) enum Waiter {
+    /// A task of this reactor.
+    Task(TaskId),
+    /// A future polled on this reactor by another executor, such as a `join`.
+    Waker(Waker),
+    /// A caller elsewhere.
+    Foreign(Arc<ReplyCell>),
+}
+
+impl ClientHandler {
+    pub(crate) fn new(channel: Arc<ChannelInner>, slot: usize) -> Self {
+        let limits = &channel.config.limits;
+        let max_on_wire = if channel.config.multiplexed { limits.client_max_inflight } else { 1 };
+        ClientHandler {
+            slot,
+            pending: Pending::new(max_on_wire + limits.client_max_waiting),
+            queue: VecDeque::new(),
+            queued: 0,
+            on_wire: 0,
+            max_on_wire,
+            heads: Vec::new(),
+            glitches: Glitches::new(limits.max_glitches),
+            retired: false,
+            answered: false,
+            channel,
+        }
+    }
+
+    fn slot(&self) -> &Slot {
+        &self.channel.slots[self.slot]
+    }
+
+    /// A call made on this reactor: its message is encoded straight into the output.
+    pub(crate) fn submit<B: Body>(
+        &mut self,
+        cx: &mut Cx<'_>,
+        spec: Spec,
+        body: B,
+        waiter: Waiter,
+    ) -> Result<SeqId, Error> {
+        let limits = &self.channel.config.limits;
+        if cx.is_crowded() {
+            let refusal = Refusal::Overcrowded { queued: cx.output_len(), limit: limits.write_high };
+            return Err(refusal_error(refusal));
+        }
+        let write_now = self.on_wire + self.pending.abandoned() < self.max_on_wire && self.queued == 0;
+        if !write_now && self.queued >= limits.client_max_waiting {
+            let refusal = Refusal::TooManyInFlight { name: "client_max_waiting", limit: limits.client_max_waiting };
+            return Err(refusal_error(refusal));
+        }
+        let (deadline, timeout, method) = (spec.deadline, spec.timeout, spec.method);
+        let start = cx.written() + cx.output_len() as u64;
+        let (place, spec_body) = if write_now {
+            (Place::OnWire(start), Some((spec, body)))
+        } else {
+            (Place::Queued(Box::new((spec, body.into_link()))), None)
+        };
+        let entry = Entry { waiter, method, timer: None, timeout, place };
+        let seq = match self.pending.insert(entry) {
+            Ok(seq) => seq,
+            Err(_) => {
+                let refusal =
+                    Refusal::TooManyInFlight { name: "client_max_waiting", limit: limits.client_max_waiting };
+                return Err(refusal_error(refusal));
+            }
+        };
+        match spec_body {
+            None => {
+                self.queue.push_back(seq);
+                self.queued += 1;
+            }
+            Some((spec, body)) => {
+                if let Err(error) = self.write(cx, seq, &spec, body) {
+                    // Nothing was written: the peer never hears of the id.
+                    self.pending.abandon(seq, Abandon::Unsent);
+                    return Err(error);
+                }
+                self.on_wire += 1;
+            }
+        }
+        let timer = cx.arm(deadline, seq.to_key());
+        if let Some(entry) = self.pending.get(seq) {
+            entry.timer = Some(timer);
+        }
+        self.channel.note_load(self.slot, 1);
+        Ok(seq)
+    }
+
+    fn write<B: Body>(&mut self, cx: &mut Cx<'_>, seq: SeqId, spec: &Spec, body: B) -> Result<(), Error> {
+        let limit = self.channel.config.limits.max_frame_size as usize;
+        let len = body.len();
+        if len > limit {
+            return Err(too_large(len, limit));
+        }
+        let id = spec.method.id();
+        if self.heads.get(id).is_none_or(Option::is_none) {
+            let head = self.channel.head(spec.method)?;
+            if self.heads.len() <= id {
+                self.heads.resize(id + 1, None);
+            }
+            self.heads[id] = Some(head);
+        }
+        let Some(Some(head)) = self.heads.get(id) else { return Err(Error::closed("its head is missing")) };
+        let timeout = timeout_ms(spec.timeout);
+        head.write(cx.output(), seq.to_wire(), Some(timeout), &spec.extra, len)
+            .map_err(|e| Error::from(e).with_phase(Phase::Encode).with_sent(Sent::No))?;
+        body.write(cx.output());
+        Ok(())
+    }
+
+    /// Writes queued calls as far as there is room.
+    fn pump(&mut self, cx: &mut Cx<'_>) {
+        while self.queued > 0 && self.on_wire + self.pending.abandoned() < self.max_on_wire && !cx.is_crowded() {
+            let Some(seq) = self.queue.pop_front() else { return };
+            let start = cx.written() + cx.output_len() as u64;
+            let Some(entry) = self.pending.get(seq) else { continue };
+            let Place::Queued(request) = std::mem::replace(&mut entry.place, Place::OnWire(start)) else { continue };
+            let (spec, body) = *request;
+            self.queued -= 1;
+            self.on_wire += 1;
+            if let Err(error) = self.write(cx, seq, &spec, body) {
+                self.finish(cx, seq, Err(error), Abandon::Unsent);
+            }
+        }
+    }
+
+    /// Ends a call: its caller gets the outcome, now or when it asks.
+    fn finish(&mut self, cx: &mut Cx<'_>, seq: SeqId, outcome: Outcome, how: Abandon) {
+        let Some(entry) = self.pending.get(seq) else { return };
+        match entry.place {
+            Place::Queued(_) => self.queued -= 1,
+            Place::OnWire(_) => self.on_wire -= 1,
+            Place::Done(..) => return,
+        }
+        if let Some(timer) = entry.timer.take() {
+            cx.disarm(timer);
+        }
+        self.channel.note_load(self.slot, -1);
+        match &entry.waiter {
+            Waiter::Foreign(cell) => {
+                if let Some(waker) = cell.complete(outcome) {
+                    cx.wake(waker);
+                }
+                self.pending.abandon(seq, how);
+            }
+            Waiter::Task(task) => {
+                let task = *task;
+                entry.place = Place::Done(outcome, how);
+                local::wake(task);
+            }
+            Waiter::Waker(waker) => {
+                let waker = waker.clone();
+                entry.place = Place::Done(outcome, how);
+                waker.wake();
+            }
+        }
+    }
+
+    /// A local caller asks for its outcome.
+    pub(crate) fn collect(&mut self, cx: &mut Cx<'_>, seq: SeqId, waker: &Waker) -> Option<Outcome> {
+        let entry = self.pending.get(seq)?;
+        let Place::Done(_, how) = entry.place else {
+            entry.waiter = Waiter::new(waker);
+            return None;
+        };
+        let entry = self.pending.abandon(seq, how)?;
+        self.after(cx);
+        match entry.place {
+            Place::Done(outcome, _) => Some(outcome),
+            _ => None,
+        }
+    }
+
+    /// A caller gave up.
+    pub(crate) fn cancel(&mut self, cx: &mut Cx<'_>, seq: SeqId) {
+        let Some(entry) = self.pending.get(seq) else { return };
+        if let Some(timer) = entry.timer.take() {
+            cx.disarm(timer);
+        }
+        let how = match &entry.place {
+            Place::Queued(_) => {
+                self.queued -= 1;
+                self.channel.note_load(self.slot, -1);
+                Abandon::Unsent
+            }
+            Place::OnWire(_) => {
+                self.on_wire -= 1;
+                self.channel.note_load(self.slot, -1);
+                Abandon::OnWire
+            }
+            Place::Done(_, how) => *how,
+        };
+        self.pending.abandon(seq, how);
+        self.after(cx);
+    }
+
+    /// What a change of the table may lead to: room for queued calls, retirement, the end.
+    fn after(&mut self, cx: &mut Cx<'_>) {
+        if self.pending.abandoned() > self.max_on_wire / 4 {
+            self.retire(cx);
+        }
+        self.pump(cx);
+        if self.retired && self.pending.waiting() == 0 {
+            cx.close(CloseReason::Local("retired: its last call has ended"));
+        }
+    }
+
+    /// New calls go to another connection from now on.
+    fn retire(&mut self, cx: &Cx<'_>) {
+        if !std::mem::replace(&mut self.retired, true) {
+            self.slot().forget(cx.id());
+        }
+    }
+
+    /// As [`ClientHandler::retire`], and closes if there is nothing to wait for.
+    pub(crate) fn retire_now(&mut self, cx: &mut Cx<'_>) {
+        self.retire(cx);
+        self.after(cx);
+    }
+
+    fn glitch(&mut self, cx: &mut Cx<'_>, what: &'static str) {
+        self.channel.stats.glitches.add(1);
+        tracing::debug!(peer = %cx.peer(), what, "glitch");
+        match self.glitches.add(cx.now()) {
+            Verdict::Tolerate => {}
+            Verdict::Drain => self.retire(cx),
+            Verdict::Cut => cx.abort(CloseReason::Limit("max_glitches")),
+        }
+    }
+
+    /// Takes a cell that was sent by another thread.
+    pub(crate) fn arrived(&mut self, cx: &mut Cx<'_>, cell: Arc<ReplyCell>) {
+        match cell.arrive() {
+            Some(Arrived::New(request)) => self.accept(cx, cell, request),
+            Some(Arrived::Dropped(Some(seq))) => self.cancel(cx, seq),
+            Some(Arrived::Dropped(None)) | None => {}
+        }
+    }
+
+    fn accept(&mut self, cx: &mut Cx<'_>, cell: Arc<ReplyCell>, request: Request) {
+        let Some(spec) = request.spec else { return };
+        if cx.now() >= spec.deadline {
+            if let Some(waker) = cell.complete(Err(expired(spec.timeout))) {
+                cx.wake(waker);
+            }
+            return;
+        }
+        match self.submit(cx, spec, request.body, Waiter::Foreign(Arc::clone(&cell))) {
+            Ok(seq) => {
+                if !cell.accept(seq) {
+                    self.cancel(cx, seq);
+                }
+            }
+            Err(error) => {
+                if let Some(waker) = cell.complete(Err(error)) {
+                    cx.wake(waker);
+                }
+            }
+        }
+    }
+
+    fn reply(&mut self, cx: &mut Cx<'_>, frame: Frame<'_>) -> Result<(), Error> {
+        let tt = TtFrame::decode(frame.bytes())?;
+        if tt.seq == 0 {
+            self.control(cx, &tt);
+            return Ok(());
+        }
+        let payload = Payload::decode(tt.payload)?;
+        let seq = SeqId::from_wire(tt.seq);
+        let entry = match self.pending.get(seq) {
+            Some(entry) => match &mut entry.place {
+                Place::OnWire(_) => entry,
+                // It timed out, and its caller has not fetched that yet.
+                Place::Done(_, how @ Abandon::OnWire) => {
+                    *how = Abandon::Unsent;
+                    self.channel.stats.late_replies.add(1);
+                    return Ok(());
+                }
+                Place::Done(..) | Place::Queued(_) => {
+                    self.glitch(cx, "a second reply to a call, or a reply to one not yet sent");
+                    return Ok(());
+                }
+            },
+            None => {
+                match self.pending.late(seq) {
+                    Late::Abandoned => self.channel.stats.late_replies.add(1),
+                    Late::Unknown => self.glitch(cx, "a reply to an id that no call has"),
+                }
+                return Ok(());
+            }
+        };
+        match payload.kind {
+            MessageType::Reply => {
+                let method = entry.method;
+                if payload.method != method.name().as_bytes() || payload.seq != tt.seq {
+                    let text = format!("the reply to {method} is of another call: {}", String::from_utf8_lossy(payload.method));
+                    self.finish(cx, seq, Err(Error::closed(text).with_phase(Phase::Decode)), Abandon::Unsent);
+                    cx.close(CloseReason::Local("a reply does not match its call"));
+                    return Ok(());
+                }
+            }
+            MessageType::Exception => {}
+            MessageType::Call | MessageType::Oneway => {
+                self.glitch(cx, "a request where a reply is due");
+                return Ok(());
+            }
+        }
+        let outcome = if tt.info == REPLY_INFO || tt.info == EXCEPTION_INFO {
+            Ok(None)
+        } else {
+            ReplyInfo::parse(tt.info, &self.channel.config.limits.header()).map(|info| Some(Box::new(info)))
+        };
+        let outcome = match outcome {
+            Ok(info) => {
+                if info.as_ref().is_some_and(|info| info.closing) {
+                    self.retire(cx);
+                }
+                Ok(Reply { kind: payload.kind, body: frame.slice(payload.body), info })
+            }
+            Err(error) if error.is_fatal() => return Err(error.into()),
+            Err(error) => {
+                self.glitch(cx, "a reply's header is over a limit");
+                Err(Error::from(error).with_phase(Phase::Decode).with_sent(Sent::Maybe))
+            }
+        };
+        self.finish(cx, seq, outcome, Abandon::Unsent);
+        Ok(())
+    }
+
+    /// A frame without a call: the peer's goodbye. Its payload is Thrift and not read.
+    fn control(&mut self, cx: &mut Cx<'_>, tt: &TtFrame<'_>) {
+        match ReplyInfo::parse(tt.info, &self.channel.config.limits.header()) {
+            Ok(info) if info.closing => {
+                tracing::debug!(peer = %cx.peer(), "the peer says goodbye");
+                self.retire(cx);
+            }
+            _ => self.glitch(cx, "a frame with id 0 that is no goodbye"),
+        }
+    }
+}
+
+impl Handler for ClientHandler {
+    fn on_frame(&mut self, cx: &mut Cx<'_>, frame: Frame<'_>) {
+        if !std::mem::replace(&mut self.answered, true) {
+            self.slot().works();
+        }
+        if let Err(error) = self.reply(cx, frame) {
+            let text = error.to_string();
+            tracing::warn!(peer = %cx.peer(), error = %text, "the peer's bytes are not replies; closing");
+            self.slot().state.lock().why = Some(text);
+            cx.abort(CloseReason::Local("the peer's bytes are not replies"));
+        }
+    }
+
+    fn on_batch_end(&mut self, cx: &mut Cx<'_>) {
+        self.after(cx);
+    }
+
+    fn on_message(&mut self, cx: &mut Cx<'_>, message: Arc<dyn Any + Send + Sync>) {
+        if let Ok(cell) = message.downcast::<ReplyCell>() {
+            self.arrived(cx, cell);
+        }
+    }
+
+    fn on_deadline(&mut self, cx: &mut Cx<'_>, key: u64) {
+        let seq = SeqId::from_key(key);
+        let written = cx.written();
+        let Some(entry) = self.pending.get(seq) else { return };
+        let (sent, phase) = where_it_was(&entry.place, cx.is_open(), written);
+        let error = Error::deadline(entry.timeout).with_sent(sent).with_phase(phase);
+        // What stands in the output will be sent, even if it has not been yet.
+        let how = if phase == Phase::Queue { Abandon::Unsent } else { Abandon::OnWire };
+        self.finish(cx, seq, Err(error), how);
+        self.after(cx);
+    }
+
+    fn is_idle(&self) -> bool {
+        self.pending.waiting() == 0
+    }
+
+    fn on_close(&mut self, cx: &mut Cx<'_>, reason: &CloseReason) {
+        let connected = !matches!(reason, CloseReason::Connect(_) | CloseReason::ConnectTimeout(_));
+        let failed = !connected || !self.answered;
+        let why = self.slot().closed(cx.id(), failed.then_some(cx.now()), reason, self.retired);
+        for (seq, entry) in self.pending.drain() {
+            if let Some(timer) = entry.timer {
+                cx.disarm(timer);
+            }
+            let (sent, phase) = where_it_was(&entry.place, connected, cx.written());
+            let outcome = match entry.place {
+                Place::Done(outcome, _) => outcome,
+                Place::Queued(_) | Place::OnWire(_) => {
+                    self.channel.note_load(self.slot, -1);
+                    Err(Error::closed(why.clone()).with_sent(sent).with_phase(phase))
+                }
+            };
+            match entry.waiter {
+                Waiter::Foreign(cell) => {
+                    if let Some(waker) = cell.complete(outcome) {
+                        waker.wake();
+                    }
+                }
+                Waiter::Task(task) => {
+                    self.channel.slots[self.slot].orphan(cx.id(), seq, outcome);
+                    local::wake(task);
+                }
+                Waiter::Waker(waker) => {
+                    self.channel.slots[self.slot].orphan(cx.id(), seq, outcome);
+                    waker.wake();
+                }
+            }
+        }
+    }
+}
+
+impl Waiter {
+    /// Whoever polls with this waker, on this reactor.
+    pub(crate) fn new(waker: &Waker) -> Waiter {
+        match local::task_of(waker) {
+            Some(task) => Waiter::Task(task),
+            None => Waiter::Waker(waker.clone()),
+        }
+    }
+}
+
+/// Whether the peer can have seen the call, and how far it had come.
+fn where_it_was(place: &Place, connected: bool, written: u64) -> (Sent, Phase) {
+    match place {
+        _ if !connected => (Sent::No, Phase::Connect),
+        Place::Queued(_) => (Sent::No, Phase::Queue),
+        Place::OnWire(start) if written <= *start => (Sent::No, Phase::Write),
+        Place::OnWire(_) | Place::Done(..) => (Sent::Maybe, Phase::Wait),
+    }
+}
+
+fn refusal_error(refusal: Refusal) -> Error {
+    Error::from(refusal).with_phase(Phase::Queue)
+}
+
+pub(crate) fn expired(timeout: Duration) -> Error {
+    Error::deadline(timeout).with_sent(Sent::No).with_phase(Phase::Queue)
+}
+
+fn too_large(len: usize, limit: usize) -> Error {
+    let text = format!(
+        "the request has {len} bytes, the limit max_frame_size is {limit}: send less at once, or raise it at both ends"
+    );
+    Error::new(Code::ResourceExhausted, text).with_sent(Sent::No).with_phase(Phase::Encode)
+}
+
+/// As it travels: whole milliseconds, rounded up, at least one.
+fn timeout_ms(timeout: Duration) -> u32 {
+    u32::try_from(timeout.as_micros().div_ceil(1000)).unwrap_or(u32::MAX).max(1)
+}

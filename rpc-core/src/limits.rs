@@ -1,0 +1,245 @@
+//! The limits: what a peer, a client or a server may cost. Every one is finite.
+
+use std::time::Duration;
+
+use rpc_transport::{ConnLimits, ListenLimits};
+
+use crate::error::ConfigError;
+
+/// Declares every limit once: its field, how its text is read, its default at a server and at a client.
+macro_rules! limits {
+    ($( $(#[doc = $doc:literal])* $name:ident: $type:ty = $server:expr, $client:expr; )*) => {
+        /// Every limit and timeout of a server or a client, by its public name.
+        ///
+        /// Set them as fields, or by name from text with [`Limits::set`]: sizes take `KiB`, `MiB` and `GiB`, times take `ms`, `s`
+        /// and `min`. None can be switched off; a limit of 0 is refused.
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        #[non_exhaustive]
+        pub struct Limits {
+            $( $(#[doc = $doc])* pub $name: $type, )*
+        }
+
+        impl Limits {
+            /// A server's defaults.
+            pub const fn server() -> Limits {
+                Limits { $( $name: $server, )* }
+            }
+
+            /// A client's defaults: they differ in `idle_timeout`, which is shorter, so that the client closes first.
+            pub const fn client() -> Limits {
+                Limits { $( $name: $client, )* }
+            }
+
+            /// The names that [`Limits::set`] knows.
+            pub const NAMES: &'static [&'static str] = &[$( stringify!($name), )*];
+
+            /// Sets the limit called `name` from text, as in `set("max_frame_size", "1MiB")` or `set("frame_progress", "2s")`.
+            ///
+            /// # Errors
+            /// An unknown name (the text lists the known ones), or a value that is not a number with a known unit, or 0.
+            pub fn set(&mut self, name: &str, value: &str) -> Result<(), ConfigError> {
+                let wrong = |reason| ConfigError::new(name.to_owned(), value, reason);
+                match name {
+                    $( stringify!($name) => self.$name = <$type as FromText>::from_text(value).map_err(wrong)?, )*
+                    _ => {
+                        let reason = format!("there is no such limit; the names are {}", Limits::NAMES.join(", "));
+                        return Err(wrong(reason));
+                    }
+                }
+                self.check()
+            }
+
+            /// Every limit as (name, value).
+            pub fn describe(&self) -> Vec<(&'static str, String)> {
+                vec![$( (stringify!($name), format!("{:?}", self.$name)), )*]
+            }
+        }
+    };
+}
+
+const fn secs(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+limits! {
+    /// Largest frame accepted or sent, in bytes without its length field. Default 16 MiB. A longer announcement closes the
+    /// connection before anything is allocated for it; a longer message is refused before it is sent.
+    max_frame_size: u32 = 16 << 20, 16 << 20;
+    /// Largest variable header, in bytes. Default 65,532. Beyond: `ResourceExhausted` to that call, the connection stays.
+    max_header_size: u32 = 65_532, 65_532;
+    /// Most entries in a header. Default 128. Beyond: `ResourceExhausted` to that call, the connection stays.
+    max_header_entries: u32 = 128, 128;
+    /// An accepted connection must complete a frame within this time. Default 10 s. Then: closed.
+    first_frame_timeout: Duration = secs(10), secs(10);
+    /// A frame that has begun must be whole within this time. Default 30 s. Then: closed.
+    frame_progress: Duration = secs(30), secs(30);
+    /// A connection without calls is closed after this time. Default 10 min at a server, 1 min at a client.
+    idle_timeout: Duration = secs(600), secs(60);
+    /// Handlers running for one connection, counted until they return. Default 1,024. Beyond: the connection is not read.
+    max_inflight_per_conn: usize = 1024, 1024;
+    /// Handlers running in the whole server. Default 65,536. Beyond: `ResourceExhausted`, not executed.
+    max_inflight: usize = 65_536, 65_536;
+    /// Open connections of a server. Default 16,384. Beyond: accepted, closed, counted.
+    max_connections: usize = 16_384, 16_384;
+    /// Queued output of a connection, in bytes, from which on it is not read (server) or takes no more calls (client:
+    /// `ResourceExhausted`, not sent). Default 1 MiB.
+    write_high: usize = 1 << 20, 1 << 20;
+    /// Queued output, in bytes, at which reading goes on. Default 256 KiB.
+    write_low: usize = 256 << 10, 256 << 10;
+    /// Queued output, in bytes, at which the connection is closed. Default 17 MiB; never less than `max_frame_size` +
+    /// `write_high` in effect.
+    write_hard: usize = 17 << 20, 17 << 20;
+    /// Queued output must move within this time. Default 30 s. Then: closed with a reset.
+    write_stall_timeout: Duration = secs(30), secs(30);
+    /// Bytes held for peers in the whole server or client: partial frames and queued output. Default 256 MiB. At 75 % the largest
+    /// connections are not read, at 95 % new calls are refused, at 100 % the largest are closed.
+    max_buffered_bytes: usize = 256 << 20, 256 << 20;
+    /// Frames of one connection handled before other ready connections get their turn. Default 64.
+    turn_frames: usize = 64, 64;
+    /// Bytes of one connection read before other ready connections get their turn. Default 256 KiB.
+    turn_bytes: usize = 256 << 10, 256 << 10;
+    /// Longest pause of a listener after errors such as EMFILE. Default 1 s; the first is 10 ms.
+    accept_backoff_max: Duration = secs(1), secs(1);
+    /// How long a graceful shutdown waits for running calls. Default 25 s. Then they are cut, and counted.
+    shutdown_grace: Duration = secs(25), secs(25);
+    /// Glitches (content errors) of one connection, one forgiven a second. Default 200. At 75 % it takes no new calls, at 100 % it
+    /// is closed.
+    max_glitches: u32 = 200, 200;
+    /// Calls on the wire per client connection. Default 1,024. Beyond: they wait.
+    client_max_inflight: usize = 1024, 1024;
+    /// Calls waiting for a place on a client connection. Default 65,536. Beyond: `ResourceExhausted`, not sent.
+    client_max_waiting: usize = 65_536, 65_536;
+    /// Timeout of a call that names none. Default 5 s.
+    default_timeout: Duration = secs(5), secs(5);
+    /// Connecting takes at most this time. Default 1 s.
+    connect_timeout: Duration = secs(1), secs(1);
+}
+
+impl Limits {
+    /// Checks what a single value cannot tell.
+    ///
+    /// # Errors
+    /// A limit of 0, a frame limit over what the protocol can say, `write_low` over `write_high`.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        for (name, value) in self.describe() {
+            if value == "0" || value == "0ns" {
+                return Err(ConfigError::new(name, value, "a limit cannot be 0, nor be switched off"));
+            }
+        }
+        if self.max_frame_size > 0x3FFF_FFFF {
+            return Err(ConfigError::new("max_frame_size", self.max_frame_size.to_string(), "the protocol ends at 1073741823 bytes"));
+        }
+        if self.write_low > self.write_high {
+            let value = self.write_low.to_string();
+            return Err(ConfigError::new("write_low", value, format!("it must not exceed write_high, {}", self.write_high)));
+        }
+        if self.client_max_inflight + self.client_max_waiting > crate::mux::MAX_SLOTS {
+            let value = format!("{} + {}", self.client_max_inflight, self.client_max_waiting);
+            let reason = format!("a connection can number {} calls at once", crate::mux::MAX_SLOTS);
+            return Err(ConfigError::new("client_max_inflight + client_max_waiting", value, reason));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn header(&self) -> crate::HeaderLimits {
+        crate::HeaderLimits { max_header_size: self.max_header_size, max_header_entries: self.max_header_entries }
+    }
+
+    pub(crate) fn conn(&self) -> ConnLimits {
+        ConnLimits {
+            first_frame_timeout: self.first_frame_timeout,
+            frame_progress: self.frame_progress,
+            idle_timeout: self.idle_timeout,
+            connect_timeout: self.connect_timeout,
+            write_high: self.write_high,
+            write_low: self.write_low,
+            write_hard: self.write_hard.max(self.max_frame_size as usize + self.write_high),
+            write_stall_timeout: self.write_stall_timeout,
+            turn_frames: self.turn_frames,
+            turn_bytes: self.turn_bytes,
+        }
+    }
+
+    pub(crate) fn listen(&self) -> ListenLimits {
+        ListenLimits { max_connections: self.max_connections, accept_backoff_max: self.accept_backoff_max }
+    }
+}
+
+trait FromText: Sized {
+    fn from_text(text: &str) -> Result<Self, String>;
+}
+
+impl FromText for usize {
+    fn from_text(text: &str) -> Result<usize, String> {
+        let (number, unit) = split_unit(text);
+        let factor: usize = match unit {
+            "" | "B" => 1,
+            "KiB" => 1 << 10,
+            "MiB" => 1 << 20,
+            "GiB" => 1 << 30,
+            other => return Err(format!("unknown unit `{other}`; write a number, or one with KiB, MiB or GiB")),
+        };
+        let number: usize = number.parse().map_err(|_| "not a number; write one such as 64, 512KiB or 1MiB".to_owned())?;
+        number.checked_mul(factor).ok_or_else(|| "too large".to_owned())
+    }
+}
+
+impl FromText for u32 {
+    fn from_text(text: &str) -> Result<u32, String> {
+        u32::try_from(usize::from_text(text)?).map_err(|_| "too large: at most 4294967295".to_owned())
+    }
+}
+
+impl FromText for Duration {
+    fn from_text(text: &str) -> Result<Duration, String> {
+        let (number, unit) = split_unit(text);
+        let number: u64 = number.parse().map_err(|_| "not a time; write one such as 500ms, 2s or 10min".to_owned())?;
+        match unit {
+            "ms" => Ok(Duration::from_millis(number)),
+            "s" => Ok(Duration::from_secs(number)),
+            "min" => number.checked_mul(60).map(Duration::from_secs).ok_or_else(|| "too long".to_owned()),
+            "" => Err("the unit is missing; write one such as 500ms, 2s or 10min".to_owned()),
+            other => Err(format!("unknown unit `{other}`; write ms, s or min")),
+        }
+    }
+}
+
+fn split_unit(text: &str) -> (&str, &str) {
+    let text = text.trim();
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    (&text[..end], text[end..].trim_start())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[rustfmt::skip]
+    fn limits_are_set_from_text() {
+        let check = |name: &str, value: &str, expected: &str| {
+            let mut limits = Limits::server();
+            let got = match limits.set(name, value) {
+                Ok(()) => limits.describe().into_iter().find(|(n, _)| *n == name).expect("it was set").1,
+                Err(e) => e.to_string(),
+            };
+            assert!(got.contains(expected), "{name}={value}: {got}");
+        };
+        check("max_frame_size",     "1MiB",       "1048576");
+        check("max_frame_size",     "1 MiB",      "1048576");
+        check("max_frame_size",     "2GiB",       "the protocol ends at");
+        check("max_frame_size",     "0",          "cannot be 0");
+        check("max_frame_size",     "lots",       "not a number");
+        check("max_frame_size",     "1MB",        "unknown unit `MB`");
+        check("frame_progress",     "2s",         "2s");
+        check("frame_progress",     "500ms",      "500ms");
+        check("frame_progress",     "10min",      "600s");
+        check("frame_progress",     "2",          "the unit is missing");
+        check("frame_progress",     "0s",         "cannot be 0");
+        check("write_low",          "2MiB",       "must not exceed write_high");
+        check("max_inflight",       "99999999999999999999", "not a number");
+        check("max_inflight",       "99999999999999GiB", "too large");
+        check("max_fraem_size",     "1",          "there is no such limit; the names are max_frame_size");
+        check("client_max_waiting", "1000000",    "can number");
+    }
+}

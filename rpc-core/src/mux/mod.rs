@@ -1,0 +1,18 @@
+//! One connection, many calls: which id belongs to which call.
+//!
+//! ```text
+//!  insert ─► queued ─► on the wire ─► done (local callers pick it up) ─► free
+//!              │            └─► abandoned (deadline, dropped) ─ late reply ─► free
+//!              └─► free
+//! ```
+//!
+//! No I/O and no clock here: the client's connection handler drives it.
+
+mod pending;
+mod reply;
+mod seq;
+
+pub(crate) use pending::{Abandon, Late, Pending};
+pub(crate) use reply::{Arrived, Found, Outcome, Reply, ReplyCell};
+pub(crate) use seq::SeqId;
+pub(crate) use seq::MAX_SLOTS;

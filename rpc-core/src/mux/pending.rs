@@ -1,0 +1,187 @@
+//! The pairing table of one connection.
+
+use std::collections::VecDeque;
+
+use super::seq::{MAX_SLOTS, SeqId};
+
+/// Calls of one connection that have an id, by id: an index and a compare.
+///
+/// Invariant: a slot is free, waiting or abandoned. Only a late reply or the end of the connection frees an abandoned one: until
+/// then its id can be on the wire. Free slots are reused first in, first out, so that a version comes round as late as possible.
+#[derive(Debug)]
+pub(crate) struct Pending<T> {
+    slots: Vec<Slot<T>>,
+    free: VecDeque<u32>,
+    waiting: usize,
+    abandoned: usize,
+    limit: usize,
+}
+
+#[derive(Debug)]
+struct Slot<T> {
+    version: u32,
+    state: State<T>,
+}
+
+#[derive(Debug)]
+enum State<T> {
+    Free,
+    Waiting(T),
+    Abandoned,
+}
+
+/// Why an id has no call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Late {
+    /// Its call timed out or was cancelled; this was the late reply, and the slot is free again.
+    Abandoned,
+    /// It was never given out, or its reply came already.
+    Unknown,
+}
+
+/// What leaves a slot's id behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Abandon {
+    /// The request may be on the wire: the id stays occupied.
+    OnWire,
+    /// The peer never heard of the id.
+    Unsent,
+}
+
+impl<T> Pending<T> {
+    pub(crate) fn new(limit: usize) -> Self {
+        Pending { slots: Vec::new(), free: VecDeque::new(), waiting: 0, abandoned: 0, limit: limit.min(MAX_SLOTS) }
+    }
+
+    /// Gives a call an id; gives it back when all are taken.
+    pub(crate) fn insert(&mut self, call: T) -> Result<SeqId, T> {
+        let slot = match self.free.pop_front() {
+            Some(slot) => slot as usize,
+            None if self.slots.len() < self.limit => {
+                self.slots.push(Slot { version: 0, state: State::Free });
+                self.slots.len() - 1
+            }
+            None => return Err(call),
+        };
+        let entry = &mut self.slots[slot];
+        entry.version = SeqId::next_version(entry.version);
+        entry.state = State::Waiting(call);
+        self.waiting += 1;
+        Ok(SeqId::new(slot, entry.version))
+    }
+
+    pub(crate) fn get(&mut self, seq: SeqId) -> Option<&mut T> {
+        match self.slots.get_mut(seq.slot()) {
+            Some(Slot { version, state: State::Waiting(call) }) if *version == seq.version() => Some(call),
+            _ => None,
+        }
+    }
+
+    /// Ends a waiting call; its id stays occupied if the peer may know it.
+    pub(crate) fn abandon(&mut self, seq: SeqId, how: Abandon) -> Option<T> {
+        self.get(seq)?;
+        self.end(seq, if how == Abandon::OnWire { State::Abandoned } else { State::Free })
+    }
+
+    /// A reply came for an id without a waiting call.
+    pub(crate) fn late(&mut self, seq: SeqId) -> Late {
+        match self.slots.get_mut(seq.slot()) {
+            Some(slot) if slot.version == seq.version() && matches!(slot.state, State::Abandoned) => {
+                slot.state = State::Free;
+                self.abandoned -= 1;
+                self.free.push_back(seq.slot() as u32);
+                Late::Abandoned
+            }
+            _ => Late::Unknown,
+        }
+    }
+
+    /// Ends every waiting call, in slot order, and forgets the abandoned ones: the connection is over.
+    pub(crate) fn drain(&mut self) -> impl Iterator<Item = (SeqId, T)> + use<T> {
+        self.waiting = 0;
+        self.abandoned = 0;
+        self.free.clear();
+        let slots = std::mem::take(&mut self.slots).into_iter().enumerate();
+        slots.filter_map(|(index, slot)| match slot.state {
+            State::Waiting(call) => Some((SeqId::new(index, slot.version), call)),
+            State::Free | State::Abandoned => None,
+        })
+    }
+
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting
+    }
+
+    pub(crate) fn abandoned(&self) -> usize {
+        self.abandoned
+    }
+
+    fn end(&mut self, seq: SeqId, state: State<T>) -> Option<T> {
+        let slot = &mut self.slots[seq.slot()];
+        let State::Waiting(call) = std::mem::replace(&mut slot.state, state) else { return None };
+        self.waiting -= 1;
+        match slot.state {
+            State::Abandoned => self.abandoned += 1,
+            _ => self.free.push_back(seq.slot() as u32),
+        }
+        Some(call)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_abandoned_id_is_not_given_out_again_before_its_late_reply() {
+        let mut pending = Pending::new(2);
+        let a = pending.insert('a').unwrap();
+        let b = pending.insert('b').unwrap();
+        assert_eq!(pending.insert('c'), Err('c'), "all ids are taken");
+        assert_eq!(pending.abandon(a, Abandon::OnWire), Some('a'));
+        assert_eq!(pending.insert('c'), Err('c'), "an abandoned id stays occupied");
+        assert_eq!((pending.waiting(), pending.abandoned()), (1, 1));
+
+        assert_eq!(pending.late(a), Late::Abandoned);
+        assert_eq!(pending.late(a), Late::Unknown, "a second late reply is nobody's");
+        let c = pending.insert('c').unwrap();
+        assert_eq!(c.slot(), a.slot());
+        assert_eq!(pending.get(a), None, "I7: the old id must not reach the new call");
+        assert_eq!(pending.abandon(c, Abandon::Unsent), Some('c'));
+        assert_eq!(pending.abandon(c, Abandon::Unsent), None, "I1: once");
+        assert_eq!(pending.abandon(b, Abandon::Unsent), Some('b'));
+        assert_eq!((pending.waiting(), pending.abandoned()), (0, 0));
+    }
+
+    #[test]
+    fn an_unsent_call_frees_its_id_at_once() {
+        let mut pending = Pending::new(1);
+        let a = pending.insert('a').unwrap();
+        assert_eq!(pending.abandon(a, Abandon::Unsent), Some('a'));
+        assert_eq!(pending.late(a), Late::Unknown);
+        assert!(pending.insert('b').is_ok());
+    }
+
+    #[test]
+    fn free_slots_are_reused_first_in_first_out() {
+        let mut pending = Pending::new(8);
+        let ids: Vec<_> = (0..4).map(|n| pending.insert(n).unwrap()).collect();
+        for i in [2, 0, 3, 1] {
+            pending.abandon(ids[i], Abandon::Unsent);
+        }
+        let slots: Vec<_> = (0..4).map(|n| pending.insert(n).unwrap().slot()).collect();
+        assert_eq!(slots, [2, 0, 3, 1]);
+    }
+
+    #[test]
+    fn unknown_ids_are_nobody_s() {
+        let mut pending = Pending::new(4);
+        let a = pending.insert('a').unwrap();
+        for wire in [0, 1, -1, i32::MIN, i32::MAX, a.to_wire() ^ 1 << 20] {
+            assert_eq!(pending.get(SeqId::from_wire(wire)), None);
+            assert_eq!(pending.late(SeqId::from_wire(wire)), Late::Unknown);
+        }
+        assert_eq!(pending.drain().collect::<Vec<_>>(), [(a, 'a')]);
+        assert_eq!(pending.waiting(), 0);
+    }
+}

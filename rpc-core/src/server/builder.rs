@@ -1,0 +1,206 @@
+//! Settings of a server.
+
+use std::fmt;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use rpc_transport::{ListenOptions, MemoryBudget, Placement, PoolOptions, ReactorPool, SocketOptions, Url};
+
+use super::handler::ServerHandler;
+use super::methods::Methods;
+use super::router::Router;
+use super::shutdown::{Counters, Drained, OnReactor, ServerHandle, ServerShared, Table, TableEntry, set_default_pool};
+use super::workers::Workers;
+use crate::client::config_error;
+use crate::codegen::Service;
+use crate::error::{ConfigError, Error, Peer, Result};
+use crate::limits::Limits;
+use crate::middleware::{Middleware, Stack};
+use crate::protocol::KitexFraming;
+
+/// A server of generated services. Start with [`Server::builder`].
+#[derive(Debug)]
+pub struct Server(());
+
+impl Server {
+    /// A server with every default: a reactor for each core, 16 workers for methods that block, the limits of
+    /// [`Limits::server`].
+    pub fn builder() -> ServerBuilder {
+        ServerBuilder {
+            settings: Settings {
+                limits: Limits::server(),
+                wrong: None,
+                pool: PoolOptions::default(),
+                workers: 16,
+                placement: Placement::default(),
+                socket: SocketOptions::default(),
+            },
+            layers: (),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Settings {
+    limits: Limits,
+    wrong: Option<ConfigError>,
+    pool: PoolOptions,
+    workers: usize,
+    placement: Placement,
+    socket: SocketOptions,
+}
+
+/// Settings of a server; all have defaults. Then [`add`](ServerBuilder::add) the services.
+#[derive(Debug)]
+pub struct ServerBuilder<M = ()> {
+    settings: Settings,
+    layers: M,
+}
+
+impl<M: Middleware> ServerBuilder<M> {
+    /// Reactors, each with a thread. Default: the available cores.
+    pub fn reactors(mut self, n: usize) -> Self {
+        self.settings.pool.reactors = n;
+        self
+    }
+
+    /// Threads for methods marked as blocking, started only if there are any. Default 16.
+    pub fn workers(mut self, n: usize) -> Self {
+        self.settings.workers = n;
+        self
+    }
+
+    /// Which reactor gets a connection. Default: each in turn.
+    pub fn placement(mut self, placement: Placement) -> Self {
+        self.settings.placement = placement;
+        self
+    }
+
+    /// Options of the sockets.
+    pub fn socket(mut self, options: SocketOptions) -> Self {
+        self.settings.socket = options;
+        self
+    }
+
+    /// All limits at once.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.settings.limits = limits;
+        self
+    }
+
+    /// One limit by its name, as in `set("max_frame_size", "1MiB")`. A wrong name or value is an error of `bind`.
+    pub fn set(mut self, name: &str, value: &str) -> Self {
+        if let Err(wrong) = self.settings.limits.set(name, value) {
+            self.settings.wrong.get_or_insert(wrong);
+        }
+        self
+    }
+
+    /// Adds a middleware around those added before: the last one added sees a call first.
+    pub fn layer<L: Middleware>(self, layer: L) -> ServerBuilder<Stack<L, M>> {
+        ServerBuilder { settings: self.settings, layers: Stack::new(layer, self.layers) }
+    }
+
+    /// Adds a service: a generated `…Server` around your implementation.
+    pub fn add<S: Service>(self, service: S) -> Services<M> {
+        let services = Services {
+            settings: self.settings,
+            methods: Methods::new(Arc::new(self.layers)),
+            router: Router::default(),
+        };
+        services.add(service)
+    }
+}
+
+/// A server with its services, ready to be bound.
+pub struct Services<M = ()> {
+    settings: Settings,
+    methods: Methods<M>,
+    router: Router,
+}
+
+impl<M: Middleware> Services<M> {
+    /// Adds another service on the same port.
+    pub fn add<S: Service>(mut self, service: S) -> Self {
+        let first = self.methods.len();
+        let added = self.router.add(service.descriptor(), first).and_then(|()| self.methods.add(service));
+        if let Err(wrong) = added {
+            self.settings.wrong.get_or_insert(wrong);
+        }
+        self
+    }
+
+    /// Binds one address and starts serving; returns at once, with the real address in [`ServerHandle::url`].
+    ///
+    /// # Errors
+    /// A wrong setting, a duplicate service, a malformed URL, or what the system says to bind; the text names the thing and the remedy.
+    pub fn bind(self, url: impl AsRef<str>) -> Result<ServerHandle> {
+        self.bind_all([url])
+    }
+
+    /// As [`bind`](Services::bind), for several addresses.
+    ///
+    /// # Errors
+    /// As [`bind`](Services::bind).
+    pub fn bind_all<U: AsRef<str>>(self, urls: impl IntoIterator<Item = U>) -> Result<ServerHandle> {
+        let Services { settings, methods, router } = self;
+        if let Some(wrong) = settings.wrong {
+            return Err(wrong.into());
+        }
+        settings.limits.check()?;
+        let urls: Vec<Url> =
+            urls.into_iter().map(|url| url.as_ref().parse().map_err(config_error)).collect::<Result<_>>()?;
+        if urls.is_empty() {
+            let reason = "a server needs at least one, such as tcp://127.0.0.1:7000";
+            return Err(ConfigError::new("url", "", reason).into());
+        }
+        let entries = methods.finish()?;
+        let workers = match entries.iter().any(|entry| entry.blocking) {
+            true => Some(Workers::start(settings.workers.max(1)).map_err(Error::from)?),
+            false => None,
+        };
+        let pool = Arc::new(ReactorPool::start(settings.pool).map_err(Error::from)?);
+        let tables = pool.handles().iter().map(|_| {
+            let methods = entries.iter().map(|e| TableEntry { method: e.method, runner: (e.make)() }).collect();
+            Arc::new(OnReactor {
+                table: Mutex::new(Some(Box::new(Table { methods, reserved: None }))),
+                counters: Counters::default(),
+            })
+        });
+        let memory = Arc::new(MemoryBudget::new(settings.limits.max_buffered_bytes));
+        let shared = Arc::new(ServerShared::new(settings.limits, router, tables.collect(), workers));
+        let options = ListenOptions {
+            conn: shared.limits.conn(),
+            listen: shared.limits.listen(),
+            socket: settings.socket,
+            placement: settings.placement,
+            memory: Arc::clone(&memory),
+        };
+        let listeners = urls.iter().map(|url| {
+            let shared = Arc::clone(&shared);
+            pool.listen(url, options.clone(), move |accepted| {
+                let here = Arc::clone(&shared.reactors[accepted.reactor.index()]);
+                let peer = Peer::from(accepted.peer.to_string());
+                let framing = KitexFraming::new(shared.limits.max_frame_size);
+                (framing, ServerHandler::new(Arc::clone(&shared), here, peer))
+            })
+        });
+        let listeners = listeners.collect::<std::io::Result<Vec<_>>>().map_err(Error::from)?;
+        set_default_pool(&pool);
+        Ok(ServerHandle::new(listeners, shared, memory, pool))
+    }
+
+    /// Binds one address and serves until SIGTERM or SIGINT, then lets running calls end: `fn main` in one line.
+    ///
+    /// # Errors
+    /// As [`bind`](Services::bind).
+    pub fn run(self, url: impl AsRef<str>) -> Result<()> {
+        self.bind(url)?.serve().map(|Drained { .. }| ())
+    }
+}
+
+impl<M> fmt::Debug for Services<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Services").field("router", &self.router).finish_non_exhaustive()
+    }
+}

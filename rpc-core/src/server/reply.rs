@@ -1,0 +1,148 @@
+//! Replies, as bytes.
+
+use rpc_transport::LinkBuffer;
+
+use crate::error::{Cause, Error, Result, Sent};
+use crate::metadata::Metadata;
+use crate::middleware::Payload;
+use crate::protocol::ttheader::layout::str_key;
+use crate::protocol::ttheader::{HeaderError, ReplyHead, ReplyKind, StringBlock};
+use crate::protocol::{Exception, Form};
+use crate::status::{Code, exception_of};
+
+/// Where a reply goes, and what its caller understands.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ReplyTo {
+    pub(crate) form: Form,
+    pub(crate) seq: i32,
+    /// Nobody waits for a reply.
+    pub(crate) oneway: bool,
+    /// The caller is of this framework: it understands `rpc-code`.
+    pub(crate) ours: bool,
+    /// The connection is about to close: the caller must not use it again.
+    pub(crate) closing: bool,
+    pub(crate) max_frame_size: u32,
+}
+
+/// An encodable reply.
+pub(crate) trait ReplyBody: Send {
+    fn len(&self) -> usize;
+    fn write(self, out: &mut LinkBuffer);
+}
+
+pub(crate) struct Message<T>(pub(crate) T);
+
+impl<T: prost::Message> ReplyBody for Message<T> {
+    fn len(&self) -> usize {
+        self.0.encoded_len()
+    }
+
+    fn write(self, out: &mut LinkBuffer) {
+        self.0.encode_raw(out);
+    }
+}
+
+impl ReplyBody for Payload {
+    fn len(&self) -> usize {
+        Payload::len(self)
+    }
+
+    fn write(self, out: &mut LinkBuffer) {
+        out.append(self.into_link());
+    }
+}
+
+/// Writes a handler's result.
+#[inline]
+pub(crate) fn write<R: ReplyBody>(
+    out: &mut LinkBuffer,
+    head: &ReplyHead,
+    method: &str,
+    to: ReplyTo,
+    backward: &Metadata,
+    result: Result<R>,
+) {
+    if to.oneway {
+        return;
+    }
+    let outcome = result.and_then(|body| {
+        let len = body.len();
+        if len > to.max_frame_size as usize {
+            let text = format!("the reply has {len} bytes, the limit max_frame_size is {}", to.max_frame_size);
+            return Err(Error::new(Code::ResourceExhausted, text));
+        }
+        if !to.closing && backward.is_empty() {
+            head.write(out, to.form, ReplyKind::Reply, to.seq, len, b"")?;
+        } else {
+            let mut strings = closing_block(to)?;
+            push_backward(&mut strings, backward)?;
+            head.write(out, to.form, ReplyKind::Reply, to.seq, len, strings.as_bytes())?;
+        }
+        body.write(out);
+        Ok(())
+    });
+    if let Err(error) = outcome {
+        write_error(out, method.as_bytes(), to, backward, &error);
+    }
+}
+
+/// Writes an error: a business status as a reply, everything else as an exception.
+pub(crate) fn write_error(out: &mut LinkBuffer, method: &[u8], to: ReplyTo, backward: &Metadata, error: &Error) {
+    if to.oneway {
+        return;
+    }
+    let written = match (error.cause(), to.form) {
+        (Cause::Business(status), Form::TtHeader) => {
+            let strings = closing_block(to).and_then(|mut strings| {
+                push_backward(&mut strings, backward)?;
+                status.put(&mut strings)?;
+                Ok(strings)
+            });
+            strings.and_then(|s| {
+                ReplyHead::write_for(method, out, to.form, ReplyKind::Reply, to.seq, 0, s.as_bytes())
+            })
+        }
+        _ => write_exception(out, method, to, error, exception_of(error)),
+    };
+    if let Err(header) = written {
+        // What the handler wants to say does not fit into a header: say that instead.
+        tracing::warn!(error = %header, "a reply's header cannot be sent");
+        let exception = Exception { type_id: 6, message: format!("the reply cannot be sent: {header}") };
+        let plain = ReplyTo { ours: false, closing: false, ..to };
+        if let Err(error) = write_exception(out, method, plain, error, exception) {
+            tracing::error!(%error, "an exception cannot be sent; its caller will time out");
+        }
+    }
+}
+
+fn write_exception(
+    out: &mut LinkBuffer,
+    method: &[u8],
+    to: ReplyTo,
+    error: &Error,
+    exception: Exception,
+) -> Result<(), HeaderError> {
+    let mut strings = closing_block(to)?;
+    if to.ours {
+        strings.push(str_key::CODE, error.code().wire_name().as_bytes())?;
+        if error.sent() == Sent::No {
+            strings.push(str_key::NOT_EXECUTED, b"1")?;
+        }
+    }
+    let len = exception.encoded_len();
+    ReplyHead::write_for(method, out, to.form, ReplyKind::Exception, to.seq, len, strings.as_bytes())?;
+    exception.encode(out);
+    Ok(())
+}
+
+fn closing_block(to: ReplyTo) -> Result<StringBlock, HeaderError> {
+    let mut strings = StringBlock::new();
+    if to.closing {
+        strings.push(str_key::CLOSING, b"1")?;
+    }
+    Ok(strings)
+}
+
+fn push_backward(strings: &mut StringBlock, backward: &Metadata) -> Result<(), HeaderError> {
+    backward.iter().try_for_each(|(key, value)| strings.push_backward(key, value))
+}

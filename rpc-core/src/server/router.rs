@@ -1,0 +1,94 @@
+//! Which method a request names.
+
+use std::collections::HashMap;
+
+use crate::codegen::{MethodDescriptor, ServiceDescriptor};
+use crate::error::{ConfigError, Error};
+
+/// Services by name and methods by name; built once, shared by all reactors. Its size depends on the services only, never on what
+/// callers ask for.
+#[derive(Debug, Default)]
+pub(crate) struct Router {
+    services: HashMap<&'static str, (&'static ServiceDescriptor, HashMap<&'static str, usize>)>,
+    /// Methods that only one service has; `None` if several have it.
+    by_method: HashMap<&'static str, Option<usize>>,
+}
+
+impl Router {
+    /// Adds a service whose methods have the numbers from `first`.
+    pub(crate) fn add(&mut self, service: &'static ServiceDescriptor, first: usize) -> Result<(), ConfigError> {
+        if let Some((other, _)) = self.services.get(service.name()) {
+            let full = |s: &ServiceDescriptor| match s.package() {
+                "" => s.name().to_owned(),
+                package => format!("{package}.{}", s.name()),
+            };
+            let reason = format!(
+                "duplicate service: {} and {} have the same name on the wire, which carries no package; serve one of them on a port of its own",
+                full(other),
+                full(service)
+            );
+            return Err(ConfigError::new("service", service.name(), reason));
+        }
+        let numbered = |methods: &[&'static MethodDescriptor]| -> HashMap<&'static str, usize> {
+            methods.iter().enumerate().map(|(i, m)| (m.name(), first + i)).collect()
+        };
+        let methods = numbered(service.methods());
+        for (name, index) in &methods {
+            self.by_method.entry(name).and_modify(|only| *only = None).or_insert(Some(*index));
+        }
+        self.services.insert(service.name(), (service, methods));
+        Ok(())
+    }
+
+    /// The method's number. With a known service it is looked up there; else the only service that has the method is meant, because
+    /// callers need not name a service.
+    pub(crate) fn find(&self, service: Option<&[u8]>, method: &[u8]) -> Result<usize, Error> {
+        let name = std::str::from_utf8(method).unwrap_or("");
+        let known = service.and_then(|s| self.services.get(std::str::from_utf8(s).ok()?));
+        if let Some((descriptor, methods)) = known {
+            let found = methods.get(name).copied();
+            return found.ok_or_else(|| Error::unknown_method(descriptor.name(), &String::from_utf8_lossy(method)));
+        }
+        self.by_method.get(name).copied().flatten().ok_or_else(|| {
+            let service = String::from_utf8_lossy(service.unwrap_or_default());
+            Error::unknown_service(&service, &String::from_utf8_lossy(method))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    static PING: MethodDescriptor = MethodDescriptor::new("a", "A", "Ping");
+    static ECHO: MethodDescriptor = MethodDescriptor::new("a", "A", "Echo");
+    static OTHER_ECHO: MethodDescriptor = MethodDescriptor::new("b", "B", "Echo");
+    static A: ServiceDescriptor = ServiceDescriptor::new("a", "A", &[&PING, &ECHO]);
+    static B: ServiceDescriptor = ServiceDescriptor::new("b", "B", &[&OTHER_ECHO]);
+    static OTHER_A: ServiceDescriptor = ServiceDescriptor::new("x", "A", &[]);
+
+    #[test]
+    #[rustfmt::skip]
+    fn a_request_finds_its_method() {
+        let mut router = Router::default();
+        router.add(&A, 0).unwrap();
+        router.add(&B, 2).unwrap();
+        let check = |service: Option<&str>, method: &str, expected: &str| {
+            let got = match router.find(service.map(str::as_bytes), method.as_bytes()) {
+                Ok(index) => index.to_string(),
+                Err(error) => error.cause().to_string(),
+            };
+            assert!(got.contains(expected), "{service:?} {method}: {got}");
+        };
+        //    isn          method       number, or the exception
+        check(Some("A"),   "Echo",      "1");
+        check(Some("B"),   "Echo",      "2");
+        check(None,        "Ping",      "0");
+        check(Some("C"),   "Ping",      "0");
+        check(None,        "Echo",      "exception 20: unknown service , method Echo");
+        check(Some("C"),   "Nope",      "exception 20: unknown service C, method Nope");
+        check(Some("A"),   "Nope",      "exception 1: unknown method Nope (service A)");
+        let error = router.add(&OTHER_A, 3).unwrap_err();
+        assert!(error.to_string().contains("a.A and x.A"), "{error}");
+    }
+}

@@ -1,0 +1,362 @@
+//! Runs one method's handler on one reactor.
+//!
+//! The future's type is known here and nowhere above: [`Runner`] is the `dyn` boundary. Behind it nothing is allocated in steady
+//! state: the box a future runs in is kept and filled again, and so are the service handle and the context that the future
+//! borrows, which it gives back with its result.
+
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::{Arc, Weak};
+use std::task::{Context as TaskContext, Poll, Waker};
+use std::time::Instant;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use rpc_transport::{ConnId, Cx, Frame, LinkBuffer, LocalTask, Message, ReservedTask, TaskId, local};
+
+use super::handler::{CallKey, ServerHandler};
+use super::reply::{self, ReplyBody, ReplyTo};
+use super::shutdown::InFlight;
+use super::workers::Workers;
+use crate::codegen::MethodDescriptor;
+use crate::context::Context;
+use crate::error::{Error, Peer, Refusal, Result, Sent};
+use crate::metadata::Metadata;
+use crate::protocol::ttheader::{ReplyHead, RequestInfo};
+use crate::status::type_id;
+
+/// Boxes of one method kept by one reactor.
+const KEPT: usize = 1024;
+
+/// One method on one reactor.
+pub(crate) trait Runner: Send {
+    fn start(&mut self, call: Incoming<'_>, cx: &mut Cx<'_>) -> Started;
+}
+
+/// A request on its way to its handler.
+pub(crate) struct Incoming<'a> {
+    pub(crate) frame: Frame<'a>,
+    pub(crate) body: &'a [u8],
+    pub(crate) to: ReplyTo,
+    pub(crate) info: &'a Arc<RequestInfo>,
+    pub(crate) peer: &'a Peer,
+    pub(crate) now: Instant,
+    pub(crate) deadline: Option<Instant>,
+    /// The name the call has if it does not end at once.
+    pub(crate) key: CallKey,
+    pub(crate) reserved: &'a mut Option<ReservedTask>,
+    pub(crate) in_flight: &'a dyn Fn() -> Result<InFlight, Refusal>,
+    pub(crate) workers: Option<&'a Arc<Workers>>,
+}
+
+/// What became of it.
+pub(crate) enum Started {
+    /// The reply stands in the output.
+    Done,
+    /// The request cannot be decoded; the error stands in the output.
+    Malformed,
+    Task(TaskId, InFlight),
+    Blocking(Context),
+}
+
+/// A method whose handler runs on the reactor.
+pub(crate) fn local<S, P, R, Prepare, Run, Fut>(
+    method: &'static MethodDescriptor,
+    head: Arc<ReplyHead>,
+    service: Arc<S>,
+    prepare: Prepare,
+    run: Run,
+) -> Box<dyn Runner>
+where
+    S: Send + Sync + 'static,
+    R: ReplyBody + 'static,
+    Prepare: Fn(&Bytes, &[u8]) -> Result<P, prost::DecodeError> + Send + 'static,
+    Run: Fn(Arc<S>, Context, P) -> Fut + Send + 'static,
+    Fut: Future<Output = (Arc<S>, Context, Result<R>)> + Send + 'static,
+{
+    Box::new(Local { method, head, service, prepare, run, spare: None, kept: Arc::default() })
+}
+
+struct Local<S, Prepare, Run, Fut> {
+    method: &'static MethodDescriptor,
+    head: Arc<ReplyHead>,
+    service: Arc<S>,
+    prepare: Prepare,
+    run: Run,
+    spare: Option<Box<Slot<S, Fut>>>,
+    kept: Arc<Kept<S, Fut>>,
+}
+
+/// Slots of calls that had to wait, free again.
+type Kept<S, Fut> = Mutex<Vec<Box<Slot<S, Fut>>>>;
+
+/// A box for a call's future, and what the future gives back when it ends.
+struct Slot<S, Fut> {
+    future: Pin<Box<Option<Fut>>>,
+    parts: Option<(Arc<S>, Context)>,
+    method: &'static MethodDescriptor,
+    head: Arc<ReplyHead>,
+    kept: Weak<Kept<S, Fut>>,
+    to: Option<(ConnId, CallKey, ReplyTo)>,
+}
+
+impl<S, P, R, Prepare, Run, Fut> Runner for Local<S, Prepare, Run, Fut>
+where
+    S: Send + Sync + 'static,
+    R: ReplyBody + 'static,
+    Prepare: Fn(&Bytes, &[u8]) -> Result<P, prost::DecodeError> + Send + 'static,
+    Run: Fn(Arc<S>, Context, P) -> Fut + Send + 'static,
+    Fut: Future<Output = (Arc<S>, Context, Result<R>)> + Send + 'static,
+{
+    fn start(&mut self, call: Incoming<'_>, cx: &mut Cx<'_>) -> Started {
+        let prepared = match (self.prepare)(call.frame.owner(), call.body) {
+            Ok(prepared) => prepared,
+            Err(error) => {
+                let error = Error::from(error).with_sent(Sent::No);
+                reply::write_error(cx.output(), self.method.name().as_bytes(), call.to, &Metadata::new(), &error);
+                return Started::Malformed;
+            }
+        };
+        let mut slot = self.spare.take().or_else(|| self.kept.lock().pop()).unwrap_or_else(|| self.new_slot());
+        let (service, mut context) =
+            slot.parts.take().unwrap_or_else(|| (Arc::clone(&self.service), Context::take()));
+        context.receive(self.method, call.peer, call.info, call.now, call.deadline);
+        slot.future.set(Some((self.run)(service, context, prepared)));
+
+        let Some(reserved) = call.reserved.take().or_else(local::reserve) else {
+            unreachable!("frames are handled on a reactor's thread")
+        };
+        match slot.poll_once(reserved.waker()) {
+            Polled::Ready(result, mut backward) => {
+                *call.reserved = Some(reserved);
+                slot.write(cx, call.to, &mut backward, result);
+                self.spare = Some(slot);
+                Started::Done
+            }
+            Polled::Panicked => {
+                *call.reserved = Some(reserved);
+                slot.write(cx, call.to, &mut Metadata::new(), Err::<R, _>(panicked()));
+                self.spare = Some(slot);
+                Started::Done
+            }
+            Polled::Pending => match (call.in_flight)() {
+                Ok(in_flight) => {
+                    let task = reserved.id();
+                    slot.to = Some((cx.id(), call.key, call.to));
+                    local::spawn_reserved(reserved, slot);
+                    Started::Task(task, in_flight)
+                }
+                Err(refusal) => {
+                    *call.reserved = Some(reserved);
+                    slot.clear();
+                    // It has begun, so it is not called unexecuted.
+                    let error = Error::from(refusal).with_sent(Sent::Maybe);
+                    slot.write(cx, call.to, &mut Metadata::new(), Err::<R, _>(error));
+                    self.spare = Some(slot);
+                    Started::Done
+                }
+            },
+        }
+    }
+}
+
+impl<S, Prepare, Run, Fut> Local<S, Prepare, Run, Fut> {
+    fn new_slot(&self) -> Box<Slot<S, Fut>> {
+        Box::new(Slot {
+            future: Box::pin(None),
+            parts: None,
+            method: self.method,
+            head: Arc::clone(&self.head),
+            kept: Arc::downgrade(&self.kept),
+            to: None,
+        })
+    }
+}
+
+enum Polled<R> {
+    Ready(Result<R>, Metadata),
+    Pending,
+    Panicked,
+}
+
+impl<S, R, Fut> Slot<S, Fut>
+where
+    S: Send + Sync + 'static,
+    R: ReplyBody + 'static,
+    Fut: Future<Output = (Arc<S>, Context, Result<R>)> + Send + 'static,
+{
+    #[inline]
+    fn poll_once(&mut self, waker: &Waker) -> Polled<R> {
+        let future = &mut self.future;
+        let polled = catch_unwind(AssertUnwindSafe(|| {
+            let poll = match future.as_mut().as_pin_mut() {
+                Some(future) => future.poll(&mut TaskContext::from_waker(waker)),
+                None => Poll::Pending,
+            };
+            if poll.is_ready() {
+                future.set(None);
+            }
+            poll
+        }));
+        match polled {
+            Ok(Poll::Ready((service, mut context, result))) => {
+                let backward = context.take_backward();
+                self.parts = Some((service, context));
+                Polled::Ready(result, backward)
+            }
+            Ok(Poll::Pending) => Polled::Pending,
+            Err(_) => {
+                self.clear();
+                Polled::Panicked
+            }
+        }
+    }
+
+    fn write(&self, cx: &mut Cx<'_>, to: ReplyTo, backward: &mut Metadata, result: Result<R>) {
+        reply::write(cx.output(), &self.head, self.method.name(), to, backward, result);
+    }
+}
+
+impl<S, Fut> Slot<S, Fut> {
+    /// Drops the future; a panic in its destructors is not ours.
+    fn clear(&mut self) {
+        let future = &mut self.future;
+        if catch_unwind(AssertUnwindSafe(|| future.set(None))).is_err() {
+            self.future = Box::pin(None);
+        }
+    }
+}
+
+impl<S, R, Fut> LocalTask for Slot<S, Fut>
+where
+    S: Send + Sync + 'static,
+    R: ReplyBody + 'static,
+    Fut: Future<Output = (Arc<S>, Context, Result<R>)> + Send + 'static,
+{
+    fn poll(&mut self, cx: &mut TaskContext<'_>) -> Poll<()> {
+        let (result, mut backward) = match self.poll_once(cx.waker()) {
+            Polled::Pending => return Poll::Pending,
+            Polled::Ready(result, backward) => (result, backward),
+            Polled::Panicked => (Err(panicked()), Metadata::new()),
+        };
+        if let Some((conn, key, to)) = self.to.take() {
+            local::visit::<ServerHandler, _>(conn, |handler, cx| {
+                if let Some(to) = handler.ended(cx, key, to) {
+                    self.write(cx, to, &mut backward, result);
+                }
+                handler.after(cx);
+            });
+        }
+        Poll::Ready(())
+    }
+
+    fn finished(mut self: Box<Self>) {
+        self.clear();
+        self.to = None;
+        if let Some(kept) = self.kept.upgrade() {
+            let mut kept = kept.lock();
+            if kept.len() < KEPT {
+                kept.push(self);
+            }
+        }
+    }
+}
+
+fn panicked() -> Error {
+    Error::exception(type_id::INTERNAL_ERROR, "panic: the handler panicked")
+}
+
+/// A method whose handler blocks its thread, and therefore runs on the worker pool.
+pub(crate) fn blocking<S, P, R, Prepare, Run, Fut>(
+    method: &'static MethodDescriptor,
+    head: Arc<ReplyHead>,
+    service: Arc<S>,
+    prepare: Prepare,
+    run: Run,
+) -> Box<dyn Runner>
+where
+    S: Send + Sync + 'static,
+    P: 'static,
+    R: ReplyBody + 'static,
+    Prepare: Fn(&Bytes, &[u8]) -> Result<P, prost::DecodeError> + Clone + Send + 'static,
+    Run: Fn(Arc<S>, Context, P) -> Fut + Clone + Send + 'static,
+    Fut: Future<Output = (Arc<S>, Context, Result<R>)> + Send + 'static,
+{
+    Box::new(OnWorkers { method, head, service, prepare, run })
+}
+
+struct OnWorkers<S, Prepare, Run> {
+    method: &'static MethodDescriptor,
+    head: Arc<ReplyHead>,
+    service: Arc<S>,
+    prepare: Prepare,
+    run: Run,
+}
+
+impl<S, P, R, Prepare, Run, Fut> Runner for OnWorkers<S, Prepare, Run>
+where
+    S: Send + Sync + 'static,
+    P: 'static,
+    R: ReplyBody + 'static,
+    Prepare: Fn(&Bytes, &[u8]) -> Result<P, prost::DecodeError> + Clone + Send + 'static,
+    Run: Fn(Arc<S>, Context, P) -> Fut + Clone + Send + 'static,
+    Fut: Future<Output = (Arc<S>, Context, Result<R>)> + Send + 'static,
+{
+    fn start(&mut self, call: Incoming<'_>, cx: &mut Cx<'_>) -> Started {
+        let refused = |cx: &mut Cx<'_>, refusal| {
+            let error = Error::from(refusal);
+            reply::write_error(cx.output(), self.method.name().as_bytes(), call.to, &Metadata::new(), &error);
+            Started::Done
+        };
+        let Some(workers) = call.workers else { return refused(cx, Refusal::ShuttingDown) };
+        let in_flight = match (call.in_flight)() {
+            Ok(in_flight) => in_flight,
+            Err(refusal) => return refused(cx, refusal),
+        };
+        let mut context = Context::take();
+        context.receive(self.method, call.peer, call.info, call.now, call.deadline);
+        let (method, head, service) = (self.method, Arc::clone(&self.head), Arc::clone(&self.service));
+        let (prepare, run) = (self.prepare.clone(), self.run.clone());
+        let body = call.frame.slice(call.body);
+        let (to, key, conn, deadline) = (call.to, call.key, cx.conn_ref(), call.deadline);
+        let watched = context.clone();
+        workers.run(move || {
+            let mut out = LinkBuffer::new();
+            // Late in the queue: the caller has given up, so the handler does not start.
+            let expired = context.is_cancelled() || deadline.is_some_and(|at| Instant::now() >= at);
+            let result = if expired {
+                Err(Error::from(Refusal::Expired))
+            } else {
+                catch_unwind(AssertUnwindSafe(|| {
+                    let prepared = prepare(&body, &body).map_err(|e| Error::from(e).with_sent(Sent::No))?;
+                    let (_, mut context, result) = conn.reactor().block_on(run(service, context, prepared));
+                    let backward = context.take_backward();
+                    result.map(|body| (body, backward))
+                }))
+                .unwrap_or_else(|_| Err(panicked()))
+            };
+            let (result, backward) = match result {
+                Ok((body, backward)) => (Ok(body), backward),
+                Err(error) => (Err::<R, _>(error), Metadata::new()),
+            };
+            reply::write(&mut out, &head, method.name(), to, &backward, result);
+            out.seal();
+            drop(in_flight);
+            conn.send(Arc::new(Finished { key, frame: Mutex::new(Some(out)) }));
+        });
+        Started::Blocking(watched)
+    }
+}
+
+/// A worker's reply, on its way to its connection.
+pub(crate) struct Finished {
+    pub(crate) key: CallKey,
+    pub(crate) frame: Mutex<Option<LinkBuffer>>,
+}
+
+impl Message for Finished {
+    /// The connection is gone: nobody waits for the reply.
+    fn undelivered(self: Arc<Self>) {}
+}
+

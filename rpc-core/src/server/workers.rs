@@ -1,0 +1,85 @@
+//! Threads for methods that block.
+
+use std::collections::VecDeque;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+use parking_lot::{Condvar, Mutex};
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// A fixed number of threads and a queue; the queue's bound is `max_inflight`, which its users hold to.
+pub(crate) struct Workers {
+    shared: Arc<Shared>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    queue: Mutex<Queue>,
+    filled: Condvar,
+}
+
+#[derive(Default)]
+struct Queue {
+    jobs: VecDeque<Job>,
+    closed: bool,
+}
+
+impl Workers {
+    pub(crate) fn start(threads: usize) -> io::Result<Workers> {
+        let workers = Workers { shared: Arc::default(), threads: Mutex::default() };
+        for n in 0..threads {
+            let shared = Arc::clone(&workers.shared);
+            let thread = thread::Builder::new().name(format!("rpc-worker-{n}")).spawn(move || work(&shared))?;
+            workers.threads.lock().push(thread);
+        }
+        Ok(workers)
+    }
+
+    pub(crate) fn run(&self, job: impl FnOnce() + Send + 'static) {
+        let mut queue = self.shared.queue.lock();
+        if !queue.closed {
+            queue.jobs.push_back(Box::new(job));
+            drop(queue);
+            self.shared.filled.notify_one();
+        }
+    }
+}
+
+fn work(shared: &Shared) {
+    loop {
+        let mut queue = shared.queue.lock();
+        let job = loop {
+            match queue.jobs.pop_front() {
+                Some(job) => break job,
+                None if queue.closed => return,
+                None => shared.filled.wait(&mut queue),
+            }
+        };
+        drop(queue);
+        if catch_unwind(AssertUnwindSafe(job)).is_err() {
+            tracing::error!("a job on the worker pool panicked; the worker goes on");
+        }
+    }
+}
+
+/// Jobs that have not begun are dropped; those that run are waited for.
+impl Drop for Workers {
+    fn drop(&mut self) {
+        let mut queue = self.shared.queue.lock();
+        queue.closed = true;
+        let dropped = std::mem::take(&mut queue.jobs);
+        drop(queue);
+        drop(dropped);
+        self.shared.filled.notify_all();
+        let me = thread::current().id();
+        for thread in self.threads.lock().drain(..) {
+            if thread.thread().id() != me {
+                let _ = thread.join();
+            }
+        }
+    }
+}
