@@ -6,7 +6,8 @@ use crate::config::ConnLimits;
 use crate::conn::{self, ConnId, Framed, Setup};
 use crate::framing::Framing;
 use crate::handler::Handler;
-use crate::local;
+use crate::reactor::ReactorHandle;
+use crate::reactor::core::try_with;
 use crate::socket::SocketOptions;
 use crate::stats::MemoryBudget;
 use crate::url::{Endpoint, Url};
@@ -24,10 +25,10 @@ pub struct Connector {
 
 impl Connector {
     /// Starts connecting on the reactor that this thread is turning; `None` on any other thread (see
-    /// [`ReactorHandle::run`](crate::ReactorHandle::run)).
+    /// [`ReactorHandle::run`](crate::ReactorHandle::run)), and when the reactor is stopping: the handler is dropped then.
     ///
     /// The handler can be given messages at once; what it writes leaves when the connection is established. If it never is,
-    /// the handler hears so in [`Handler::on_close`], perhaps before this returns.
+    /// the handler hears so in [`Handler::on_close`], after this has returned.
     pub fn connect<F: Framing + 'static, H: Handler>(
         &self,
         endpoint: &Endpoint,
@@ -36,12 +37,17 @@ impl Connector {
     ) -> Option<ConnId> {
         let setup = Setup {
             peer: Url::from(endpoint),
-            listener: None,
+            admission: None,
             limits: Arc::clone(&self.limits),
             memory: Arc::clone(&self.memory),
-            reactor: local::current()?,
+            reactor: running_reactor()?,
         };
         let pipeline = Box::new(Framed { framing, handler });
         Some(conn::open(setup, pipeline, |driver, token| driver.connect(endpoint, &self.socket, token)))
     }
+}
+
+/// This thread's reactor, unless it is ending.
+fn running_reactor() -> Option<ReactorHandle> {
+    try_with(|core| (!core.stopping).then(|| core.handle.clone())).flatten()
 }

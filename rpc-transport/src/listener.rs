@@ -16,7 +16,7 @@ use crate::driver::{CloseHow, Key, RawSocket};
 use crate::framing::Framing;
 use crate::handler::Handler;
 use crate::reactor::core::{Core, TimerKey, with};
-use crate::reactor::{ReactorHandle, ReactorPool};
+use crate::reactor::{ReactorHandle, ReactorPool, guarded};
 use crate::socket::SocketOptions;
 use crate::stats::MemoryBudget;
 use crate::url::{Endpoint, Url};
@@ -65,22 +65,46 @@ pub(crate) struct ListenerShared {
     reactors: Vec<ReactorHandle>,
     next: AtomicUsize,
     connections: AtomicUsize,
+    /// Of those, how many each reactor has, or is about to get.
+    placed: Vec<AtomicUsize>,
     closed: AtomicBool,
 }
 
 impl ListenerShared {
-    pub(crate) fn connection_ended(&self) {
-        self.connections.fetch_sub(1, Ordering::AcqRel);
-    }
-
-    fn place(&self) -> &ReactorHandle {
+    /// The place, among the reactors, of the one that gets the next connection.
+    fn place(&self) -> usize {
         match self.placement {
-            Placement::RoundRobin => &self.reactors[self.next.fetch_add(1, Ordering::Relaxed) % self.reactors.len()],
+            Placement::RoundRobin => self.next.fetch_add(1, Ordering::Relaxed) % self.reactors.len(),
             Placement::LeastConnections => {
-                let fewest = self.reactors.iter().min_by_key(|r| r.stats().connections.get());
-                fewest.unwrap_or(&self.reactors[0])
+                let placed = |index: &usize| self.placed[*index].load(Ordering::Relaxed);
+                (0..self.reactors.len()).min_by_key(placed).unwrap_or(0)
             }
         }
+    }
+}
+
+/// One connection's entry in its listener's books, from accepting it to its end, whatever that is.
+pub(crate) struct Admission {
+    listener: Arc<ListenerShared>,
+    place: usize,
+}
+
+impl Admission {
+    fn new(listener: Arc<ListenerShared>, place: usize) -> Self {
+        listener.connections.fetch_add(1, Ordering::AcqRel);
+        listener.placed[place].fetch_add(1, Ordering::Relaxed);
+        Admission { listener, place }
+    }
+
+    pub(crate) fn is_of(&self, listener: &Arc<ListenerShared>) -> bool {
+        Arc::ptr_eq(&self.listener, listener)
+    }
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        self.listener.placed[self.place].fetch_sub(1, Ordering::Relaxed);
+        self.listener.connections.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -89,7 +113,16 @@ pub(crate) struct Listener {
     key: Key,
     shared: Arc<ListenerShared>,
     ready: bool,
+    /// After an error of the process: a timer runs, and until then new connections are no reason to try.
+    paused: bool,
     backoff: Duration,
+}
+
+impl Listener {
+    /// Connections may wait.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.ready && !self.paused
+    }
 }
 
 /// A listener, from any thread. Dropping it does not stop it; [`ListenerHandle::close`] does.
@@ -189,6 +222,7 @@ impl ReactorPool {
             reactors: self.handles().to_vec(),
             next: AtomicUsize::new(0),
             connections: AtomicUsize::new(0),
+            placed: self.handles().iter().map(|_| AtomicUsize::new(0)).collect(),
             closed: AtomicBool::new(false),
         };
         let (tell, hear) = mpsc::sync_channel(1);
@@ -218,7 +252,8 @@ fn bind(endpoint: &Endpoint, mut shared: ListenerShared) -> io::Result<(Arc<List
         let (key, bound) = core.driver.listen(endpoint, &shared.socket, token)?;
         shared.url = Url::from(&bound);
         let shared = Arc::new(shared);
-        let listener = Listener { key, shared: Arc::clone(&shared), ready: true, backoff: FIRST_BACKOFF };
+        let listener =
+            Listener { key, shared: Arc::clone(&shared), ready: true, paused: false, backoff: FIRST_BACKOFF };
         if index == core.listeners.len() {
             core.listeners.push(None);
         }
@@ -227,9 +262,17 @@ fn bind(endpoint: &Endpoint, mut shared: ListenerShared) -> io::Result<(Arc<List
     })
 }
 
-/// A connection waits, or a pause is over.
+/// A connection waits.
 pub(crate) fn note(core: &mut Core, index: usize) {
     if let Some(Some(listener)) = core.listeners.get_mut(index) {
+        listener.ready = true;
+    }
+}
+
+/// A pause is over.
+pub(crate) fn resume(core: &mut Core, index: usize) {
+    if let Some(Some(listener)) = core.listeners.get_mut(index) {
+        listener.paused = false;
         listener.ready = true;
     }
 }
@@ -242,41 +285,52 @@ pub(crate) fn close(index: usize) {
     });
 }
 
-/// Accepts on every listener that is ready, at most a turn's share.
+/// Accepts on every listener that is ready, at most a turn's share; the rest waits for the next turn.
 pub(crate) fn accept_all() {
     for index in 0..with(|core| core.listeners.len()) {
         for _ in 0..ACCEPTS_PER_TURN {
-            let accepted = with(|core| accept_one(core, index));
-            let Some((raw, peer, shared)) = accepted else { break };
-            hand_over(raw, peer, shared);
+            match with(|core| accept_one(core, index)) {
+                Accept::Got(raw, peer, shared) => hand_over(raw, peer, shared),
+                Accept::Lost => {}
+                Accept::Nothing => break,
+            }
         }
     }
 }
 
-fn accept_one(core: &mut Core, index: usize) -> Option<(RawSocket, Url, Arc<ListenerShared>)> {
-    let listener = core.listeners.get_mut(index)?.as_mut().filter(|l| l.ready)?;
-    loop {
-        match core.driver.accept(listener.key) {
-            Ok((raw, peer)) => {
-                listener.backoff = FIRST_BACKOFF;
-                return Some((raw, Url::from(&peer), Arc::clone(&listener.shared)));
+enum Accept {
+    Got(RawSocket, Url, Arc<ListenerShared>),
+    /// One that died in the queue.
+    Lost,
+    Nothing,
+}
+
+fn accept_one(core: &mut Core, index: usize) -> Accept {
+    let Some(Some(listener)) = core.listeners.get_mut(index) else { return Accept::Nothing };
+    if !listener.is_ready() {
+        return Accept::Nothing;
+    }
+    match core.driver.accept(listener.key) {
+        Ok((raw, peer)) => {
+            listener.backoff = FIRST_BACKOFF;
+            Accept::Got(raw, Url::from(&peer), Arc::clone(&listener.shared))
+        }
+        Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+            listener.ready = false;
+            Accept::Nothing
+        }
+        Err(e) => {
+            core.handle.stats().accept_errors.add(1);
+            if concerns_one_connection(&e) {
+                return Accept::Lost;
             }
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                listener.ready = false;
-                return None;
-            }
-            Err(e) => {
-                core.handle.stats().accept_errors.add(1);
-                if concerns_one_connection(&e) {
-                    continue;
-                }
-                listener.ready = false;
-                let pause = listener.backoff;
-                listener.backoff = (pause * 2).min(listener.shared.limits.accept_backoff_max);
-                core.timers.insert(core.now + pause, TimerKey::Accept(index));
-                tracing::warn!(url = %listener.shared.url, error = %e, ?pause, "cannot accept; pausing");
-                return None;
-            }
+            listener.paused = true;
+            let pause = listener.backoff;
+            listener.backoff =
+                pause.saturating_mul(2).min(listener.shared.limits.accept_backoff_max.max(FIRST_BACKOFF));
+            core.timers.insert(core.now + pause, TimerKey::Accept(index));
+            tracing::warn!(url = %listener.shared.url, error = %e, ?pause, "cannot accept; pausing");
+            Accept::Nothing
         }
     }
 }
@@ -288,34 +342,35 @@ fn concerns_one_connection(e: &io::Error) -> bool {
 }
 
 fn hand_over(raw: RawSocket, peer: Url, shared: Arc<ListenerShared>) {
-    let before = shared.connections.fetch_add(1, Ordering::AcqRel);
     let here = with(|core| core.handle.clone());
     here.stats().accepted.add(1);
-    if before >= shared.limits.max_connections {
+    if shared.connections.load(Ordering::Acquire) >= shared.limits.max_connections {
         here.stats().refused_connections.add(1);
-        shared.connection_ended();
         return; // dropping the socket closes it
     }
-    let target = shared.place().clone();
+    let place = shared.place();
+    let target = shared.reactors[place].clone();
+    let admission = Admission::new(shared, place);
     if target.is(&here) {
-        adopt(raw, peer, shared, target);
+        guarded("the maker of a connection's handler", || adopt(raw, peer, admission, target));
     } else {
         let reactor = target.clone();
-        // If that reactor has stopped the closure is dropped, and the socket with it.
-        target.run(move || adopt(raw, peer, shared, reactor));
+        // If that reactor has stopped the closure is dropped, and with it the socket and the admission.
+        target.run(move || adopt(raw, peer, admission, reactor));
     }
 }
 
-fn adopt(raw: RawSocket, peer: Url, shared: Arc<ListenerShared>, reactor: ReactorHandle) {
-    if shared.closed.load(Ordering::Acquire) {
-        return shared.connection_ended();
+fn adopt(raw: RawSocket, peer: Url, admission: Admission, reactor: ReactorHandle) {
+    let shared = Arc::clone(&admission.listener);
+    if shared.closed.load(Ordering::Acquire) || with(|core| core.stopping) {
+        return;
     }
     let pipeline = (shared.factory)(&Accepted { peer: &peer, reactor: &reactor });
     let setup = Setup {
         peer,
         limits: Arc::clone(&shared.conn_limits),
         memory: Arc::clone(&shared.memory),
-        listener: Some(Arc::clone(&shared)),
+        admission: Some(admission),
         reactor,
     };
     conn::open(setup, pipeline, |driver, token| driver.adopt(raw, &shared.socket, token));

@@ -60,9 +60,13 @@ pub(crate) fn listen(endpoint: &Endpoint, options: &SocketOptions) -> io::Result
 fn is_stale(path: &std::path::Path) -> bool {
     use std::os::unix::fs::FileTypeExt;
     let is_socket = std::fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket());
-    let refused =
-        || std::os::unix::net::UnixStream::connect(path).is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused);
-    is_socket && refused()
+    // Non-blocking: a live listener whose queue is full would hold this thread.
+    let probe = || {
+        let probe = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        probe.set_nonblocking(true)?;
+        probe.connect(&SockAddr::unix(path)?)
+    };
+    is_socket && probe().is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused)
 }
 
 /// A non-blocking socket whose connect has been started.

@@ -45,6 +45,8 @@ pub struct ReactorStats {
     pub bytes_in: Counter,
     /// Bytes written.
     pub bytes_out: Counter,
+    /// Bytes of unfinished frames that were moved to a block with room for the whole frame.
+    pub moved_bytes: Counter,
     /// Wake-ups written by other threads because this reactor slept.
     pub wakes: Counter,
     /// Whole frames handed to handlers.
@@ -65,13 +67,15 @@ pub struct ReactorStats {
 #[derive(Debug)]
 pub struct MemoryBudget {
     used: AtomicUsize,
+    /// Connections that hold some of it.
+    holders: AtomicUsize,
     limit: usize,
 }
 
 impl MemoryBudget {
     /// A budget of `limit` bytes (`max_buffered_bytes`; default 256 MiB).
     pub fn new(limit: usize) -> Self {
-        MemoryBudget { used: AtomicUsize::new(0), limit: limit.max(1) }
+        MemoryBudget { used: AtomicUsize::new(0), holders: AtomicUsize::new(0), limit: limit.max(1) }
     }
 
     /// Bytes held now.
@@ -99,7 +103,17 @@ impl MemoryBudget {
         self.used() >= self.limit
     }
 
+    pub(crate) fn holders(&self) -> usize {
+        self.holders.load(Relaxed)
+    }
+
+    /// One connection holds `after` bytes instead of `before`.
     pub(crate) fn adjust(&self, before: usize, after: usize) {
+        match (before, after) {
+            (0, 1..) => _ = self.holders.fetch_add(1, Relaxed),
+            (1.., 0) => _ = self.holders.fetch_sub(1, Relaxed),
+            _ => {}
+        }
         if after > before {
             self.used.fetch_add(after - before, Relaxed);
         } else if before > after {

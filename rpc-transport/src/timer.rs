@@ -152,6 +152,29 @@ impl<K> TimerWheel<K> {
         self.release(index)
     }
 
+    /// The key of a timer that has neither expired nor been cancelled.
+    pub(crate) fn get(&self, id: TimerId) -> Option<&K> {
+        let entry = self.entries.get(id.index as usize)?;
+        if entry.generation == id.generation { entry.key.as_ref() } else { None }
+    }
+
+    /// Takes any timer, whatever its time.
+    pub(crate) fn pop(&mut self) -> Option<K> {
+        let index = self.entries.iter().position(|entry| entry.key.is_some())? as u32;
+        self.unlink(index);
+        self.release(index)
+    }
+
+    /// Cancels every timer whose key is not to be kept. Costs as much as there ever were timers alive.
+    pub(crate) fn retain(&mut self, mut keep: impl FnMut(&K) -> bool) {
+        for index in 0..self.entries.len() {
+            if self.entries[index].key.as_ref().is_some_and(|key| !keep(key)) {
+                self.unlink(index as u32);
+                self.release(index as u32);
+            }
+        }
+    }
+
     /// When to call [`expire`](TimerWheel::expire) next; `None` when there is no timer. Never later than the earliest timer's
     /// tick, but it may be earlier for a far one: then `expire` returns nothing and the answer becomes more precise, at most
     /// six times for one timer.
@@ -292,6 +315,25 @@ mod tests {
         assert!(size_of::<TimerWheel<u64>>() <= 3 * 1024, "{}", size_of::<TimerWheel<u64>>());
         let timers = TimerWheel::<u64>::new(Instant::now());
         assert_eq!(timers.entries.capacity(), 0);
+    }
+
+    #[test]
+    fn a_sweep_leaves_what_is_to_be_kept() {
+        let start = Instant::now();
+        let mut timers = TimerWheel::new(start);
+        for n in 0..100_u32 {
+            timers.insert(start + MS * n * n, n);
+        }
+        timers.retain(|n| n % 10 == 7);
+        assert_eq!(timers.len(), 10);
+        let left: Vec<_> = std::iter::from_fn(|| timers.expire(start + years(1))).collect();
+        assert_eq!(left, [7, 17, 27, 37, 47, 57, 67, 77, 87, 97]);
+        timers.insert(start + years(2), 1);
+        timers.insert(start + years(3), 2);
+        let mut any = [timers.pop(), timers.pop(), timers.pop()];
+        any.sort();
+        assert_eq!(any, [None, Some(1), Some(2)]);
+        timers.assert_clean();
     }
 
     #[test]

@@ -26,8 +26,8 @@ const FLUSH_BYTES: usize = 256 * 1024;
 /// The connection's view of what lies above it, without its types.
 pub(crate) trait Pipeline: Send {
     fn on_open(&mut self, cx: &mut Cx<'_>);
-    /// Hands up whole frames of `inbound`, at most `frames` of them.
-    fn on_input(&mut self, cx: &mut Cx<'_>, inbound: &mut Inbound, frames: usize) -> Result<(), CloseReason>;
+    /// Hands up whole frames of `inbound`, at most `frames` of them, and says how many.
+    fn on_input(&mut self, cx: &mut Cx<'_>, inbound: &mut Inbound, frames: usize) -> Result<usize, CloseReason>;
     fn on_message(&mut self, cx: &mut Cx<'_>, message: Arc<dyn Any + Send + Sync>);
     fn on_deadline(&mut self, cx: &mut Cx<'_>, key: u64);
     fn on_shutdown(&mut self, cx: &mut Cx<'_>);
@@ -87,17 +87,17 @@ impl<F: Framing + 'static, H: Handler> Pipeline for Framed<F, H> {
         self.handler.on_open(cx);
     }
 
-    fn on_input(&mut self, cx: &mut Cx<'_>, inbound: &mut Inbound, frames: usize) -> Result<(), CloseReason> {
+    fn on_input(&mut self, cx: &mut Cx<'_>, inbound: &mut Inbound, frames: usize) -> Result<usize, CloseReason> {
         let mut error = None;
+        let mut handled = 0;
         if inbound.batch.is_empty() {
             error = self.cut(inbound, frames)?;
         }
         if !inbound.batch.is_empty() {
             let batch: Bytes = std::mem::take(&mut inbound.batch);
             let mut rest = 0;
-            let mut handled = 0;
             self.handler.on_batch(cx);
-            while rest < batch.len() && !cx.must_stop() {
+            while rest < batch.len() && handled < frames && !cx.must_stop() {
                 let Ok(Next::Frame(span)) = self.framing.next(&batch[rest..]) else {
                     return Err(CloseReason::Local("the framing changed its mind about a frame"));
                 };
@@ -111,8 +111,10 @@ impl<F: Framing + 'static, H: Handler> Pipeline for Framed<F, H> {
             }
             self.handler.on_batch_end(cx);
             cx.count_frames(handled);
-            inbound.partial_since = None;
-            inbound.frames_done |= handled > 0;
+            if handled > 0 {
+                inbound.partial_since = None;
+                inbound.frames_done = true;
+            }
             if rest < batch.len() && !cx.is_closing() {
                 inbound.batch = batch;
                 inbound.batch.advance(rest);
@@ -120,7 +122,11 @@ impl<F: Framing + 'static, H: Handler> Pipeline for Framed<F, H> {
         }
         match error {
             Some(e) if inbound.batch.is_empty() => Err(e),
-            _ => Ok(()),
+            deferred => {
+                // The frames before the error come first; then the bytes are looked at again.
+                inbound.more_frames |= deferred.is_some();
+                Ok(handled)
+            }
         }
     }
 

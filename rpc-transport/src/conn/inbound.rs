@@ -8,7 +8,7 @@
 //! A frame is always contiguous: when the block has no room for the rest of a frame, what came of it moves once to a
 //! block that has. An idle connection owns neither.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -19,6 +19,12 @@ const FIRST_READ: usize = 16 * 1024;
 
 /// After a large frame the next read asks for no more than this, enough to learn how long the next frame is.
 const READ_AFTER_LARGE: usize = 512;
+
+/// A frame that has been incomplete for [`RATE_AFTER`] must have come at this rate, in bytes a second (slow loris).
+const MIN_RATE: u64 = 1024;
+
+/// See [`MIN_RATE`].
+const RATE_AFTER: Duration = Duration::from_secs(5);
 
 /// Below this much spare room a read is not worth its system call.
 const MIN_READ: usize = 2 * 1024;
@@ -38,6 +44,8 @@ pub(crate) struct Inbound {
     pub(crate) partial_since: Option<Instant>,
     /// A whole frame has been seen.
     pub(crate) frames_done: bool,
+    /// Bytes moved from block to block, not yet counted.
+    pub(crate) moved: usize,
     read_size: usize,
     last_was_large: bool,
 }
@@ -70,12 +78,13 @@ impl Inbound {
                 let large = self.need > BLOCK_SIZE / 2;
                 let missing = self.need.saturating_sub(block.len());
                 self.block = Some(if missing > block.spare() || block.spare() < MIN_READ {
+                    self.moved += block.len();
                     moved(block, self.need)
                 } else {
                     block
                 });
                 if large {
-                    most = missing;
+                    most = missing.max(1);
                 }
                 self.last_was_large = large;
             }
@@ -83,6 +92,14 @@ impl Inbound {
         let block = self.block.as_mut().expect("set above");
         let most = most.min(block.spare());
         (block, most)
+    }
+
+    /// When the incomplete frame is to be given up unless more of it comes: not whole within `limit`, or too slow.
+    pub(crate) fn give_up_at(&self, limit: Duration) -> Option<Instant> {
+        let since = self.partial_since?;
+        let arrived = self.block.as_ref().map_or(0, Block::len) as u64;
+        let paid_for = Duration::from_millis(arrived.saturating_mul(1000) / MIN_RATE + 1);
+        since.checked_add(limit.min(paid_for.max(RATE_AFTER))) // `None`: never
     }
 
     /// Notes how the read went.
@@ -119,4 +136,40 @@ fn moved(block: Block, need: usize) -> Block {
     roomy.put_slice(block.as_slice());
     block.release();
     roomy
+}
+
+impl Drop for Inbound {
+    fn drop(&mut self) {
+        if let Some(block) = self.block.take() {
+            block.release();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[allow(clippy::field_reassign_with_default)] // a type with `Drop` has no update syntax
+    fn an_unfinished_frame_is_given_up_when_it_is_late_or_slow() {
+        let start = Instant::now();
+        let ms = Duration::from_millis;
+        let check = |arrived: usize, limit: Duration, expected: Duration| {
+            let mut block = Block::exact(arrived);
+            block.put_slice(&vec![0; arrived]);
+            let mut inbound = Inbound::default();
+            inbound.block = Some(block);
+            inbound.partial_since = Some(start);
+            assert_eq!(inbound.give_up_at(limit), Some(start + expected), "{arrived} bytes, {limit:?}");
+        };
+        //    arrived    frame_progress   given up after
+        check(1, ms(30_000), ms(5_000));
+        check(5 * 1024, ms(30_000), ms(5_001));
+        check(10 * 1024, ms(30_000), ms(10_001));
+        check(1 << 20, ms(30_000), ms(30_000));
+        check(1, ms(2_000), ms(2_000));
+        check(1, Duration::MAX, ms(5_000));
+        assert_eq!(Inbound::default().give_up_at(ms(1)), None);
+    }
 }

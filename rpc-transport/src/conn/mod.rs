@@ -19,7 +19,7 @@ use std::io::{self, IoSlice};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::task::Waker;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Buf;
 
@@ -34,15 +34,19 @@ use crate::buffer::LinkBuffer;
 use crate::config::ConnLimits;
 use crate::driver::{CloseHow, Event, Key};
 use crate::error::CloseReason;
-use crate::listener::ListenerShared;
-use crate::reactor::ReactorHandle;
+use crate::listener::{Admission, ListenerShared};
 use crate::reactor::core::{TimerKey, with};
+use crate::reactor::{ReactorHandle, guarded, wake};
 use crate::stats::MemoryBudget;
 use crate::timer::TimerId;
 use crate::url::Url;
 
 /// Buffers gathered into one write.
 const MAX_IOVECS: usize = 64;
+
+/// Changes of the held bytes below this are not reported to the process's budget: a counter that all reactors share has
+/// no place on the path of a call.
+const ACCOUNT_STEP: usize = 4 * 1024;
 
 /// A connection and what lies above it.
 pub(crate) struct Entry {
@@ -55,7 +59,8 @@ pub(crate) struct Conn {
     /// `None` once the socket is closed, or when connecting failed at once.
     key: Option<Key>,
     peer: Arc<Url>,
-    listener: Option<Arc<ListenerShared>>,
+    /// Of an accepted connection.
+    admission: Option<Admission>,
     limits: Arc<ConnLimits>,
     memory: Arc<MemoryBudget>,
     reactor: ReactorHandle,
@@ -73,6 +78,10 @@ pub(crate) struct Conn {
     in_ready: bool,
     in_dirty: bool,
     paused: Paused,
+    /// It was not read when it last ran, so that time does not count against the peer.
+    was_paused: bool,
+    /// Timers of the handler.
+    armed: usize,
     stalled_since: Option<Instant>,
     opened: Instant,
     last_active: Instant,
@@ -107,7 +116,7 @@ impl Paused {
 /// What is fixed for a new connection.
 pub(crate) struct Setup {
     pub(crate) peer: Url,
-    pub(crate) listener: Option<Arc<ListenerShared>>,
+    pub(crate) admission: Option<Admission>,
     pub(crate) limits: Arc<ConnLimits>,
     pub(crate) memory: Arc<MemoryBudget>,
     pub(crate) reactor: ReactorHandle,
@@ -196,12 +205,23 @@ impl Cx<'_> {
     /// Calls [`Handler::on_deadline`](crate::Handler::on_deadline) with `key` at `at`, or up to a millisecond later.
     pub fn arm(&mut self, at: Instant, key: u64) -> TimerId {
         let id = self.conn.id;
+        self.conn.armed += 1;
         with(|core| core.arm_work(at, TimerKey::Handler(id, key)))
     }
 
-    /// Takes back [`Cx::arm`]. An id whose time has passed is ignored.
+    /// Takes back [`Cx::arm`] of this connection. An id whose time has passed is ignored; what is still armed when the
+    /// connection ends is taken back then.
     pub fn disarm(&mut self, timer: TimerId) {
-        with(|core| core.disarm_work(timer));
+        let id = self.conn.id;
+        let own = with(|core| {
+            let own = core.timers.get(timer).is_some_and(|key| matches!(key, TimerKey::Handler(of, _) if *of == id));
+            if own {
+                core.timers.cancel(timer);
+                core.work -= 1;
+            }
+            own
+        });
+        self.conn.armed -= usize::from(own);
     }
 
     /// Wakes a task of some other executor: at once if few are to be woken in this batch, else after the flush.
@@ -255,7 +275,7 @@ pub(crate) fn open(
     pipeline: Box<dyn Pipeline>,
     socket: impl FnOnce(&mut dyn crate::driver::Driver, usize) -> io::Result<Key>,
 ) -> ConnId {
-    let is_client = setup.listener.is_none();
+    let is_client = setup.admission.is_none();
     let (id, key, now) = with(|core| {
         let id = core.conns.reserve();
         let key = socket(&mut *core.driver, Token::Conn(id).pack());
@@ -266,7 +286,7 @@ pub(crate) fn open(
         id,
         key: None,
         peer: Arc::new(setup.peer),
-        listener: setup.listener,
+        admission: setup.admission,
         limits: setup.limits,
         memory: setup.memory,
         reactor: setup.reactor,
@@ -281,6 +301,8 @@ pub(crate) fn open(
         in_ready: false,
         in_dirty: false,
         paused: Paused::default(),
+        was_paused: false,
+        armed: 0,
         stalled_since: None,
         opened: now,
         last_active: now,
@@ -289,7 +311,8 @@ pub(crate) fn open(
     };
     match key {
         Ok(key) => conn.key = Some(key),
-        Err(e) => conn.phase = Phase::Aborting(CloseReason::Connect(e)),
+        Err(e) if is_client => conn.phase = Phase::Aborting(CloseReason::Connect(e)),
+        Err(e) => conn.phase = Phase::Aborting(CloseReason::Io(e)),
     }
     let mut entry = Box::new(Entry { conn, pipeline });
     if is_client {
@@ -297,7 +320,16 @@ pub(crate) fn open(
     } else if entry.conn.key.is_some() {
         entry.call(now, |pipeline, cx| pipeline.on_open(cx));
     }
-    settle(entry, now);
+    if matches!(entry.conn.phase, Phase::Aborting(_)) {
+        // Not now: a handler that connects anew in `on_close` would come here again, ever deeper.
+        entry.conn.in_ready = true;
+        with(|core| {
+            core.ready.push_back(id);
+            core.conns.put(id, entry);
+        });
+    } else {
+        settle(entry, now);
+    }
     id
 }
 
@@ -346,7 +378,7 @@ pub(crate) fn flush(id: ConnId) {
 pub(crate) fn on_check(id: ConnId) {
     let Some((mut entry, now)) = with(|core| core.conns.take(id).map(|entry| (entry, core.now))) else { return };
     entry.conn.check = None;
-    let idle = entry.pipeline.is_idle();
+    let idle = entry.call(now, |pipeline, _| pipeline.is_idle()).unwrap_or(true);
     entry.conn.enforce_time_limits(now, idle);
     settle(entry, now);
 }
@@ -369,7 +401,12 @@ impl Entry {
     }
 
     pub(crate) fn is_of(&self, listener: &Arc<ListenerShared>) -> bool {
-        self.conn.listener.as_ref().is_some_and(|l| Arc::ptr_eq(l, listener))
+        self.conn.admission.as_ref().is_some_and(|a| a.is_of(listener))
+    }
+
+    /// One of the handler's timers has come.
+    pub(crate) fn timer_gone(&mut self) {
+        self.conn.armed -= 1;
     }
 
     fn try_connected(&mut self, now: Instant) {
@@ -387,16 +424,13 @@ impl Entry {
 
     fn read(&mut self, now: Instant, others_ready: bool) {
         let mut budget = self.conn.limits.turn_bytes;
-        let frames = if others_ready { self.conn.limits.turn_frames.max(1) } else { usize::MAX };
+        let mut frames = if others_ready { self.conn.limits.turn_frames.max(1) } else { usize::MAX };
         loop {
-            if self.conn.inbound.has_frames() && !self.conn.paused.any() {
-                self.hand_up(now, frames);
-                if self.conn.inbound.has_frames() && others_ready {
-                    return; // the frame budget is spent
-                }
+            while self.conn.inbound.has_frames() && self.conn.is_read() && frames > 0 {
+                frames -= self.hand_up(now, frames).min(frames);
             }
-            if !self.conn.readable || self.conn.paused.any() || !matches!(self.conn.phase, Phase::Open) || budget == 0 {
-                return;
+            if !self.conn.readable || !self.conn.is_read() || budget == 0 || frames == 0 {
+                return; // what is left waits for the next turn
             }
             match self.conn.read_once(budget) {
                 Ok(0) => {
@@ -407,7 +441,7 @@ impl Entry {
                 Ok(n) => {
                     budget = budget.saturating_sub(n);
                     self.conn.last_active = now;
-                    self.hand_up(now, frames);
+                    frames -= self.hand_up(now, frames).min(frames);
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     self.conn.reactor.stats().empty_reads.add(1);
@@ -422,25 +456,36 @@ impl Entry {
         }
     }
 
-    fn hand_up(&mut self, now: Instant, frames: usize) {
+    /// Hands up at most that many frames and says how many.
+    fn hand_up(&mut self, now: Instant, frames: usize) -> usize {
         let mut inbound = std::mem::take(&mut self.conn.inbound);
         let result = self.call(now, |pipeline, cx| pipeline.on_input(cx, &mut inbound, frames));
         self.conn.inbound = inbound;
         self.conn.inbound.settle(now);
-        if let Some(Err(reason)) = result {
-            if matches!(self.conn.phase, Phase::Open) {
-                self.conn.phase = Phase::Closing(reason);
+        let handled = match result {
+            Some(Ok(handled)) => handled,
+            Some(Err(reason)) => {
+                if matches!(self.conn.phase, Phase::Open) {
+                    self.conn.phase = Phase::Closing(reason);
+                }
+                0
             }
-        }
+            None => 0,
+        };
         let few = with(|core| (core.wakers.len() <= WAKERS_AT_ONCE).then(|| std::mem::take(&mut core.wakers)));
         if let Some(mut few) = few {
-            few.drain(..).for_each(Waker::wake);
+            few.drain(..).for_each(wake);
             with(|core| core.keep_wakers_vec(few));
         }
+        handled
     }
 }
 
 impl Conn {
+    fn is_read(&self) -> bool {
+        matches!(self.phase, Phase::Open) && !self.paused.any()
+    }
+
     fn read_once(&mut self, budget: usize) -> io::Result<usize> {
         let Some(key) = self.key else { return Ok(0) };
         let (block, room) = self.inbound.room();
@@ -451,6 +496,7 @@ impl Conn {
                 let stats = self.reactor.stats();
                 stats.reads.add(1);
                 stats.bytes_in.add(*got as u64);
+                stats.moved_bytes.add(std::mem::take(&mut self.inbound.moved) as u64);
                 self.inbound.after_read(asked, *got);
                 if *got < asked && *got > 0 {
                     stats.short_reads.add(1);
@@ -468,6 +514,7 @@ impl Conn {
             0 => CloseReason::PeerClosed,
             arrived => CloseReason::CutShort { arrived },
         });
+        self.inbound = Inbound::default(); // its block goes back to the pool
     }
 
     /// Writes as much as the kernel takes.
@@ -501,7 +548,10 @@ impl Conn {
                     self.wait_for_room(key, now);
                 }
                 Err(e) => {
-                    self.phase = Phase::Aborting(CloseReason::Io(e));
+                    self.phase = Phase::Aborting(match std::mem::replace(&mut self.phase, Phase::Open) {
+                        Phase::Closing(first) => first, // the first reason counts
+                        _ => CloseReason::Io(e),
+                    });
                     return;
                 }
             }
@@ -530,75 +580,99 @@ impl Conn {
         }
     }
 
-    /// The next time at which a time limit may have been reached.
-    fn next_check(&self) -> Instant {
-        let limits = &self.limits;
-        let mut at = match self.phase {
-            Phase::Connecting => self.opened + limits.connect_timeout,
-            _ => self.last_active + limits.idle_timeout,
-        };
-        if self.listener.is_some() && !self.inbound.frames_done {
-            at = at.min(self.opened + limits.first_frame_timeout);
+    /// The next time at which a time limit may have been reached: of those that count in this phase, and no others, since
+    /// [`enforce_time_limits`](Conn::enforce_time_limits) must then do something about it. `None`: never.
+    fn next_check(&self) -> Option<Instant> {
+        match self.phase {
+            Phase::Connecting => self.connect_at(),
+            Phase::Open => {
+                [self.stall_at(), self.idle_at(), self.first_frame_at(), self.partial_at()].into_iter().flatten().min()
+            }
+            Phase::Closing(_) | Phase::Aborting(_) => self.stall_at(),
         }
-        if let Some(since) = self.inbound.partial_since {
-            at = at.min(since + limits.frame_progress);
-        }
-        if let Some(since) = self.stalled_since {
-            at = at.min(since + limits.write_stall_timeout);
-        }
-        at
+    }
+
+    fn connect_at(&self) -> Option<Instant> {
+        self.opened.checked_add(self.limits.connect_timeout)
+    }
+
+    fn stall_at(&self) -> Option<Instant> {
+        self.stalled_since?.checked_add(self.limits.write_stall_timeout)
+    }
+
+    fn idle_at(&self) -> Option<Instant> {
+        self.last_active.checked_add(self.limits.idle_timeout)
+    }
+
+    /// Until when the first frame must be there. While the connection is not read its peer cannot help it.
+    fn first_frame_at(&self) -> Option<Instant> {
+        let awaited = self.admission.is_some() && !self.inbound.frames_done && !self.was_paused;
+        awaited.then(|| self.opened.checked_add(self.limits.first_frame_timeout)).flatten()
+    }
+
+    /// Until when more of an unfinished frame must be there; likewise.
+    fn partial_at(&self) -> Option<Instant> {
+        let awaited = !self.inbound.has_frames() && !self.was_paused;
+        awaited.then(|| self.inbound.give_up_at(self.limits.frame_progress)).flatten()
     }
 
     fn enforce_time_limits(&mut self, now: Instant, idle: bool) {
         let limits = &self.limits;
-        let passed = |since: Instant, limit: Duration| now >= since + limit;
-        if matches!(self.phase, Phase::Connecting) {
-            if passed(self.opened, limits.connect_timeout) {
+        let passed = |at: Option<Instant>| at.is_some_and(|at| now >= at);
+        match self.phase {
+            Phase::Aborting(_) => {}
+            Phase::Connecting if passed(self.connect_at()) => {
                 self.phase = Phase::Aborting(CloseReason::ConnectTimeout(limits.connect_timeout));
             }
-        } else if self.stalled_since.is_some_and(|since| passed(since, limits.write_stall_timeout)) {
-            self.phase = Phase::Aborting(CloseReason::Limit("write_stall_timeout"));
-        } else if !matches!(self.phase, Phase::Open) {
-            // Closing: only a stalled write may cut it short.
-        } else if self.inbound.partial_since.is_some_and(|since| passed(since, limits.frame_progress)) {
-            self.phase = Phase::Closing(CloseReason::Limit("frame_progress"));
-        } else if self.listener.is_some()
-            && !self.inbound.frames_done
-            && passed(self.opened, limits.first_frame_timeout)
-        {
-            self.phase = Phase::Closing(CloseReason::Limit("first_frame_timeout"));
-        } else if passed(self.last_active, limits.idle_timeout) {
-            if idle && self.outbound.is_empty() {
-                self.phase = Phase::Closing(CloseReason::Limit("idle_timeout"));
-            } else {
-                self.last_active = now;
+            Phase::Connecting => {}
+            _ if passed(self.stall_at()) => self.phase = Phase::Aborting(CloseReason::Limit("write_stall_timeout")),
+            Phase::Closing(_) => {} // only a stalled write may cut it short
+            Phase::Open if passed(self.partial_at()) => {
+                self.phase = Phase::Closing(CloseReason::Limit("frame_progress"))
             }
+            Phase::Open if passed(self.first_frame_at()) => {
+                self.phase = Phase::Closing(CloseReason::Limit("first_frame_timeout"));
+            }
+            Phase::Open if passed(self.idle_at()) && idle && self.outbound.is_empty() => {
+                self.phase = Phase::Closing(CloseReason::Limit("idle_timeout"));
+            }
+            Phase::Open if passed(self.idle_at()) => self.last_active = now,
+            Phase::Open => {}
         }
-        self.paused.by_memory = self.takes_too_much();
+        self.shed_memory();
     }
 
     /// Whether memory is tight and this connection is one of those that hold the most of it.
     fn takes_too_much(&self) -> bool {
-        let share = self.memory.limit() / (self.reactor.stats().connections.get() as usize).clamp(4, 1024);
+        let share = self.memory.limit() / self.memory.holders().max(4);
         self.memory.is_tight() && self.accounted > share / 2
     }
 
-    fn account(&mut self) {
+    /// Stops reading, or ends, a connection that holds more than its share while memory is tight, or spent.
+    fn shed_memory(&mut self) {
+        self.paused.by_memory = self.takes_too_much();
+        if self.paused.by_memory && self.memory.is_spent() {
+            self.phase = Phase::Aborting(CloseReason::Limit("max_buffered_bytes"));
+        }
+    }
+
+    fn account(&mut self, now: Instant) {
         let held = self.inbound.len() + self.outbound.len();
-        if held != self.accounted {
+        if held.abs_diff(self.accounted) >= ACCOUNT_STEP || (held == 0 && self.accounted > 0) {
             self.memory.adjust(self.accounted, held);
             self.accounted = held;
-            if self.memory.is_tight() && self.takes_too_much() {
-                self.paused.by_memory = true;
-                if self.memory.is_spent() {
-                    self.phase = Phase::Aborting(CloseReason::Limit("max_buffered_bytes"));
-                }
-            } else {
-                self.paused.by_memory = false;
-            }
+            self.shed_memory();
         }
         if self.outbound.len() > self.limits.write_hard {
             self.phase = Phase::Aborting(CloseReason::Limit("write_hard"));
+        }
+        // A pause that is over, for whatever reason: from now on the peer is awaited again.
+        let paused = self.paused.any();
+        if std::mem::replace(&mut self.was_paused, paused) && !paused {
+            self.inbound.partial_since = self.inbound.partial_since.map(|_| now);
+            if !self.inbound.frames_done {
+                self.opened = now;
+            }
         }
     }
 }
@@ -620,7 +694,7 @@ fn clears_latch(hangup: bool) -> bool {
 
 /// Puts a connection back after its code ran: on the lists it belongs to, under the timer it needs, or to its end.
 fn settle(mut entry: Box<Entry>, now: Instant) {
-    entry.conn.account();
+    entry.conn.account(now);
     if let Phase::Closing(_) = entry.conn.phase {
         entry.conn.write_out();
     }
@@ -640,14 +714,16 @@ fn settle(mut entry: Box<Entry>, now: Instant) {
     let dirty = unsent && !std::mem::replace(&mut conn.in_dirty, true);
     let mut at = conn.next_check();
     if conn.paused.by_memory {
-        at = at.min(now + framed::RECHECK);
+        let soon = now + framed::RECHECK;
+        at = Some(at.map_or(soon, |at| at.min(soon)));
     }
     let id = conn.id;
     with(|core| {
         let conn = &mut entry.conn;
-        match conn.check {
-            Some((_, armed)) if armed <= at => {}
-            stale => {
+        match (conn.check, at) {
+            (_, None) => {}
+            (Some((_, armed)), Some(at)) if armed <= at => {}
+            (stale, Some(at)) => {
                 if let Some((timer, _)) = stale {
                     core.timers.cancel(timer);
                 }
@@ -682,10 +758,13 @@ fn end(mut entry: Box<Entry>, now: Instant) {
         core.conns.release(entry.conn.id);
     });
     entry.conn.memory.adjust(entry.conn.accounted, 0);
+    entry.conn.accounted = 0;
     entry.conn.reactor.stats().connections.sub(1);
-    if let Some(listener) = &entry.conn.listener {
-        listener.connection_ended();
-    }
+    drop(entry.conn.admission.take());
     tracing::debug!(peer = %entry.conn.peer, %reason, "connection closed");
     entry.call(now, |pipeline, cx| pipeline.on_close(cx, &reason));
+    if entry.conn.armed > 0 {
+        with(|core| core.leave_timers(entry.conn.armed));
+    }
+    guarded("the end of a handler", || drop(entry));
 }

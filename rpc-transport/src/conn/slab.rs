@@ -96,6 +96,12 @@ impl<T> Slab<T> {
         }
     }
 
+    /// Whether the id names a value, be it taken out just now.
+    pub(crate) fn is_used(&self, id: ConnId) -> bool {
+        let slot = self.slots.get(id.slot as usize);
+        slot.is_some_and(|slot| slot.generation == id.generation && !matches!(slot.state, State::Free))
+    }
+
     /// Frees the slot of a value that was taken out (or never put in); its id is stale from now on.
     pub(crate) fn release(&mut self, id: ConnId) {
         if let Some(slot) = self.slot(id) {

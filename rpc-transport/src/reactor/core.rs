@@ -39,6 +39,10 @@ pub(crate) struct Core {
     pub(crate) handle: ReactorHandle,
     /// Timers armed for work in progress, such as calls: a reactor with any must not be left unattended.
     pub(crate) work: usize,
+    /// Timers of handlers whose connection is gone: they wait for their time, or for a sweep.
+    pub(crate) stale_timers: usize,
+    /// The reactor is ending: nothing new begins.
+    pub(crate) stopping: bool,
     pub(crate) events: Vec<Event>,
     pub(crate) commands: Vec<Command>,
 }
@@ -60,9 +64,37 @@ impl Core {
         self.timers.insert(at, key)
     }
 
-    pub(crate) fn disarm_work(&mut self, timer: TimerId) {
-        if self.timers.cancel(timer).is_some() {
-            self.work -= 1;
+    /// Takes a sleeper's timer back. The key is the caller's to drop, outside of the core: it holds a waker, whose end may
+    /// run any code.
+    #[must_use]
+    pub(crate) fn disarm_work(&mut self, timer: TimerId) -> Option<TimerKey> {
+        let key = self.timers.cancel(timer);
+        self.work -= usize::from(key.is_some());
+        key
+    }
+
+    /// A handler's timer has come.
+    pub(crate) fn count_off(&mut self, id: ConnId) {
+        match self.conns.get(id) {
+            Some(entry) => {
+                entry.timer_gone();
+                self.work -= 1;
+            }
+            None => self.stale_timers -= 1,
+        }
+    }
+
+    /// A connection left timers behind. Sweeps when most timers are such ones, so that a sweep costs each of them O(1).
+    pub(crate) fn leave_timers(&mut self, armed: usize) {
+        self.work -= armed;
+        self.stale_timers += armed;
+        if self.stale_timers > 64 && self.stale_timers * 2 > self.timers.len() {
+            let Core { conns, timers, .. } = self;
+            timers.retain(|key| match key {
+                TimerKey::Handler(id, _) => conns.is_used(*id),
+                _ => true,
+            });
+            self.stale_timers = 0;
         }
     }
 
@@ -77,17 +109,28 @@ impl Core {
     pub(crate) fn task_of(&self, waker: &Waker) -> Option<TaskId> {
         match self.tasks.current {
             Some((id, address)) if address == waker.data() as usize => Some(id),
-            None if self.main_waker == waker.data() as usize => Some(TaskId::MAIN),
+            // Nobody's waker has the address 0, but a no-op waker does.
+            None if self.main_waker != 0 && self.main_waker == waker.data() as usize => Some(TaskId::MAIN),
             _ => None,
         }
     }
 
     pub(crate) fn wake_task(&mut self, task: TaskId) {
         if task == TaskId::MAIN {
-            self.main_woken = true;
+            self.main_woken = self.main_waker != 0; // who led may have left
         } else {
             self.tasks.wake(task.0);
         }
+    }
+
+    /// Whether there is nothing to do at once.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.ready.is_empty()
+            && self.tasks.runnable() == 0
+            && self.dirty.is_empty()
+            && self.wakers.is_empty()
+            && !self.main_woken
+            && !self.listeners.iter().flatten().any(Listener::is_ready)
     }
 
     /// Whether something must happen without anybody asking for it.
@@ -100,16 +143,9 @@ impl Core {
     }
 }
 
-/// Puts the core into its place for a turn.
-pub(crate) fn install(core: Box<Core>) {
-    CORE.with_borrow_mut(|place| {
-        debug_assert!(place.is_none(), "a turn within a turn");
-        *place = Some(core);
-    });
-}
-
-pub(crate) fn uninstall() -> Box<Core> {
-    CORE.with_borrow_mut(|place| place.take()).expect("installed at the start of the turn")
+/// Puts a core, or none, into its place for a turn, and returns what stood there.
+pub(crate) fn exchange(core: Option<Box<Core>>) -> Option<Box<Core>> {
+    CORE.with_borrow_mut(|place| std::mem::replace(place, core))
 }
 
 /// Borrows the core for a moment.

@@ -12,10 +12,11 @@
 //! While nobody leads and the thread stands back the reactor is *unattended*. That is allowed only with no work under way,
 //! and whoever submits work to an unattended reactor calls the thread.
 
+use std::cell::Cell;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::Duration;
@@ -23,10 +24,13 @@ use std::time::Duration;
 use parking_lot::{Mutex, MutexGuard};
 
 use super::inbox::Attention;
-use super::{Main, Reactor, ReactorHandle, core};
+use super::{Command, Main, Reactor, ReactorHandle, core};
 
 /// How long the thread stands back after the last blocking caller led.
 const STAND_BACK: Duration = Duration::from_millis(20);
+
+/// How long the thread sleeps while a caller leads; whoever leads calls it on leaving, so this is only a safety net.
+const LED: Duration = Duration::from_secs(1);
 
 pub(crate) struct Host {
     reactor: Mutex<Option<Reactor>>,
@@ -34,10 +38,12 @@ pub(crate) struct Host {
     /// Blocking callers may turn it.
     leadable: bool,
     stopping: AtomicBool,
-    /// A blocking caller found the lead taken.
+    /// A blocking caller found the lead taken. Stays until the thread stands back for it.
     lead_wanted: AtomicBool,
     /// The thread is needed.
     called: AtomicBool,
+    /// The thread sleeps until the caller who leads has left.
+    awaits_leaving: AtomicBool,
     leads: AtomicU64,
     followers: Mutex<Vec<Arc<Caller>>>,
 }
@@ -78,11 +84,7 @@ impl Wake for Caller {
         }
         self.thread.unpark();
         if let Some(reactor) = &*self.leading.lock() {
-            // The closure wakes the reactor; the turn then finds the flag.
-            let caller = Arc::clone(self);
-            reactor.run(move || {
-                core::with(|core| core.main_woken |= core.main_waker == Arc::as_ptr(&caller) as usize);
-            });
+            reactor.submit(Command::WakeMain(Arc::as_ptr(self) as usize));
         }
     }
 }
@@ -96,6 +98,7 @@ impl Host {
             stopping: AtomicBool::new(false),
             lead_wanted: AtomicBool::new(false),
             called: AtomicBool::new(false),
+            awaits_leaving: AtomicBool::new(false),
             leads: AtomicU64::new(0),
             followers: Mutex::new(Vec::new()),
         }
@@ -103,8 +106,51 @@ impl Host {
 
     pub(crate) fn call_thread(&self) {
         self.called.store(true, Ordering::Release);
+        self.unpark_thread();
+    }
+
+    fn unpark_thread(&self) {
         if let Some(thread) = &*self.thread.lock() {
             thread.unpark();
+        }
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    fn forget_follower(&self, caller: &Arc<Caller>) {
+        self.followers.lock().retain(|c| !Arc::ptr_eq(c, caller));
+    }
+}
+
+/// Ends the reactor with its thread, by whatever way the thread ends: nobody else would.
+struct EndWithThread<'a>(&'a ReactorHandle);
+
+impl Drop for EndWithThread<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.stop(); // a caller who leads must leave
+        }
+        self.0.discard();
+    }
+}
+
+/// A caller's lead. However it ends, the reactor is left in somebody's care.
+struct Lead<'a> {
+    handle: &'a ReactorHandle,
+    caller: &'a Caller,
+    place: Option<MutexGuard<'a, Option<Reactor>>>,
+}
+
+impl Drop for Lead<'_> {
+    fn drop(&mut self) {
+        *self.caller.leading.lock() = None;
+        if let Some(mut place) = self.place.take() {
+            if self.handle.host().is_stopping() {
+                drop(place.take());
+            }
+            self.handle.leave(place);
         }
     }
 }
@@ -118,60 +164,95 @@ impl ReactorHandle {
         *self.host().reactor.lock() = Some(reactor);
     }
 
+    /// Ends the reactor, unless it has been ended.
+    pub(crate) fn discard(&self) {
+        let mut place = self.host().reactor.lock();
+        drop(place.take());
+    }
+
     /// The body of the reactor's own thread; returns when the reactor has been stopped.
     pub(crate) fn host_on_this_thread(&self) {
         let host = self.host();
         *host.thread.lock() = Some(thread::current());
+        let _end = EndWithThread(self);
         let mut leads_seen = 0;
-        loop {
-            if let Some(mut place) = host.reactor.try_lock() {
-                self.0.inbox.announce(Attention::Running);
-                host.called.store(false, Ordering::Release);
-                let Some(reactor) = place.as_mut() else { return };
-                loop {
-                    if host.stopping.load(Ordering::Acquire) {
-                        drop(place.take());
-                        return;
-                    }
-                    if host.lead_wanted.swap(false, Ordering::AcqRel) && !reactor.has_work() {
-                        break;
-                    }
-                    reactor.turn(None);
-                }
-                self.leave(place);
+        while !host.is_stopping() {
+            if let Some(place) = host.reactor.try_lock() {
+                self.attend(place);
             }
-            thread::park_timeout(STAND_BACK);
-            while !host.called.swap(false, Ordering::AcqRel) && !host.stopping.load(Ordering::Acquire) {
-                let leads = host.leads.load(Ordering::Relaxed);
-                if std::mem::replace(&mut leads_seen, leads) == leads {
-                    break; // a quiet time: attend it
-                }
-                thread::park_timeout(STAND_BACK);
+            self.stand_back(&mut leads_seen);
+        }
+    }
+
+    /// Turns the reactor until it is stopped, or blocking callers want it and nothing is under way.
+    fn attend(&self, mut place: MutexGuard<'_, Option<Reactor>>) {
+        let host = self.host();
+        self.0.inbox.announce(Attention::Running);
+        host.called.store(false, Ordering::Release);
+        while let Some(reactor) = place.as_mut() {
+            if host.is_stopping() {
+                return;
+            }
+            if host.lead_wanted.load(Ordering::Acquire) && !reactor.has_work() {
+                host.lead_wanted.store(false, Ordering::Release);
+                return self.leave(place);
+            }
+            reactor.turn(None);
+        }
+    }
+
+    /// Leaves the reactor to blocking callers until the thread is called, or there has been none for a while.
+    fn stand_back(&self, leads_seen: &mut u64) {
+        let host = self.host();
+        while !host.is_stopping() {
+            host.awaits_leaving.store(true, Ordering::Relaxed);
+            // Pairs with the fence in `leave`: either the caller who leaves sees the flag, or the thread a free lock.
+            fence(Ordering::SeqCst);
+            let led = host.reactor.is_locked();
+            if !led {
+                host.awaits_leaving.store(false, Ordering::Relaxed);
+            }
+            thread::park_timeout(if led { LED } else { STAND_BACK });
+            if host.called.swap(false, Ordering::AcqRel) {
+                break;
+            }
+            let leads = host.leads.load(Ordering::Relaxed);
+            if std::mem::replace(leads_seen, leads) == leads && !led {
+                break; // a quiet time: attend it
             }
         }
+        host.awaits_leaving.store(false, Ordering::Relaxed);
     }
 
     /// Gives up the lead: to a follower if there is one, to the thread if there is work, else to nobody.
     fn leave(&self, place: MutexGuard<'_, Option<Reactor>>) {
+        let host = self.host();
         let work = place.as_ref().is_some_and(Reactor::has_work);
         let late = self.0.inbox.announce(Attention::Unattended);
         drop(place);
-        let follower = self.host().followers.lock().pop();
-        match follower {
-            Some(follower) => follower.thread.unpark(),
-            None if work || late => self.host().call_thread(),
-            None => {}
+        let follower = host.followers.lock().pop();
+        if let Some(follower) = &follower {
+            follower.thread.unpark();
+        }
+        if host.is_stopping() || (follower.is_none() && (work || late)) {
+            return host.call_thread();
+        }
+        fence(Ordering::SeqCst);
+        if host.awaits_leaving.load(Ordering::Relaxed) && host.awaits_leaving.swap(false, Ordering::AcqRel) {
+            host.unpark_thread();
         }
     }
 
     pub(crate) fn stop(&self) {
         self.host().stopping.store(true, Ordering::Release);
-        self.run(|| {});
+        self.run(|| {}); // ends a wait for events
         self.host().call_thread();
     }
 
     /// Runs a future to its end on this thread, and turns the reactor meanwhile if nobody else does: then the calls
     /// the future makes are local to the reactor, and no other thread is involved. Allocates nothing in steady state.
+    ///
+    /// When the reactor stops meanwhile, its connections end, and the future goes on without it.
     ///
     /// # Panics
     /// On a thread that is turning a reactor: it would wait for itself. Check [`local::current`](crate::local::current).
@@ -181,78 +262,84 @@ impl ReactorHandle {
         let caller = CALLER.with(Arc::clone);
         let waker = Waker::from(Arc::clone(&caller));
         let mut cx = Context::from_waker(&waker);
-        if let Some(place) = self.try_lead() {
-            let mut output = None;
-            self.lead(place, &caller, &mut || match future.as_mut().poll(&mut cx) {
+        let output = Cell::new(None);
+        let mut poll = || {
+            // Before the poll, and with acquire: the poll sees what was done before any wake-up that is forgotten here.
+            caller.woken.swap(false, Ordering::AcqRel);
+            match future.as_mut().poll(&mut cx) {
                 Poll::Ready(value) => {
-                    output = Some(value);
+                    output.set(Some(value));
                     true
                 }
                 Poll::Pending => false,
-            });
-            match output {
-                Some(output) => return output,
-                None => panic!("the reactor stopped while a caller drove it"),
             }
-        }
+        };
         loop {
-            caller.woken.store(false, Ordering::Release);
-            if let Poll::Ready(output) = future.as_mut().poll(&mut cx) {
-                return output;
+            // First of all the lead: a follower who was offered it takes it, if only to pass it on.
+            let done = match self.try_lead() {
+                Some(place) => self.lead(place, &caller, &mut poll),
+                None => {
+                    let done = poll();
+                    if !done {
+                        self.follow(&caller);
+                    }
+                    done
+                }
+            };
+            if done {
+                // The future may have been polled inside that of another `block_on` of this thread, whose wake-up was lost on us.
+                caller.woken.store(true, Ordering::Release);
+                return output.take().expect("set when the future was ready");
             }
-            self.follow(&caller);
         }
     }
 
-    /// Sleeps until the caller's future is woken, in the lead if it comes free.
+    /// Sleeps until the caller is woken or the lead is free.
     fn follow(&self, caller: &Arc<Caller>) {
         let host = self.host();
-        host.lead_wanted.store(true, Ordering::Release);
         let woken = || caller.woken.load(Ordering::Acquire);
-        while !woken() {
-            if host.leadable {
-                host.followers.lock().push(Arc::clone(caller));
-            }
-            // After registering: a leader who left before this saw no follower.
-            if let Some(place) = self.try_lead() {
-                host.followers.lock().retain(|c| !Arc::ptr_eq(c, caller));
-                self.lead(place, caller, &mut || woken());
-                return;
-            }
-            if !woken() {
+        if !host.leadable {
+            while !woken() {
                 thread::park();
             }
-            if host.leadable {
-                host.followers.lock().retain(|c| !Arc::ptr_eq(c, caller));
-            }
+            return;
         }
-        // Being woken and being offered the lead may coincide: pass the offer on.
-        if let Some(place) = self.try_lead() {
-            self.leave(place);
+        host.lead_wanted.store(true, Ordering::Release);
+        loop {
+            host.followers.lock().push(Arc::clone(caller));
+            // After registering: a leader who left before that saw no follower, but then the lock is seen free.
+            let goes_on = woken() || (!host.reactor.is_locked() && !host.is_stopping());
+            if !goes_on {
+                thread::park();
+            }
+            host.forget_follower(caller);
+            if goes_on || woken() {
+                return;
+            }
         }
     }
 
     fn try_lead(&self) -> Option<MutexGuard<'_, Option<Reactor>>> {
-        if !self.host().leadable || self.host().stopping.load(Ordering::Acquire) {
+        if !self.host().leadable || self.host().is_stopping() {
             return None;
         }
         let place = self.host().reactor.try_lock()?;
         place.is_some().then_some(place)
     }
 
-    fn lead(&self, mut place: MutexGuard<'_, Option<Reactor>>, caller: &Arc<Caller>, poll: &mut dyn FnMut() -> bool) {
+    /// Turns the reactor until `poll` says that it is done (true), or the reactor is stopped (false).
+    fn lead(
+        &self,
+        place: MutexGuard<'_, Option<Reactor>>,
+        caller: &Arc<Caller>,
+        poll: &mut dyn FnMut() -> bool,
+    ) -> bool {
         self.0.inbox.announce(Attention::Running);
         self.host().leads.fetch_add(1, Ordering::Relaxed);
         *caller.leading.lock() = Some(self.clone());
-        if let Some(reactor) = place.as_mut() {
-            let waker = Arc::as_ptr(caller) as usize;
-            let mut poll = || {
-                caller.woken.store(false, Ordering::Release);
-                poll()
-            };
-            reactor.turn_until(Main { poll: &mut poll, waker });
-        }
-        *caller.leading.lock() = None;
-        self.leave(place);
+        let mut lead = Lead { handle: self, caller, place: Some(place) };
+        let Some(reactor) = lead.place.as_mut().and_then(|place| place.as_mut()) else { return false };
+        let waker = Arc::as_ptr(caller) as usize;
+        reactor.turn_until(Main { poll, waker, stopping: &self.host().stopping })
     }
 }

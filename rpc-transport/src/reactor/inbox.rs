@@ -17,6 +17,8 @@ pub(crate) enum Command {
     Spawn(Box<dyn LocalTask>),
     /// Run a closure: for the rare things, since it allocates.
     Run(Box<dyn FnOnce() + Send>),
+    /// Poll the future of the blocking caller with this waker, if that caller still leads.
+    WakeMain(usize),
 }
 
 /// What the thread that hosts the reactor does just now.

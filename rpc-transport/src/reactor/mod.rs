@@ -17,6 +17,7 @@ use std::fmt;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -104,7 +105,10 @@ impl ReactorHandle {
     fn arouse(&self, attention: Attention) {
         match attention {
             Attention::Running => {}
-            Attention::Polling => self.0.waker.wake(),
+            Attention::Polling => {
+                self.0.stats.wakes.add(1); // who got this answer is the only one
+                self.0.waker.wake();
+            }
             Attention::Unattended => self.0.host.call_thread(),
         }
     }
@@ -128,6 +132,8 @@ pub(crate) struct Main<'a> {
     pub(crate) poll: &'a mut dyn FnMut() -> bool,
     /// The address that tells its waker from others.
     pub(crate) waker: usize,
+    /// Set when the caller must leave though the future is not done.
+    pub(crate) stopping: &'a AtomicBool,
 }
 
 impl Reactor {
@@ -156,6 +162,8 @@ impl Reactor {
             now,
             handle: handle.clone(),
             work: 0,
+            stale_timers: 0,
+            stopping: false,
             events: Vec::with_capacity(256),
             commands: Vec::new(),
         });
@@ -178,81 +186,99 @@ impl Reactor {
         });
     }
 
-    /// Turns until the caller's future is done.
-    pub(crate) fn turn_until(&mut self, main: Main<'_>) {
+    /// Turns until the caller's future is done (true), or the caller is told to stop (false).
+    pub(crate) fn turn_until(&mut self, main: Main<'_>) -> bool {
+        struct Drives;
+        impl Drop for Drives {
+            fn drop(&mut self) {
+                with(|core| (core.main_waker, core.main_woken) = (0, false));
+            }
+        }
+        let mut done = false;
         self.inside(|| {
-            with(|core| {
+            let now = with(|core| {
                 core.main_waker = main.waker;
-                core.now = core.driver.now();
+                core.driver.now()
             });
-            while !(main.poll)() {
-                flush_all();
-                loop {
+            with(|core| core.now = now);
+            let drives = Drives;
+            loop {
+                done = (main.poll)();
+                finish_turn();
+                if done {
+                    break;
+                }
+                while !with(|core| std::mem::take(&mut core.main_woken)) {
+                    if main.stopping.load(Ordering::Acquire) {
+                        return;
+                    }
                     wait(None);
                     work();
-                    if with(|core| std::mem::take(&mut core.main_woken)) {
-                        break;
-                    }
                 }
             }
-            with(|core| {
-                core.main_waker = 0;
-                core.main_woken = false;
-            });
-            flush_all();
+            drop(drives);
         });
+        done
     }
 
     fn inside(&mut self, f: impl FnOnce()) {
-        struct PutBack<'a>(&'a mut Option<Box<Core>>);
+        struct PutBack<'a> {
+            core: &'a mut Option<Box<Core>>,
+            outer: Option<Box<Core>>,
+        }
         impl Drop for PutBack<'_> {
             fn drop(&mut self) {
-                *self.0 = Some(core::uninstall());
+                *self.core = core::exchange(self.outer.take());
             }
         }
         if let Some(core) = self.core.take() {
-            core::install(core);
-            let _put_back = PutBack(&mut self.core);
+            // Only the end of a reactor can come within the turn of another.
+            let outer = core::exchange(Some(core));
+            let _put_back = PutBack { core: &mut self.core, outer };
             f();
         }
     }
 }
 
 impl Drop for Reactor {
+    /// Ends everything, in an order in which whoever waits for something hears of it: messages reach handlers or come
+    /// back, connections end, tasks are dropped, wakers of timers and of other executors fire.
     fn drop(&mut self) {
         let late = self.handle.0.inbox.close();
         self.inside(|| {
-            obey(late);
+            with(|core| core.stopping = true);
+            late.into_iter().for_each(obey);
             let listeners = with(|core| core.listeners.len());
             (0..listeners).for_each(listener::close);
             for id in with(|core| core.conns.ids()) {
                 conn::kill(id, CloseReason::Stopped);
             }
-            drop(with(|core| core.tasks.clear()));
-            let wakers = with(|core| std::mem::take(&mut core.wakers));
-            wakers.into_iter().for_each(Waker::wake);
+            for task in with(|core| core.tasks.clear()) {
+                guarded("the end of a task", || drop(task));
+            }
+            while let Some(key) = with(|core| core.timers.pop()) {
+                if let TimerKey::Waker(waker) = key {
+                    wake(waker);
+                }
+            }
+            finish_turn();
         });
     }
 }
 
 /// Waits for events, not at all if something is due already.
 fn wait(most: Option<Duration>) {
-    let (idle, timer) = with(|core| {
-        let idle = core.ready.is_empty() && core.tasks.runnable() == 0 && core.dirty.is_empty();
-        (idle && !core.main_woken, core.timers.next_at())
-    });
-    let inbox = with(|core| core.handle.clone());
-    let inbox = &inbox.0.inbox;
-    let sleep = idle && !inbox.announce(Attention::Polling);
     with(|core| {
-        let timeout = if !sleep {
-            Some(Duration::ZERO)
-        } else {
-            let timer = timer.map(|at| at.saturating_duration_since(core.now));
+        // Announced before the last look into the inbox: see `Inbox`.
+        let sleep = core.is_idle() && !core.handle.0.inbox.announce(Attention::Polling);
+        let timeout = if sleep {
+            let timer = core.timers.next_at().map(|at| at.saturating_duration_since(core.now));
             match (timer, most) {
                 (Some(a), Some(b)) => Some(a.min(b)),
                 (a, b) => a.or(b),
             }
+        } else {
+            Some(Duration::ZERO)
         };
         core.handle.stats().polls.add(1);
         if let Err(error) = core.driver.wait(timeout, &mut core.events) {
@@ -260,11 +286,9 @@ fn wait(most: Option<Duration>) {
             tracing::error!(%error, "the poller failed");
             std::thread::sleep(Duration::from_millis(10));
         }
+        core.handle.0.inbox.announce(Attention::Running);
         core.now = core.driver.now();
     });
-    if inbox.announce(Attention::Running) {
-        unreachable!("running needs no second look");
-    }
 }
 
 fn work() {
@@ -284,14 +308,10 @@ fn work() {
     });
     let mut commands = with(|core| {
         let mut commands = std::mem::take(&mut core.commands);
-        core.handle.clone().0.inbox.drain(&mut commands);
+        core.handle.0.inbox.drain(&mut commands);
         commands
     });
-    if !commands.is_empty() {
-        for command in commands.drain(..) {
-            obey_one(command);
-        }
-    }
+    commands.drain(..).for_each(obey);
     with(|core| core.commands = commands);
 
     listener::accept_all();
@@ -301,26 +321,24 @@ fn work() {
         };
         conn::advance(id, others);
     }
-    while let Some(key) = with(|core| core.timers.expire(core.now)) {
+    // Not more than there are now: a timer that is armed anew for a time already past comes in the next turn.
+    for _ in 0..with(|core| core.timers.len()) {
+        let Some(key) = with(|core| core.timers.expire(core.now)) else { break };
         expire(key);
     }
     run_tasks();
+    finish_turn();
+}
+
+/// Writes all output, and wakes who was to be woken after that.
+fn finish_turn() {
     flush_all();
-    let wakers = with(|core| std::mem::take(&mut core.wakers));
-    if !wakers.is_empty() {
-        let mut wakers = wakers;
-        wakers.drain(..).for_each(Waker::wake);
-        with(|core| core.keep_wakers_vec(wakers));
-    } else {
-        with(|core| core.keep_wakers_vec(wakers));
-    }
+    let mut wakers = with(|core| std::mem::take(&mut core.wakers));
+    wakers.drain(..).for_each(wake);
+    with(|core| core.keep_wakers_vec(wakers));
 }
 
-fn obey(commands: Vec<Command>) {
-    commands.into_iter().for_each(obey_one);
-}
-
-fn obey_one(command: Command) {
+fn obey(command: Command) {
     match command {
         Command::Message(id, parcel) => {
             // One owner at a time: the closure takes the parcel only if the connection is there.
@@ -331,10 +349,11 @@ fn obey_one(command: Command) {
                 }
             });
             if let Some(parcel) = parcel {
-                parcel.give_back();
+                guarded("a message that came back", || parcel.give_back());
             }
         }
         Command::Wake(slot) => with(|core| core.tasks.enqueue(slot)),
+        Command::WakeMain(waker) => with(|core| core.main_woken |= waker == core.main_waker),
         Command::Spawn(task) => with(|core| {
             let handle = core.handle.clone();
             let reserved = core.tasks.reserve(&handle);
@@ -342,7 +361,7 @@ fn obey_one(command: Command) {
             core.tasks.start(reserved, task);
             core.tasks.wake(slot);
         }),
-        Command::Run(f) => guarded("a closure on the reactor", f),
+        Command::Run(f) => _ = guarded("a closure on the reactor", f),
     }
 }
 
@@ -350,13 +369,13 @@ fn expire(key: TimerKey) {
     match key {
         TimerKey::Check(id) => conn::on_check(id),
         TimerKey::Handler(id, key) => {
-            with(|core| core.work -= 1);
+            with(|core| core.count_off(id));
             conn::visit(id, |pipeline, cx| pipeline.on_deadline(cx, key));
         }
-        TimerKey::Accept(index) => with(|core| listener::note(core, index)),
+        TimerKey::Accept(index) => with(|core| listener::resume(core, index)),
         TimerKey::Waker(waker) => {
             with(|core| core.work -= 1);
-            waker.wake();
+            wake(waker);
         }
     }
 }
@@ -366,16 +385,18 @@ fn expire(key: TimerKey) {
 fn run_tasks() {
     let woken = with(|core| core.tasks.runnable());
     for n in 1..=woken {
-        let Some(mut polling) = with(|core| core.tasks.next()) else { return };
-        let mut done = true;
-        guarded("a task on the reactor", || {
-            done = polling.task.poll(&mut Context::from_waker(&polling.waker)) == Poll::Ready(());
-        });
-        if done {
-            let task = with(|core| core.tasks.retire(polling));
-            guarded("a finished task", || task.finished());
-        } else {
-            with(|core| core.tasks.put_back(polling));
+        let Some(mut polling) = with(|core| core.tasks.next()) else { break };
+        let poll = guarded("a task on the reactor", || polling.task.poll(&mut Context::from_waker(&polling.waker)));
+        match poll {
+            Some(Poll::Pending) => with(|core| core.tasks.put_back(polling)),
+            Some(Poll::Ready(())) => {
+                let task = with(|core| core.tasks.retire(polling));
+                guarded("a finished task", || task.finished());
+            }
+            None => {
+                let task = with(|core| core.tasks.retire(polling));
+                guarded("the end of a task", || drop(task));
+            }
         }
         if n % EARLY_FLUSH_FRAMES == 0 && woken - n >= EARLY_FLUSH_FRAMES / 3 {
             flush_all();
@@ -390,9 +411,16 @@ fn flush_all() {
     }
 }
 
+/// Wakes somebody outside; what a waker does is not ours.
+pub(crate) fn wake(waker: Waker) {
+    guarded("a waker", || waker.wake());
+}
+
 /// A panic in a user's code ends that piece of code, not the reactor.
-fn guarded(what: &str, f: impl FnOnce()) {
-    if catch_unwind(AssertUnwindSafe(f)).is_err() {
+pub(crate) fn guarded<T>(what: &str, f: impl FnOnce() -> T) -> Option<T> {
+    let result = catch_unwind(AssertUnwindSafe(f));
+    if result.is_err() {
         tracing::error!("{what} panicked; the reactor goes on");
     }
+    result.ok()
 }

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use super::host::Host;
 use super::{Reactor, ReactorHandle};
 use crate::driver::ReadinessDriver;
+use crate::local;
 
 /// How to start a [`ReactorPool`].
 #[derive(Clone, Debug)]
@@ -53,8 +54,14 @@ impl ReactorPool {
             let handle = reactor.handle().clone();
             handle.give(reactor);
             pool.handles.push(handle.clone());
-            let thread = thread::Builder::new().name(name).spawn(move || handle.host_on_this_thread())?;
-            pool.threads.lock().push(thread);
+            let hosted = handle.clone();
+            match thread::Builder::new().name(name).spawn(move || hosted.host_on_this_thread()) {
+                Ok(thread) => pool.threads.lock().push(thread),
+                Err(e) => {
+                    handle.discard(); // nobody hosts it
+                    return Err(e);
+                }
+            }
         }
         Ok(pool)
     }
@@ -91,10 +98,12 @@ impl ReactorPool {
 impl Drop for ReactorPool {
     fn drop(&mut self) {
         self.handles.iter().for_each(ReactorHandle::stop);
-        let me = thread::current().id();
-        for thread in self.threads.lock().drain(..) {
-            // The last owner may live on one of the reactors: its thread ends by itself.
-            if thread.thread().id() != me && thread.join().is_err() {
+        let here = local::current();
+        let mut threads = self.threads.lock();
+        for (handle, thread) in self.handles.iter().zip(threads.drain(..)) {
+            // The last owner may live on one of the reactors: that one ends when this thread has left it.
+            let own = here.as_ref().is_some_and(|here| here.is(handle));
+            if !own && thread.join().is_err() {
                 tracing::error!("a reactor's thread had panicked");
             }
         }

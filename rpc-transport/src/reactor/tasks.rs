@@ -62,7 +62,10 @@ pub(crate) struct Tasks {
 
 struct Slot {
     task: Option<Box<dyn LocalTask>>,
+    /// Out while the task is polled, and while the slot is reserved.
     waker: Option<Waker>,
+    /// Woken while reserved: the task starts with a poll.
+    woken_early: bool,
     flag: Arc<TaskWaker>,
 }
 
@@ -89,7 +92,7 @@ impl Tasks {
         let slot = self.free.pop().unwrap_or_else(|| {
             let slot = self.slots.len() as u32;
             let flag = Arc::new(TaskWaker { slot, queued: AtomicBool::new(false), reactor: reactor.clone() });
-            self.slots.push(Slot { task: None, waker: Some(Waker::from(Arc::clone(&flag))), flag });
+            self.slots.push(Slot { task: None, waker: Some(Waker::from(Arc::clone(&flag))), woken_early: false, flag });
             slot
         });
         let waker = self.slots[slot as usize].waker.take().expect("a free slot has its waker");
@@ -99,6 +102,7 @@ impl Tasks {
     pub(crate) fn release(&mut self, reserved: ReservedTask) {
         let slot = &mut self.slots[reserved.id.0 as usize];
         slot.waker = Some(reserved.waker);
+        slot.woken_early = false;
         self.free.push(reserved.id.0);
     }
 
@@ -108,6 +112,9 @@ impl Tasks {
         slot.waker = Some(reserved.waker);
         slot.task = Some(task);
         self.running += 1;
+        if std::mem::take(&mut slot.woken_early) {
+            self.wake(reserved.id.0);
+        }
     }
 
     /// Queues a slot whose flag has been set by the caller.
@@ -117,10 +124,9 @@ impl Tasks {
 
     /// Wakes a task from its own reactor.
     pub(crate) fn wake(&mut self, slot: u32) {
-        if let Some(entry) = self.slots.get(slot as usize) {
-            if !entry.flag.queued.swap(true, Ordering::AcqRel) {
-                self.queue.push_back(slot);
-            }
+        let entry = self.slots.get(slot as usize);
+        if entry.is_some_and(|entry| !entry.flag.queued.swap(true, Ordering::AcqRel)) {
+            self.queue.push_back(slot);
         }
     }
 
@@ -137,16 +143,17 @@ impl Tasks {
         loop {
             let slot = self.queue.pop_front()?;
             let entry = &mut self.slots[slot as usize];
-            entry.flag.queued.store(false, Ordering::Release);
-            // A slot may be woken late, when its task is gone: its waker must stay.
-            if entry.task.is_none() {
+            // With acquire: a wake-up that found the flag set relies on this poll to see what was done before it.
+            entry.flag.queued.swap(false, Ordering::AcqRel);
+            let Some(task) = entry.task.take() else {
+                // Woken late, when the task is gone, or early, while the slot is reserved: the waker stays where it is.
+                entry.woken_early = entry.waker.is_none();
                 continue;
-            }
-            if let (Some(task), Some(waker)) = (entry.task.take(), entry.waker.take()) {
-                let id = TaskId(slot);
-                self.current = Some((id, Arc::as_ptr(&entry.flag) as usize));
-                return Some(Polling { id, task, waker });
-            }
+            };
+            let waker = entry.waker.take().expect("a task that is not being polled has its waker");
+            let id = TaskId(slot);
+            self.current = Some((id, Arc::as_ptr(&entry.flag) as usize));
+            return Some(Polling { id, task, waker });
         }
     }
 
