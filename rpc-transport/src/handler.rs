@@ -34,6 +34,9 @@ pub trait Handler: Send + 'static {
     /// A timer armed by [`Cx::arm`] has come due; `key` is the one it was armed with.
     fn on_deadline(&mut self, cx: &mut Cx<'_>, key: u64) {}
 
+    /// Output that had reached `write_high` is down to `write_low`: what waits can be written.
+    fn on_drained(&mut self, cx: &mut Cx<'_>) {}
+
     /// The listener that accepted this connection is shutting down: finish what is under way, then
     /// [`Cx::close`]. The default closes once the output is written.
     fn on_shutdown(&mut self, cx: &mut Cx<'_>) {

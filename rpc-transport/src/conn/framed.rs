@@ -30,6 +30,7 @@ pub(crate) trait Pipeline: Send {
     fn on_input(&mut self, cx: &mut Cx<'_>, inbound: &mut Inbound, frames: usize) -> Result<usize, CloseReason>;
     fn on_message(&mut self, cx: &mut Cx<'_>, message: Arc<dyn Any + Send + Sync>);
     fn on_deadline(&mut self, cx: &mut Cx<'_>, key: u64);
+    fn on_drained(&mut self, cx: &mut Cx<'_>);
     fn on_shutdown(&mut self, cx: &mut Cx<'_>);
     fn on_close(&mut self, cx: &mut Cx<'_>, reason: &CloseReason);
     fn is_idle(&self) -> bool;
@@ -136,6 +137,10 @@ impl<F: Framing + 'static, H: Handler> Pipeline for Framed<F, H> {
 
     fn on_deadline(&mut self, cx: &mut Cx<'_>, key: u64) {
         self.handler.on_deadline(cx, key);
+    }
+
+    fn on_drained(&mut self, cx: &mut Cx<'_>) {
+        self.handler.on_drained(cx);
     }
 
     fn on_shutdown(&mut self, cx: &mut Cx<'_>) {

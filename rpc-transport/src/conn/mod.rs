@@ -77,6 +77,8 @@ pub(crate) struct Conn {
     hangup: bool,
     in_ready: bool,
     in_dirty: bool,
+    /// The output has reached `write_high` and not come down to `write_low` since.
+    crowded: bool,
     paused: Paused,
     /// It was not read when it last ran, so that time does not count against the peer.
     was_paused: bool,
@@ -300,6 +302,7 @@ pub(crate) fn open(
         hangup: false,
         in_ready: false,
         in_dirty: false,
+        crowded: false,
         paused: Paused::default(),
         was_paused: false,
         armed: 0,
@@ -407,6 +410,16 @@ impl Entry {
     /// One of the handler's timers has come.
     pub(crate) fn timer_gone(&mut self) {
         self.conn.armed -= 1;
+    }
+
+    /// Tells the handler that output which had reached `write_high` is down to `write_low`.
+    fn tell_drained(&mut self, now: Instant) {
+        let (len, limits) = (self.conn.outbound.len(), &self.conn.limits);
+        if len >= limits.write_high {
+            self.conn.crowded = true;
+        } else if len <= limits.write_low && std::mem::take(&mut self.conn.crowded) {
+            self.call(now, |pipeline, cx| pipeline.on_drained(cx));
+        }
     }
 
     fn try_connected(&mut self, now: Instant) {
@@ -694,6 +707,7 @@ fn clears_latch(hangup: bool) -> bool {
 
 /// Puts a connection back after its code ran: on the lists it belongs to, under the timer it needs, or to its end.
 fn settle(mut entry: Box<Entry>, now: Instant) {
+    entry.tell_drained(now);
     entry.conn.account(now);
     if let Phase::Closing(_) = entry.conn.phase {
         entry.conn.write_out();
