@@ -47,6 +47,8 @@ pub(crate) struct Inbound {
     /// Bytes moved from block to block, not yet counted.
     pub(crate) moved: usize,
     read_size: usize,
+    /// The read under way is for the rest of a large frame.
+    reading_large: bool,
     last_was_large: bool,
 }
 
@@ -70,7 +72,8 @@ impl Inbound {
         match self.block.take() {
             None => {
                 self.block = Some(Block::take());
-                if std::mem::take(&mut self.last_was_large) {
+                self.reading_large = false;
+                if self.last_was_large {
                     most = READ_AFTER_LARGE;
                 }
             }
@@ -83,10 +86,12 @@ impl Inbound {
                 } else {
                     block
                 });
+                self.reading_large = large;
                 if large {
-                    most = missing.max(1);
+                    // A little more than the rest: then the read comes up short, and no second one is needed to learn that nothing
+                    // is left.
+                    most = missing + READ_AFTER_LARGE;
                 }
-                self.last_was_large = large;
             }
         }
         let block = self.block.as_mut().expect("set above");
@@ -105,6 +110,9 @@ impl Inbound {
     /// Notes how the read went.
     pub(crate) fn after_read(&mut self, asked: usize, got: usize) {
         self.short = got < asked;
+        if got > 0 {
+            self.last_was_large = self.reading_large;
+        }
         if !self.short && asked >= FIRST_READ {
             self.read_size = BLOCK_SIZE;
         }
@@ -127,11 +135,12 @@ impl Inbound {
 /// The content of `block` in a block with room for `need` bytes in all.
 fn moved(block: Block, need: usize) -> Block {
     let fresh = Block::take();
-    let mut roomy = if fresh.spare() >= need.max(block.len() + MIN_READ) {
+    let room = need.max(block.len() + MIN_READ) + READ_AFTER_LARGE;
+    let mut roomy = if fresh.spare() >= room {
         fresh
     } else {
         fresh.release();
-        Block::exact(need.max(block.len() + MIN_READ))
+        Block::exact(room)
     };
     roomy.put_slice(block.as_slice());
     block.release();
