@@ -1,11 +1,39 @@
 //! The read-only segments of a `LinkBuffer`: a queue whose first few live in place.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 
 use bytes::Bytes;
 
 /// Segments kept without a heap allocation: what is before a linked field, the field, and what is after it.
 const INLINE: usize = 3;
+
+/// Queues kept by a thread for chains that outgrow their place: connections with much output in flight need one every turn.
+const QUEUES_KEPT: usize = 8;
+
+/// Longest queue worth keeping, in segments.
+const QUEUE_KEPT_LEN: usize = 1024;
+
+thread_local! {
+    static QUEUES: RefCell<Vec<VecDeque<Bytes>>> = const { RefCell::new(Vec::new()) };
+}
+
+fn spare_queue() -> VecDeque<Bytes> {
+    QUEUES.try_with(|queues| queues.borrow_mut().pop()).ok().flatten().unwrap_or_default()
+}
+
+fn keep_queue(queue: VecDeque<Bytes>) {
+    debug_assert!(queue.is_empty());
+    if (1..=QUEUE_KEPT_LEN).contains(&queue.capacity()) {
+        // At a thread's end there is nowhere to keep it.
+        let _ = QUEUES.try_with(|queues| {
+            let mut queues = queues.borrow_mut();
+            if queues.len() < QUEUES_KEPT {
+                queues.push(queue);
+            }
+        });
+    }
+}
 
 /// Segments, oldest first, none of them empty.
 ///
@@ -70,7 +98,12 @@ impl Chain {
                 *slot = Some(segment);
                 self.end += 1;
             }
-            None => self.more.push_back(segment),
+            None => {
+                if self.more.capacity() == 0 {
+                    self.more = spare_queue();
+                }
+                self.more.push_back(segment);
+            }
         }
     }
 
@@ -140,6 +173,14 @@ impl Chain {
             self.pop_front();
         }
         n - left
+    }
+
+    /// Gives an empty chain's queue to this thread: the chain owns nothing then.
+    pub(super) fn release(&mut self) {
+        debug_assert!(self.is_empty());
+        if self.more.capacity() > 0 {
+            keep_queue(std::mem::take(&mut self.more));
+        }
     }
 
     /// Drops all segments; what was allocated for the queue stays.

@@ -317,7 +317,7 @@ impl LinkBuffer {
     /// here.
     pub fn release_if_empty(&mut self) {
         if self.is_empty() {
-            self.chain = Chain::new();
+            self.chain.release();
             self.release_tail();
         }
     }
