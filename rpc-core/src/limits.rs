@@ -81,12 +81,13 @@ limits! {
     max_inflight: usize = 65_536, 65_536;
     /// Open connections of a server. Default 16,384. Beyond: accepted, closed, counted.
     max_connections: usize = 16_384, 16_384;
-    /// Queued output of a connection, in bytes, from which on it is not read (server) or takes no more calls (client:
-    /// `ResourceExhausted`, not sent). Default 1 MiB.
+    /// Queued output of a connection, in bytes, from which on it is not read (server) or calls wait before they are written
+    /// (client). Default 1 MiB.
     write_high: usize = 1 << 20, 1 << 20;
     /// Queued output, in bytes, at which reading goes on. Default 256 KiB.
     write_low: usize = 256 << 10, 256 << 10;
-    /// Queued output, in bytes, at which the connection is closed. Default 17 MiB; never less than `max_frame_size` +
+    /// Queued output, in bytes, at which the connection is closed (server), or output and waiting calls at which new calls are refused
+    /// (client: `ResourceExhausted`, not sent). Default 17 MiB; never less than `max_frame_size` +
     /// `write_high` in effect.
     write_hard: usize = 17 << 20, 17 << 20;
     /// Queued output must move within this time. Default 30 s. Then: closed with a reset.
@@ -172,6 +173,7 @@ trait FromText: Sized {
 impl FromText for usize {
     fn from_text(text: &str) -> Result<usize, String> {
         let (number, unit) = split_unit(text);
+        let number: usize = number.parse().map_err(|_| "not a number; write one such as 64, 512KiB or 1MiB".to_owned())?;
         let factor: usize = match unit {
             "" | "B" => 1,
             "KiB" => 1 << 10,
@@ -179,7 +181,6 @@ impl FromText for usize {
             "GiB" => 1 << 30,
             other => return Err(format!("unknown unit `{other}`; write a number, or one with KiB, MiB or GiB")),
         };
-        let number: usize = number.parse().map_err(|_| "not a number; write one such as 64, 512KiB or 1MiB".to_owned())?;
         number.checked_mul(factor).ok_or_else(|| "too large".to_owned())
     }
 }

@@ -22,11 +22,13 @@ pub(crate) struct ClientHandler {
     channel: Arc<ChannelInner>,
     slot: usize,
     pending: Pending<Entry>,
-    /// Calls that have an id and wait for their turn on the wire, oldest first; some may have ended meanwhile.
-    queue: VecDeque<SeqId>,
-    queued: usize,
+    /// Calls that have an id and wait for their turn on the wire, oldest first. Those that ended meanwhile stay until their turn.
+    queue: VecDeque<(SeqId, Spec, LinkBuffer)>,
+    queued_bytes: usize,
     on_wire: usize,
     max_on_wire: usize,
+    /// Bytes held, written and waiting, from which on calls are refused.
+    write_hard: usize,
     /// Request heads by method id.
     heads: Vec<Option<Arc<RequestHead>>>,
     glitches: Glitches,
@@ -46,7 +48,7 @@ struct Entry {
 
 enum Place {
     /// Waiting for its turn.
-    Queued(Box<(Spec, LinkBuffer)>),
+    Queued,
     /// Written; where its frame begins in the stream.
     OnWire(u64),
     /// Its outcome waits for a local caller; what becomes of the id when it has been fetched.
@@ -71,7 +73,8 @@ impl ClientHandler {
             slot,
             pending: Pending::new(max_on_wire + limits.client_max_waiting),
             queue: VecDeque::new(),
-            queued: 0,
+            queued_bytes: 0,
+            write_hard: limits.conn().write_hard,
             on_wire: 0,
             max_on_wire,
             heads: Vec::new(),
@@ -95,22 +98,19 @@ impl ClientHandler {
         waiter: Waiter,
     ) -> Result<SeqId, Error> {
         let limits = &self.channel.config.limits;
-        if cx.is_crowded() {
-            let refusal = Refusal::Overcrowded { queued: cx.output_len(), limit: limits.write_high };
+        let held = cx.output_len() + self.queued_bytes;
+        if held >= self.write_hard {
+            let refusal = Refusal::Overcrowded { queued: held, limit: self.write_hard };
             return Err(refusal_error(refusal));
         }
-        let write_now = self.on_wire + self.pending.abandoned() < self.max_on_wire && self.queued == 0;
-        if !write_now && self.queued >= limits.client_max_waiting {
+        let write_now = self.queue.is_empty() && self.has_room(cx);
+        if !write_now && self.queue.len() >= limits.client_max_waiting {
             let refusal = Refusal::TooManyInFlight { name: "client_max_waiting", limit: limits.client_max_waiting };
             return Err(refusal_error(refusal));
         }
         let (deadline, timeout, method) = (spec.deadline, spec.timeout, spec.method);
         let start = cx.written() + cx.output_len() as u64;
-        let (place, spec_body) = if write_now {
-            (Place::OnWire(start), Some((spec, body)))
-        } else {
-            (Place::Queued(Box::new((spec, body.into_link()))), None)
-        };
+        let place = if write_now { Place::OnWire(start) } else { Place::Queued };
         let entry = Entry { waiter, method, timer: None, timeout, place };
         let seq = match self.pending.insert(entry) {
             Ok(seq) => seq,
@@ -120,19 +120,16 @@ impl ClientHandler {
                 return Err(refusal_error(refusal));
             }
         };
-        match spec_body {
-            None => {
-                self.queue.push_back(seq);
-                self.queued += 1;
+        if write_now {
+            if let Err(error) = self.write(cx, seq, &spec, body) {
+                // Nothing was written: the peer never hears of the id.
+                self.pending.abandon(seq, Abandon::Unsent);
+                return Err(error);
             }
-            Some((spec, body)) => {
-                if let Err(error) = self.write(cx, seq, &spec, body) {
-                    // Nothing was written: the peer never hears of the id.
-                    self.pending.abandon(seq, Abandon::Unsent);
-                    return Err(error);
-                }
-                self.on_wire += 1;
-            }
+            self.on_wire += 1;
+        } else {
+            self.queued_bytes += body.len();
+            self.queue.push_back((seq, spec, body.into_link()));
         }
         let timer = cx.arm(deadline, seq.to_key());
         if let Some(entry) = self.pending.get(seq) {
@@ -164,15 +161,19 @@ impl ClientHandler {
         Ok(())
     }
 
+    /// Whether another call may go on the wire.
+    fn has_room(&self, cx: &Cx<'_>) -> bool {
+        self.on_wire + self.pending.abandoned() < self.max_on_wire && !cx.is_crowded()
+    }
+
     /// Writes queued calls as far as there is room.
     fn pump(&mut self, cx: &mut Cx<'_>) {
-        while self.queued > 0 && self.on_wire + self.pending.abandoned() < self.max_on_wire && !cx.is_crowded() {
-            let Some(seq) = self.queue.pop_front() else { return };
+        while self.has_room(cx) {
+            let Some((seq, spec, body)) = self.queue.pop_front() else { return };
+            self.queued_bytes -= body.len();
             let start = cx.written() + cx.output_len() as u64;
-            let Some(entry) = self.pending.get(seq) else { continue };
-            let Place::Queued(request) = std::mem::replace(&mut entry.place, Place::OnWire(start)) else { continue };
-            let (spec, body) = *request;
-            self.queued -= 1;
+            let Some(entry) = self.pending.get(seq).filter(|entry| matches!(entry.place, Place::Queued)) else { continue };
+            entry.place = Place::OnWire(start);
             self.on_wire += 1;
             if let Err(error) = self.write(cx, seq, &spec, body) {
                 self.finish(cx, seq, Err(error), Abandon::Unsent);
@@ -184,7 +185,7 @@ impl ClientHandler {
     fn finish(&mut self, cx: &mut Cx<'_>, seq: SeqId, outcome: Outcome, how: Abandon) {
         let Some(entry) = self.pending.get(seq) else { return };
         match entry.place {
-            Place::Queued(_) => self.queued -= 1,
+            Place::Queued => {}
             Place::OnWire(_) => self.on_wire -= 1,
             Place::Done(..) => return,
         }
@@ -234,8 +235,7 @@ impl ClientHandler {
             cx.disarm(timer);
         }
         let how = match &entry.place {
-            Place::Queued(_) => {
-                self.queued -= 1;
+            Place::Queued => {
                 self.channel.note_load(self.slot, -1);
                 Abandon::Unsent
             }
@@ -332,7 +332,7 @@ impl ClientHandler {
                     self.channel.stats.late_replies.add(1);
                     return Ok(());
                 }
-                Place::Done(..) | Place::Queued(_) => {
+                Place::Done(..) | Place::Queued => {
                     self.glitch(cx, "a second reply to a call, or a reply to one not yet sent");
                     return Ok(());
                 }
@@ -430,6 +430,10 @@ impl Handler for ClientHandler {
         self.after(cx);
     }
 
+    fn on_drained(&mut self, cx: &mut Cx<'_>) {
+        self.pump(cx);
+    }
+
     fn is_idle(&self) -> bool {
         self.pending.waiting() == 0
     }
@@ -445,7 +449,7 @@ impl Handler for ClientHandler {
             let (sent, phase) = where_it_was(&entry.place, connected, cx.written());
             let outcome = match entry.place {
                 Place::Done(outcome, _) => outcome,
-                Place::Queued(_) | Place::OnWire(_) => {
+                Place::Queued | Place::OnWire(_) => {
                     self.channel.note_load(self.slot, -1);
                     Err(Error::closed(why.clone()).with_sent(sent).with_phase(phase))
                 }
@@ -483,7 +487,7 @@ impl Waiter {
 fn where_it_was(place: &Place, connected: bool, written: u64) -> (Sent, Phase) {
     match place {
         _ if !connected => (Sent::No, Phase::Connect),
-        Place::Queued(_) => (Sent::No, Phase::Queue),
+        Place::Queued => (Sent::No, Phase::Queue),
         Place::OnWire(start) if written <= *start => (Sent::No, Phase::Write),
         Place::OnWire(_) | Place::Done(..) => (Sent::Maybe, Phase::Wait),
     }
