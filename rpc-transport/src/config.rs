@@ -15,7 +15,8 @@ pub struct ConnLimits {
     pub idle_timeout: Duration,
     /// Connecting takes at most this time. Default 1 s. Then: closed with [`CloseReason::ConnectTimeout`](crate::CloseReason).
     pub connect_timeout: Duration,
-    /// Queued output, in bytes, from which on the connection is not read any more. Default 1 MiB.
+    /// Queued output, in bytes, from which on an accepted connection is not read any more. Default 1 MiB. A connected one is read all
+    /// the same: if both sides stopped, each full of output, neither would go on.
     pub write_high: usize,
     /// Queued output, in bytes, at which reading goes on. Default 256 KiB.
     pub write_low: usize,
