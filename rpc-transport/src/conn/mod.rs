@@ -258,7 +258,7 @@ impl Cx<'_> {
     /// Whether frames already received must wait: paused, output over `write_high`, or closing.
     pub(crate) fn must_stop(&mut self) -> bool {
         // Only the accepting side stops reading: if both did, each full of output, neither would ever go on.
-        if self.conn.listener.is_some() && self.conn.outbound.len() >= self.conn.limits.write_high {
+        if self.conn.admission.is_some() && self.conn.outbound.len() >= self.conn.limits.write_high {
             self.conn.write_out();
             self.conn.paused.by_output = self.conn.outbound.len() > self.conn.limits.write_low;
         }
