@@ -1,0 +1,270 @@
+//! A testee in a process of its own, and what can be seen of a process from outside.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use rpc_core::Channel;
+
+use crate::idl::testee::{Empty, TesteeClient};
+
+/// A running `testee server`. It is killed when this is dropped.
+#[derive(Debug)]
+pub struct Testee {
+    child: Child,
+    stdout: BufReader<ChildStdout>,
+    urls: Vec<String>,
+    stderr: PathBuf,
+}
+
+impl Testee {
+    /// Starts `bin server --listen …` on a free TCP port, with more arguments, and waits until it listens.
+    ///
+    /// # Panics
+    /// When it does not start; the text has its standard error.
+    pub fn start<A: AsRef<OsStr>>(bin: &str, args: impl IntoIterator<Item = A>) -> Testee {
+        Testee::listen(bin, &["tcp://127.0.0.1:0"], args)
+    }
+
+    /// As [`Testee::start`], at the given addresses.
+    ///
+    /// # Panics
+    /// As [`Testee::start`].
+    pub fn listen<A: AsRef<OsStr>>(bin: &str, urls: &[&str], args: impl IntoIterator<Item = A>) -> Testee {
+        let stderr = scratch("stderr");
+        let file = fs::File::create(&stderr).expect("a file for standard error");
+        let mut command = Command::new(bin);
+        command.arg("server").args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(file);
+        for url in urls {
+            command.args(["--listen", url]);
+        }
+        let mut child = command.spawn().expect("the testee starts");
+        let mut stdout = BufReader::new(child.stdout.take().expect("standard output is a pipe"));
+        let lines = (0..urls.len()).map(|_| {
+            let mut line = String::new();
+            stdout.read_line(&mut line).expect("its standard output can be read");
+            let url = line.trim_end().strip_prefix("LISTENING ").map(str::to_owned);
+            url.unwrap_or_else(|| panic!("the testee did not start: {}", fs::read_to_string(&stderr).unwrap_or_default()))
+        });
+        let urls = lines.collect();
+        Testee { child, stdout, urls, stderr }
+    }
+
+    /// Its first address.
+    pub fn url(&self) -> &str {
+        &self.urls[0]
+    }
+
+    /// All its addresses, in the order of the arguments.
+    pub fn urls(&self) -> &[String] {
+        &self.urls
+    }
+
+    /// `host:port` of its first TCP address.
+    ///
+    /// # Panics
+    /// When it has none.
+    pub fn addr(&self) -> &str {
+        self.urls.iter().find_map(|url| url.strip_prefix("tcp://")).expect("it listens on TCP")
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// A client with a connection of its own.
+    ///
+    /// # Panics
+    /// On a malformed address, which this is not.
+    pub fn client(&self) -> TesteeClient {
+        TesteeClient::new(Channel::builder(self.url()).connections(1).build().expect("its URL is well-formed"))
+    }
+
+    /// The server's own counters, over a connection that is open only meanwhile.
+    ///
+    /// # Panics
+    /// When it does not answer.
+    pub fn stats(&self) -> Figures {
+        let report = self.client().stats(Empty {}).wait().expect("the testee reports its counters");
+        Figures::parse(&report.json)
+    }
+
+    /// What it wrote to standard error.
+    pub fn errors(&self) -> String {
+        fs::read_to_string(&self.stderr).unwrap_or_default()
+    }
+
+    /// Sends SIGTERM.
+    ///
+    /// # Panics
+    /// When the process is gone.
+    pub fn terminate(&self) {
+        let sent = Command::new("kill").args(["-TERM", &self.pid().to_string()]).status();
+        assert!(sent.is_ok_and(|status| status.success()), "SIGTERM can be sent");
+    }
+
+    /// Waits until it ends by itself; then its status, and what was left on its standard output.
+    ///
+    /// # Panics
+    /// When it has not ended within `limit`.
+    pub fn wait(&mut self, limit: Duration) -> (ExitStatus, String) {
+        let mut status = None;
+        let ended = eventually(limit, || {
+            status = self.child.try_wait().expect("a child can be waited for");
+            status.is_some()
+        });
+        assert!(ended, "the testee still runs after {limit:?}");
+        let mut rest = String::new();
+        let _ = self.stdout.read_to_string(&mut rest);
+        (status.expect("it has ended"), rest)
+    }
+
+    /// Whether it still runs.
+    pub fn is_alive(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Changes its limit of open files.
+    ///
+    /// # Panics
+    /// When `prlimit` is missing or refused.
+    pub fn limit_files(&self, n: u64) {
+        let status = Command::new("prlimit").args([format!("--pid={}", self.pid()), format!("--nofile={n}:")]).status();
+        assert!(status.is_ok_and(|status| status.success()), "prlimit works on an own process");
+    }
+
+    /// Open descriptors.
+    pub fn fds(&self) -> usize {
+        fds_of(self.pid())
+    }
+
+    /// Resident memory, in bytes.
+    pub fn rss(&self) -> u64 {
+        rss_of(self.pid())
+    }
+
+    /// Processor time it has used.
+    pub fn cpu(&self) -> Duration {
+        cpu_of(self.pid())
+    }
+}
+
+impl Drop for Testee {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = fs::remove_file(&self.stderr);
+    }
+}
+
+/// Runs a program to its end, and kills it after `limit`.
+///
+/// # Panics
+/// When it does not start, or does not end in time.
+pub fn output_of<A: AsRef<OsStr>>(bin: &str, args: impl IntoIterator<Item = A>, limit: Duration) -> Output {
+    let mut child = Command::new(bin)
+        .args(args)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|e| panic!("{bin} does not start: {e}"));
+    let (mut out, mut err) = (child.stdout.take(), child.stderr.take());
+    let out = std::thread::spawn(move || read_all(out.as_mut()));
+    let err = std::thread::spawn(move || read_all(err.as_mut()));
+    let mut status = None;
+    let ended = eventually(limit, || {
+        status = child.try_wait().expect("a child can be waited for");
+        status.is_some()
+    });
+    if !ended {
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+    let (stdout, stderr) = (out.join().unwrap_or_default(), err.join().unwrap_or_default());
+    let text = String::from_utf8_lossy(&stderr);
+    assert!(ended, "{bin} did not end within {limit:?}: {text}");
+    Output { status: status.expect("it has ended"), stdout, stderr }
+}
+
+fn read_all(pipe: Option<&mut impl Read>) -> Vec<u8> {
+    let mut all = Vec::new();
+    if let Some(pipe) = pipe {
+        let _ = pipe.read_to_end(&mut all);
+    }
+    all
+}
+
+/// Asks until the answer is yes, for at most `limit`; then the last answer.
+pub fn eventually(limit: Duration, mut ask: impl FnMut() -> bool) -> bool {
+    let until = Instant::now() + limit;
+    loop {
+        if ask() {
+            return true;
+        }
+        if Instant::now() >= until {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(5)); // between questions: nothing depends on its length
+    }
+}
+
+/// A path in the directory for temporary files that nobody else uses; `what` is its extension.
+pub fn scratch(what: &str) -> PathBuf {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let n = NEXT.fetch_add(1, Ordering::Relaxed);
+    std::env::temp_dir().join(format!("testee-{}-{n}.{what}", std::process::id()))
+}
+
+/// Open descriptors of a process; 0 when it is gone.
+pub fn fds_of(pid: u32) -> usize {
+    fs::read_dir(Path::new("/proc").join(pid.to_string()).join("fd")).map_or(0, Iterator::count)
+}
+
+/// Resident memory of a process, in bytes; 0 when it is gone.
+pub fn rss_of(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok()).unwrap_or(0) * 1024
+}
+
+/// User and system time of a process, in steps of 10 ms.
+fn cpu_of(pid: u32) -> Duration {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // Fields 14 and 15; the second, the name, may have blanks but ends with `)`.
+    let rest = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+    let ticks: u64 = rest.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
+    Duration::from_millis(ticks * 10)
+}
+
+/// Numbers of a flat JSON object, by name.
+#[derive(Debug, Clone, Default)]
+pub struct Figures(HashMap<String, f64>);
+
+impl Figures {
+    /// Takes every `"name": number` in the text, nested ones, too; of several with one name the first.
+    pub fn parse(json: &str) -> Figures {
+        let mut figures = HashMap::new();
+        let mut rest = json;
+        while let Some(at) = rest.find("\":") {
+            let name = rest[..at].rsplit('"').next().unwrap_or_default().to_owned();
+            rest = rest[at + 2..].trim_start();
+            let end = rest.find(|c: char| !"+-.0123456789eE".contains(c)).unwrap_or(rest.len());
+            if let Ok(value) = rest[..end].parse() {
+                figures.entry(name).or_insert(value);
+            }
+        }
+        Figures(figures)
+    }
+
+    /// The number called `name`; 0 if there is none.
+    pub fn get(&self, name: &str) -> u64 {
+        self.0.get(name).copied().unwrap_or(0.0) as u64
+    }
+}
