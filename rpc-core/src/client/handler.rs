@@ -440,7 +440,8 @@ impl Handler for ClientHandler {
 
     fn on_close(&mut self, cx: &mut Cx<'_>, reason: &CloseReason) {
         let connected = !matches!(reason, CloseReason::Connect(_) | CloseReason::ConnectTimeout(_));
-        let failed = !connected || !self.answered;
+        // A connection that was retired before its first reply did not fail: its calls were cancelled or timed out.
+        let failed = !connected || (!self.answered && !self.retired);
         let why = self.slot().closed(cx.id(), failed.then_some(cx.now()), reason, self.retired);
         for (seq, entry) in self.pending.drain() {
             if let Some(timer) = entry.timer {
