@@ -113,10 +113,10 @@ impl Context {
     pub(crate) fn give_back(mut self) {
         if Arc::get_mut(&mut self.0).is_some_and(Inner::clear) {
             let _ = SPARE.try_with(|spare| {
-                if let Ok(mut spare) = spare.try_borrow_mut() {
-                    if spare.len() < KEPT {
-                        spare.push(self);
-                    }
+                if let Ok(mut spare) = spare.try_borrow_mut()
+                    && spare.len() < KEPT
+                {
+                    spare.push(self);
                 }
             });
         }

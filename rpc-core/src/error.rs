@@ -129,40 +129,25 @@ impl Error {
 
     /// A business status; 0 means "no error" on the wire, so use another number.
     pub fn business(status: i32, message: impl Into<String>) -> Error {
-        BizStatus {
-            status,
-            message: message.into(),
-            ..BizStatus::default()
-        }
-        .into()
+        BizStatus { status, message: message.into(), ..BizStatus::default() }.into()
     }
 
     /// An exception that reaches the caller with exactly this type id and text.
     pub fn exception(type_id: i32, message: impl Into<String>) -> Error {
         let message = message.into();
-        Error::of(
-            Code::from_type_id(type_id),
-            Sent::Maybe,
-            Cause::Exception { type_id, message },
-        )
+        Error::of(Code::from_type_id(type_id), Sent::Maybe, Cause::Exception { type_id, message })
     }
 
     /// The service has no such method.
     pub fn unknown_method(service: &str, method: &str) -> Error {
-        Error::exception(
-            type_id::UNKNOWN_METHOD,
-            format!("unknown method {method} (service {service})"),
-        )
-        .with_sent(Sent::No)
+        Error::exception(type_id::UNKNOWN_METHOD, format!("unknown method {method} (service {service})"))
+            .with_sent(Sent::No)
     }
 
     /// No service for the call.
     pub fn unknown_service(service: &str, method: &str) -> Error {
-        Error::exception(
-            type_id::UNKNOWN_SERVICE,
-            format!("unknown service {service}, method {method}"),
-        )
-        .with_sent(Sent::No)
+        Error::exception(type_id::UNKNOWN_SERVICE, format!("unknown service {service}, method {method}"))
+            .with_sent(Sent::No)
     }
 
     /// Whatever a handler's own code or a library reports.
@@ -172,11 +157,7 @@ impl Error {
 
     /// The call had `limit`, and it is over.
     pub fn deadline(limit: Duration) -> Error {
-        Error::of(
-            Code::DeadlineExceeded,
-            Sent::Maybe,
-            Cause::Deadline { limit },
-        )
+        Error::of(Code::DeadlineExceeded, Sent::Maybe, Cause::Deadline { limit })
     }
 
     /// The caller gave up.
@@ -191,15 +172,9 @@ impl Error {
 
     /// What an exception from the peer means, with what the reply's header says about it, if it had one.
     pub fn remote(exception: Exception, info: Option<&ReplyInfo>) -> Error {
-        let named = info
-            .and_then(|info| info.code)
-            .filter(|code| *code != Code::Ok);
+        let named = info.and_then(|info| info.code).filter(|code| *code != Code::Ok);
         let code = named.unwrap_or_else(|| Code::from_type_id(exception.type_id));
-        let sent = if info.is_some_and(|info| info.not_executed) {
-            Sent::No
-        } else {
-            Sent::Maybe
-        };
+        let sent = if info.is_some_and(|info| info.not_executed) { Sent::No } else { Sent::Maybe };
         let type_id = exception.type_id;
         let message = text_of(exception, named.is_some());
         Error::of(code, sent, Cause::Remote { type_id, message })
@@ -332,16 +307,7 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner {
-            code,
-            method,
-            peer,
-            attempt,
-            phase,
-            elapsed,
-            sent,
-            cause,
-        } = &*self.0;
+        let Inner { code, method, peer, attempt, phase, elapsed, sent, cause } = &*self.0;
         write!(f, "{code}: ")?;
         match (method.is_empty(), peer) {
             (false, Some(peer)) => write!(f, "{method} at {peer}: ")?,
@@ -505,28 +471,14 @@ mod tests {
             error.to_string(),
             "Unavailable: unix:app.sock: connection refused (phase connect, after 2 ms, not sent)"
         );
-        let error = Error::business(404, "not found")
-            .with_extra("id", "42")
-            .with_extra("at", "eu");
-        assert_eq!(
-            error.to_string(),
-            "Unknown: business status 404: not found [at=eu, id=42]"
-        );
+        let error = Error::business(404, "not found").with_extra("id", "42").with_extra("at", "eu");
+        assert_eq!(error.to_string(), "Unknown: business status 404: not found [at=eu, id=42]");
     }
 
     #[test]
     fn texts_of_peers_stay_on_the_line() {
-        let error = Error::remote(
-            Exception {
-                type_id: 6,
-                message: "a\nb\u{1b}[2J é".into(),
-            },
-            None,
-        );
-        assert_eq!(
-            error.to_string(),
-            "Internal: remote exception 6: a\\nb\\u{1b}[2J é"
-        );
+        let error = Error::remote(Exception { type_id: 6, message: "a\nb\u{1b}[2J é".into() }, None);
+        assert_eq!(error.to_string(), "Internal: remote exception 6: a\\nb\\u{1b}[2J é");
     }
 
     #[test]
@@ -555,23 +507,11 @@ mod tests {
 
     #[test]
     fn our_own_callers_get_the_code_and_the_bare_text() {
-        let info = ReplyInfo {
-            code: Some(Code::NotFound),
-            ..ReplyInfo::default()
-        };
-        let exception = || Exception {
-            type_id: 6,
-            message: "biz error: no such user".into(),
-        };
+        let info = ReplyInfo { code: Some(Code::NotFound), ..ReplyInfo::default() };
+        let exception = || Exception { type_id: 6, message: "biz error: no such user".into() };
         let ours = Error::remote(exception(), Some(&info));
-        assert_eq!(
-            ours.to_string(),
-            "NotFound: remote exception 6: no such user"
-        );
+        assert_eq!(ours.to_string(), "NotFound: remote exception 6: no such user");
         let kitex = Error::remote(exception(), None);
-        assert_eq!(
-            kitex.to_string(),
-            "Internal: remote exception 6: biz error: no such user"
-        );
+        assert_eq!(kitex.to_string(), "Internal: remote exception 6: biz error: no such user");
     }
 }

@@ -128,11 +128,19 @@ impl Limits {
             }
         }
         if self.max_frame_size > 0x3FFF_FFFF {
-            return Err(ConfigError::new("max_frame_size", self.max_frame_size.to_string(), "the protocol ends at 1073741823 bytes"));
+            return Err(ConfigError::new(
+                "max_frame_size",
+                self.max_frame_size.to_string(),
+                "the protocol ends at 1073741823 bytes",
+            ));
         }
         if self.write_low > self.write_high {
             let value = self.write_low.to_string();
-            return Err(ConfigError::new("write_low", value, format!("it must not exceed write_high, {}", self.write_high)));
+            return Err(ConfigError::new(
+                "write_low",
+                value,
+                format!("it must not exceed write_high, {}", self.write_high),
+            ));
         }
         if self.client_max_inflight + self.client_max_waiting > crate::mux::MAX_SLOTS {
             let value = format!("{} + {}", self.client_max_inflight, self.client_max_waiting);
@@ -173,7 +181,8 @@ trait FromText: Sized {
 impl FromText for usize {
     fn from_text(text: &str) -> Result<usize, String> {
         let (number, unit) = split_unit(text);
-        let number: usize = number.parse().map_err(|_| "not a number; write one such as 64, 512KiB or 1MiB".to_owned())?;
+        let number: usize =
+            number.parse().map_err(|_| "not a number; write one such as 64, 512KiB or 1MiB".to_owned())?;
         let factor: usize = match unit {
             "" | "B" => 1,
             "KiB" => 1 << 10,

@@ -36,10 +36,7 @@ impl Metadata {
     /// The value of `key`.
     pub fn get(&self, key: impl AsRef<[u8]>) -> Option<&[u8]> {
         let key = key.as_ref();
-        self.pairs()
-            .iter()
-            .find(|(known, _)| known == key)
-            .map(|(_, value)| value.as_ref())
+        self.pairs().iter().find(|(known, _)| known == key).map(|(_, value)| value.as_ref())
     }
 
     /// The value of `key` as text; `None` when there is none or it is not UTF-8.
@@ -49,19 +46,14 @@ impl Metadata {
 
     /// Removes `key` and returns its value.
     pub fn remove(&mut self, key: impl AsRef<[u8]>) -> Option<Bytes> {
-        let at = self
-            .pairs()
-            .iter()
-            .position(|(known, _)| known == key.as_ref())?;
+        let at = self.pairs().iter().position(|(known, _)| known == key.as_ref())?;
         let pairs = Arc::make_mut(self.pairs.as_mut()?);
         Some(pairs.remove(at).1)
     }
 
     /// All pairs, in the order their keys first came.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&[u8], &[u8])> {
-        self.pairs()
-            .iter()
-            .map(|(key, value)| (key.as_ref(), value.as_ref()))
+        self.pairs().iter().map(|(key, value)| (key.as_ref(), value.as_ref()))
     }
 
     /// Number of pairs.
@@ -92,19 +84,14 @@ impl Metadata {
         pairs.reverse(); // the last value of a key is now the first
         pairs.retain(|(key, _)| seen.insert(key.clone()));
         pairs.reverse();
-        Metadata {
-            pairs: Some(Arc::new(pairs)),
-        }
+        Metadata { pairs: Some(Arc::new(pairs)) }
     }
 }
 
 /// The same pairs, in whatever order.
 impl PartialEq for Metadata {
     fn eq(&self, other: &Metadata) -> bool {
-        self.len() == other.len()
-            && self
-                .iter()
-                .all(|(key, value)| other.get(key) == Some(value))
+        self.len() == other.len() && self.iter().all(|(key, value)| other.get(key) == Some(value))
     }
 }
 
@@ -113,20 +100,13 @@ impl Eq for Metadata {}
 impl fmt::Debug for Metadata {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        f.debug_map()
-            .entries(self.iter().map(|(key, value)| (text(key), text(value))))
-            .finish()
+        f.debug_map().entries(self.iter().map(|(key, value)| (text(key), text(value)))).finish()
     }
 }
 
 impl<K: Into<Bytes>, V: Into<Bytes>> FromIterator<(K, V)> for Metadata {
     fn from_iter<I: IntoIterator<Item = (K, V)>>(pairs: I) -> Metadata {
-        Metadata::from_repeating(
-            pairs
-                .into_iter()
-                .map(|(key, value)| (key.into(), value.into()))
-                .collect(),
-        )
+        Metadata::from_repeating(pairs.into_iter().map(|(key, value)| (key.into(), value.into())).collect())
     }
 }
 
@@ -149,10 +129,7 @@ mod tests {
         assert_eq!(metadata.insert("k", "1"), None);
         assert_eq!(metadata.insert("k", "2").as_deref(), Some(&b"1"[..]));
         metadata.insert("raw", vec![0xff]);
-        assert_eq!(
-            (metadata.text("k"), metadata.text("raw"), metadata.len()),
-            (Some("2"), None, 2)
-        );
+        assert_eq!((metadata.text("k"), metadata.text("raw"), metadata.len()), (Some("2"), None, 2));
         let repeating: Metadata = [("a", "1"), ("b", "2"), ("a", "3")].into_iter().collect();
         assert_eq!(repeating, [("a", "3"), ("b", "2")].into_iter().collect());
     }
@@ -161,10 +138,7 @@ mod tests {
     fn a_clone_is_shared_until_it_changes() {
         let mut one: Metadata = [("a", "1")].into_iter().collect();
         let two = one.clone();
-        assert_eq!(
-            one.get("a").unwrap().as_ptr(),
-            two.get("a").unwrap().as_ptr()
-        );
+        assert_eq!(one.get("a").unwrap().as_ptr(), two.get("a").unwrap().as_ptr());
         assert_eq!(one.remove("a").as_deref(), Some(&b"1"[..]));
         assert_eq!((one.len(), two.len()), (0, 1));
         assert_eq!(one.remove("a"), None);

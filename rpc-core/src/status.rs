@@ -53,28 +53,12 @@ impl Code {
         (Code::Cancelled, "Cancelled", "CANCELLED"),
         (Code::Unknown, "Unknown", "UNKNOWN"),
         (Code::InvalidArgument, "InvalidArgument", "INVALID_ARGUMENT"),
-        (
-            Code::DeadlineExceeded,
-            "DeadlineExceeded",
-            "DEADLINE_EXCEEDED",
-        ),
+        (Code::DeadlineExceeded, "DeadlineExceeded", "DEADLINE_EXCEEDED"),
         (Code::NotFound, "NotFound", "NOT_FOUND"),
         (Code::AlreadyExists, "AlreadyExists", "ALREADY_EXISTS"),
-        (
-            Code::PermissionDenied,
-            "PermissionDenied",
-            "PERMISSION_DENIED",
-        ),
-        (
-            Code::ResourceExhausted,
-            "ResourceExhausted",
-            "RESOURCE_EXHAUSTED",
-        ),
-        (
-            Code::FailedPrecondition,
-            "FailedPrecondition",
-            "FAILED_PRECONDITION",
-        ),
+        (Code::PermissionDenied, "PermissionDenied", "PERMISSION_DENIED"),
+        (Code::ResourceExhausted, "ResourceExhausted", "RESOURCE_EXHAUSTED"),
+        (Code::FailedPrecondition, "FailedPrecondition", "FAILED_PRECONDITION"),
         (Code::Aborted, "Aborted", "ABORTED"),
         (Code::OutOfRange, "OutOfRange", "OUT_OF_RANGE"),
         (Code::Unimplemented, "Unimplemented", "UNIMPLEMENTED"),
@@ -96,10 +80,7 @@ impl Code {
 
     /// The code with this [`wire_name`](Code::wire_name).
     pub fn from_wire_name(name: &[u8]) -> Option<Code> {
-        Code::NAMES
-            .iter()
-            .find(|(_, _, wire)| wire.as_bytes() == name)
-            .map(|(code, _, _)| *code)
+        Code::NAMES.iter().find(|(_, _, wire)| wire.as_bytes() == name).map(|(code, _, _)| *code)
     }
 
     /// What an exception with this type id means; retry and reporting decide on it when the peer sent no code.
@@ -145,22 +126,14 @@ const HANDLER_PREFIX: &str = "biz error: ";
 /// The exception that tells a Kitex peer about `error`. Business statuses do not travel like this: they are replies.
 pub fn exception_of(error: &Error) -> Exception {
     match error.cause() {
-        Cause::Exception { type_id, message } => Exception {
-            type_id: *type_id,
-            message: message.clone(),
-        },
-        Cause::Message(message) => Exception {
-            type_id: type_id::INTERNAL_ERROR,
-            message: format!("{HANDLER_PREFIX}{message}"),
-        },
-        Cause::Decode(cause) => Exception {
-            type_id: type_id::PROTOCOL_ERROR,
-            message: format!("cannot decode the request: {cause}"),
-        },
-        cause => Exception {
-            type_id: type_id::INTERNAL_ERROR,
-            message: cause.to_string(),
-        },
+        Cause::Exception { type_id, message } => Exception { type_id: *type_id, message: message.clone() },
+        Cause::Message(message) => {
+            Exception { type_id: type_id::INTERNAL_ERROR, message: format!("{HANDLER_PREFIX}{message}") }
+        }
+        Cause::Decode(cause) => {
+            Exception { type_id: type_id::PROTOCOL_ERROR, message: format!("cannot decode the request: {cause}") }
+        }
+        cause => Exception { type_id: type_id::INTERNAL_ERROR, message: cause.to_string() },
     }
 }
 
@@ -200,10 +173,7 @@ mod tests {
     #[test]
     fn the_table_of_codes_is_in_order() {
         for (number, (code, name, wire)) in Code::NAMES.into_iter().enumerate() {
-            assert_eq!(
-                (code as usize, code.name(), code.wire_name()),
-                (number, name, wire)
-            );
+            assert_eq!((code as usize, code.name(), code.wire_name()), (number, name, wire));
             assert_eq!(format!("{code:?}"), name);
             assert_eq!(Code::from_wire_name(wire.as_bytes()), Some(code));
         }

@@ -142,7 +142,9 @@ fn a_call_takes_six_system_calls() {
         for (side, index) in [("server", 0), ("client", 1)] {
             let [polls, reads, empty, writes, wakes] =
                 [0, 1, 2, 3, 4].map(|i| (after[index][i] - before[index][i]) as f64 / CALLS as f64);
-            println!("{transport} {side}: {polls} waits, {reads} reads, {empty} empty reads, {writes} writes, {wakes} wake-ups per call");
+            println!(
+                "{transport} {side}: {polls} waits, {reads} reads, {empty} empty reads, {writes} writes, {wakes} wake-ups per call"
+            );
             assert_eq!(empty, 0.0, "no read finds nothing");
             assert_eq!(wakes, 0.0, "nobody is woken by another thread");
             all += polls + reads + empty + writes + wakes;

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use rpc_core::protocol::ttheader::{
-    Entry, HeaderLimits, InfoEntries, ReplyHead, ReplyInfo, ReplyKind, RequestHead,
-    RequestHeadSpec, RequestInfo, StringBlock, TtFrame, request_metadata, write_frame_head,
+    Entry, HeaderLimits, InfoEntries, ReplyHead, ReplyInfo, ReplyKind, RequestHead, RequestHeadSpec, RequestInfo,
+    StringBlock, TtFrame, request_metadata, write_frame_head,
 };
 use rpc_core::protocol::{Exception, Form, KitexFraming, MessageType, Payload, form_of};
 use rpc_core::{BizStatus, Metadata, ProtocolError};
@@ -24,20 +24,14 @@ struct Vector {
 fn vectors() -> Vec<Vector> {
     let hex = |hex: &str| -> Vec<u8> {
         let digits = hex.as_bytes().chunks(2);
-        digits
-            .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())
-            .collect()
+        digits.map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
     };
     include_str!("wire/wire_vectors.tsv")
         .lines()
         .map(|line| {
             let mut columns = line.split('\t');
             let mut column = || columns.next().expect("three columns");
-            Vector {
-                name: column(),
-                kind: column(),
-                bytes: hex(column()),
-            }
+            Vector { name: column(), kind: column(), bytes: hex(column()) }
         })
         .collect()
 }
@@ -51,11 +45,7 @@ fn vector(name: &str) -> Vec<u8> {
 fn receive(input: &[u8]) -> Result<String, &'static str> {
     let facts = match KitexFraming::new(MAX_FRAME).find(input) {
         Ok(Next::More { need }) => {
-            assert!(
-                need > input.len(),
-                "asks for {need} bytes and has {}",
-                input.len()
-            );
+            assert!(need > input.len(), "asks for {need} bytes and has {}", input.len());
             return Err("short");
         }
         Ok(Next::Frame(span)) => {
@@ -66,10 +56,7 @@ fn receive(input: &[u8]) -> Result<String, &'static str> {
     };
     facts.map_err(|error| {
         let text = error.to_string();
-        assert!(
-            text.starts_with(error.kind()) && !text.contains(char::is_control),
-            "{text}"
-        );
+        assert!(text.starts_with(error.kind()) && !text.contains(char::is_control), "{text}");
         error.kind()
     })
 }
@@ -105,12 +92,7 @@ fn message(frame: &[u8]) -> Result<String, ProtocolError> {
         }
         _ => payload.body.escape_ascii().to_string(),
     };
-    facts.push(format!(
-        "{:?} {} {} {body}",
-        payload.kind,
-        payload.method.escape_ascii(),
-        payload.seq
-    ));
+    facts.push(format!("{:?} {} {} {body}", payload.kind, payload.method.escape_ascii(), payload.seq));
     Ok(facts.join(" "))
 }
 
@@ -138,21 +120,11 @@ const SPEC: RequestHeadSpec<'static> = RequestHeadSpec {
     connect_timeout_ms: None,
     usual_timeout_ms: 0,
 };
-const ONEWAY: RequestHeadSpec<'static> = RequestHeadSpec {
-    oneway: true,
-    ..SPEC
-};
-const MUX: RequestHeadSpec<'static> = RequestHeadSpec {
-    multiplexed: true,
-    ..SPEC
-};
+const ONEWAY: RequestHeadSpec<'static> = RequestHeadSpec { oneway: true, ..SPEC };
+const MUX: RequestHeadSpec<'static> = RequestHeadSpec { multiplexed: true, ..SPEC };
 const CLOSING: &[(&str, &str)] = &[("crrst", "1")];
 const ZONE: &[(&str, &str)] = &[("server-zone", "eu-1")];
-const BIZ: &[(&str, &str)] = &[
-    ("biz-status", "404"),
-    ("biz-message", "not found"),
-    ("biz-extra", "{\"id\":\"42\"}"),
-];
+const BIZ: &[(&str, &str)] = &[("biz-status", "404"), ("biz-message", "not found"), ("biz-extra", "{\"id\":\"42\"}")];
 
 /// Every vector that must decode on a unary connection, its facts, and how to write it.
 #[rustfmt::skip]
@@ -191,28 +163,13 @@ fn write_again(frame: &[u8], rewrite: &Rewrite) -> Option<Vec<u8>> {
         Rewrite::Info => {
             let (header, payload) = (header.unwrap(), payload.unwrap());
             let blocks = [header.info, b""];
-            let Payload {
-                kind,
-                method,
-                seq,
-                body,
-            } = payload;
-            write_frame_head(
-                &mut out,
-                header.flags,
-                seq,
-                blocks,
-                kind,
-                method,
-                body.len(),
-            )
-            .unwrap();
+            let Payload { kind, method, seq, body } = payload;
+            write_frame_head(&mut out, header.flags, seq, blocks, kind, method, body.len()).unwrap();
         }
         Rewrite::Request(spec) => {
             let payload = payload.unwrap();
             let head = RequestHead::new(spec).unwrap();
-            head.write(&mut out, payload.seq, None, b"", payload.body.len())
-                .unwrap();
+            head.write(&mut out, payload.seq, None, b"", payload.body.len()).unwrap();
         }
         Rewrite::Reply(pairs) => {
             let payload = payload.unwrap();
@@ -226,8 +183,7 @@ fn write_again(frame: &[u8], rewrite: &Rewrite) -> Option<Vec<u8>> {
             };
             let (seq, len) = (payload.seq, payload.body.len());
             let head = ReplyHead::new(std::str::from_utf8(payload.method).unwrap()).unwrap();
-            head.write(&mut out, form, kind, seq, len, strings.as_bytes())
-                .unwrap();
+            head.write(&mut out, form, kind, seq, len, strings.as_bytes()).unwrap();
         }
     }
     out.extend(payload.unwrap().body);
@@ -240,10 +196,8 @@ fn every_vector_is_what_it_says() {
     for Vector { name, kind, bytes } in vectors() {
         match (kind, &name[..1]) {
             ("ok", "E") => {
-                let (_, facts, rewrite) = UNARY
-                    .iter()
-                    .find(|row| row.0 == name)
-                    .unwrap_or_else(|| panic!("no row {name}"));
+                let (_, facts, rewrite) =
+                    UNARY.iter().find(|row| row.0 == name).unwrap_or_else(|| panic!("no row {name}"));
                 assert_eq!(receive(&bytes).as_deref(), Ok(*facts), "{name}");
                 if let Some(again) = write_again(&bytes, rewrite) {
                     assert_eq!(again, bytes, "{name}");
@@ -254,10 +208,7 @@ fn every_vector_is_what_it_says() {
             // Streaming is TTHeader, and not served: the connection is told so by its first frame.
             ("ok", "S" | "P") => {
                 let header = TtFrame::decode(&bytes).unwrap();
-                assert!(
-                    InfoEntries::new(header.info).all(|entry| entry.is_ok()),
-                    "{name}"
-                );
+                assert!(InfoEntries::new(header.info).all(|entry| entry.is_ok()), "{name}");
                 assert_eq!((header.flags, header.seq), (2, 1), "{name}");
                 assert_eq!(receive(&bytes), Err("unsupported"), "{name}");
                 streaming += 1;
@@ -269,10 +220,7 @@ fn every_vector_is_what_it_says() {
             _ => panic!("what to do with {name} ({kind})?"),
         }
     }
-    assert_eq!(
-        (unary, rewritten, streaming, refused),
-        (UNARY.len(), 15, 10, 18)
-    );
+    assert_eq!((unary, rewritten, streaming, refused), (UNARY.len(), 15, 10, 18));
 }
 
 #[test]
@@ -310,18 +258,9 @@ fn look_at_info(info: &[u8], limits: &HeaderLimits) {
     let reply = ReplyInfo::parse(info, limits);
     assert_eq!(request.as_ref().err(), reply.as_ref().err());
     if let Ok(request) = request {
-        let texts = [
-            request.service(),
-            request.from_service(),
-            request.from_method(),
-            request.to_method(),
-        ];
+        let texts = [request.service(), request.from_service(), request.from_method(), request.to_method()];
         assert!(texts.iter().flatten().all(|text| !text.is_empty()));
-        assert!(
-            request
-                .timeout()
-                .is_none_or(|timeout| timeout > Duration::ZERO)
-        );
+        assert!(request.timeout().is_none_or(|timeout| timeout > Duration::ZERO));
     }
 }
 
@@ -351,8 +290,7 @@ fn no_cut_and_no_changed_byte_makes_it_panic() {
 #[test]
 fn requests_are_summed_up() {
     let limits = HeaderLimits::default();
-    let info =
-        |name| RequestInfo::parse(TtFrame::decode(&vector(name)).unwrap().info, &limits).unwrap();
+    let info = |name| RequestInfo::parse(TtFrame::decode(&vector(name)).unwrap().info, &limits).unwrap();
     let full = info("E5-call-metainfo-timeout");
     assert_eq!(full.service(), Some(&b"EchoService"[..]));
     assert_eq!(full.from_service(), Some(&b"caller.svc"[..]));
@@ -360,16 +298,8 @@ fn requests_are_summed_up() {
     assert_eq!(full.to_method(), Some(&b"Echo"[..]));
     assert_eq!(full.timeout(), Some(Duration::from_millis(500)));
     assert_eq!(full.message_type(), Some(MessageType::Call));
-    assert_eq!(
-        full.persistent(),
-        &[("TENANT", "acme")].into_iter().collect()
-    );
-    assert_eq!(
-        full.transient(),
-        &[("gdpr-token", "tok-abc"), ("HOP", "1")]
-            .into_iter()
-            .collect()
-    );
+    assert_eq!(full.persistent(), &[("TENANT", "acme")].into_iter().collect());
+    assert_eq!(full.transient(), &[("gdpr-token", "tok-abc"), ("HOP", "1")].into_iter().collect());
     assert_eq!((full.capabilities(), full.remote_address()), (None, None));
     let plain = info("E2-call-full");
     assert_eq!((plain.from_method(), plain.timeout()), (None, None));
@@ -381,46 +311,18 @@ fn requests_are_summed_up() {
 #[test]
 fn replies_are_summed_up() {
     let limits = HeaderLimits::default();
-    let info =
-        |name| ReplyInfo::parse(TtFrame::decode(&vector(name)).unwrap().info, &limits).unwrap();
+    let info = |name| ReplyInfo::parse(TtFrame::decode(&vector(name)).unwrap().info, &limits).unwrap();
     assert_eq!(info("E3-reply"), ReplyInfo::default());
     assert_eq!(info("E3b-reply-minimal"), ReplyInfo::default());
     assert_eq!(info("E4b-exception-handler-error"), ReplyInfo::default());
-    for name in [
-        "E3c-reply-closing",
-        "E4-exception-unknown-method",
-        "E9b-mux-control-close",
-    ] {
-        assert_eq!(
-            info(name),
-            ReplyInfo {
-                closing: true,
-                ..ReplyInfo::default()
-            },
-            "{name}"
-        );
+    for name in ["E3c-reply-closing", "E4-exception-unknown-method", "E9b-mux-control-close"] {
+        assert_eq!(info(name), ReplyInfo { closing: true, ..ReplyInfo::default() }, "{name}");
     }
     let backward = [("server-zone", "eu-1")].into_iter().collect();
-    assert_eq!(
-        info("E5b-reply-backward"),
-        ReplyInfo {
-            backward,
-            ..ReplyInfo::default()
-        }
-    );
+    assert_eq!(info("E5b-reply-backward"), ReplyInfo { backward, ..ReplyInfo::default() });
     let extra = [("id".to_owned(), "42".to_owned())].into();
-    let business = Some(BizStatus {
-        status: 404,
-        message: "not found".into(),
-        extra,
-    });
-    assert_eq!(
-        info("E7-biz-status-reply"),
-        ReplyInfo {
-            business,
-            ..ReplyInfo::default()
-        }
-    );
+    let business = Some(BizStatus { status: 404, message: "not found".into(), extra });
+    assert_eq!(info("E7-biz-status-reply"), ReplyInfo { business, ..ReplyInfo::default() });
 }
 
 #[test]
@@ -430,15 +332,7 @@ fn business_statuses_are_written_as_kitex_writes_them() {
     error.business_status().unwrap().put(&mut strings).unwrap();
     let mut out = Vec::new();
     let head = ReplyHead::new("Echo").unwrap();
-    head.write(
-        &mut out,
-        Form::TtHeader,
-        ReplyKind::Reply,
-        9,
-        0,
-        strings.as_bytes(),
-    )
-    .unwrap();
+    head.write(&mut out, Form::TtHeader, ReplyKind::Reply, 9, 0, strings.as_bytes()).unwrap();
     assert_eq!(out, vector("E7-biz-status-reply"));
 }
 
@@ -446,27 +340,14 @@ fn business_statuses_are_written_as_kitex_writes_them() {
 #[test]
 fn an_announcement_is_read_back_and_changes_nothing_else() {
     let mut out = Vec::new();
-    let head = RequestHead::new(&RequestHeadSpec {
-        announce: true,
-        ..SPEC
-    })
-    .unwrap();
-    head.write(&mut out, 1, Some(250), b"", HELLO.len())
-        .unwrap();
+    let head = RequestHead::new(&RequestHeadSpec { announce: true, ..SPEC }).unwrap();
+    head.write(&mut out, 1, Some(250), b"", HELLO.len()).unwrap();
     out.extend(HELLO);
     let info = TtFrame::decode(&out).unwrap().info;
     let ours = RequestInfo::parse(info, &HeaderLimits::default()).unwrap();
-    assert_eq!(
-        (ours.capabilities(), ours.timeout()),
-        (Some(0), Some(Duration::from_millis(250)))
-    );
-    let plain = receive(&vector("E2-call-full"))
-        .unwrap()
-        .replace(" 9=Echo", " 9=Echo 12=0000000250");
-    assert_eq!(
-        receive(&out).unwrap(),
-        plain.replace("22=1", "22=1 31001=0")
-    );
+    assert_eq!((ours.capabilities(), ours.timeout()), (Some(0), Some(Duration::from_millis(250))));
+    let plain = receive(&vector("E2-call-full")).unwrap().replace(" 9=Echo", " 9=Echo 12=0000000250");
+    assert_eq!(receive(&out).unwrap(), plain.replace("22=1", "22=1 31001=0"));
 }
 
 fn bytes(len: impl Into<proptest::sample::SizeRange>) -> impl Strategy<Value = Vec<u8>> {

@@ -158,6 +158,7 @@ pub struct ResponseFuture<'a, M, Req: Message, Resp: 'static> {
     prefer: Option<usize>,
 }
 
+#[allow(clippy::large_enum_variant, reason = "one per call, in the caller's frame: a box would be an allocation")]
 enum State<'a, M, Req: Message, Resp: 'static> {
     New(Call<'a, M, Req, Resp>),
     /// Without middleware: the message is encoded where it is sent from.
@@ -231,7 +232,14 @@ where
         let metadata = self.metadata.map(|pairs| *pairs).unwrap_or_default();
         if M::IDENTITY {
             let message = Encoded::new(self.req);
-            return State::Direct(Wire::new(ChannelPtr::Borrowed(channel), self.method, timeout, &metadata, message, prefer));
+            return State::Direct(Wire::new(
+                ChannelPtr::Borrowed(channel),
+                self.method,
+                timeout,
+                &metadata,
+                message,
+                prefer,
+            ));
         }
         let channel = self.channel.clone();
         let (method, req) = (self.method, self.req);
@@ -305,8 +313,15 @@ enum Step<B> {
     New(Spec, B),
     /// The header cannot be made.
     Failed(Error),
-    Local { slot: usize, conn: ConnId, seq: SeqId },
-    Foreign { slot: usize, cell: Arc<ReplyCell> },
+    Local {
+        slot: usize,
+        conn: ConnId,
+        seq: SeqId,
+    },
+    Foreign {
+        slot: usize,
+        cell: Arc<ReplyCell>,
+    },
     /// It came back unsent, encoded already.
     Again(Request),
     Done,
@@ -362,13 +377,13 @@ impl<'a, B: Body> Wire<'a, B> {
                     self.step = self.start_foreign(cx, slot, Request { spec: Some(spec), body });
                 }
                 Step::Local { slot, conn, seq } => {
-                    let found = local::visit::<ClientHandler, _>(conn, |handler, io| {
-                        handler.collect(io, seq, cx.waker())
-                    });
+                    let found =
+                        local::visit::<ClientHandler, _>(conn, |handler, io| handler.collect(io, seq, cx.waker()));
                     let found = match found {
                         Some(found) => found,
                         None => self.channel.get().slots[slot].adopt(conn, seq).or_else(|| {
-                            let text = "the call was begun on another reactor's thread, and cannot be polled on this one";
+                            let text =
+                                "the call was begun on another reactor's thread, and cannot be polled on this one";
                             Some(Err(Error::closed(text)))
                         }),
                     };
@@ -451,11 +466,7 @@ impl<B: Body> Drop for Wire<'_, B> {
                     });
                 }
             }
-            Step::Foreign { slot, cell } => {
-                if cell.drop_call() {
-                    self.channel.get().send_drop(slot, &cell);
-                }
-            }
+            Step::Foreign { slot, cell } if cell.drop_call() => self.channel.get().send_drop(slot, &cell),
             _ => {}
         }
     }
@@ -489,4 +500,3 @@ fn decode<Resp: Message + Default>(reply: Reply) -> Result<Response<Resp>> {
 fn undecodable(error: prost::DecodeError) -> Error {
     Error::from(error).with_code(Code::Internal).with_phase(Phase::Decode).with_sent(Sent::Maybe)
 }
-

@@ -221,28 +221,24 @@ impl ChannelInner {
 
     /// The slot for the next call: on this thread's reactor if one is, else each in turn; without multiplexing an idle one.
     pub(crate) fn pick(&self) -> (usize, bool) {
-        if let Some(here) = local::current() {
-            let local = |slot: &&Slot| slot.reactor.is(&here);
-            if self.config.multiplexed {
-                let start = self.next.fetch_add(1, Ordering::Relaxed);
-                let mut order = (0..self.slots.len()).map(|i| (start.wrapping_add(i)) % self.slots.len());
-                if let Some(index) = order.find(|i| local(&&self.slots[*i])) {
-                    return (index, true);
-                }
-            } else if let Some(index) = self.least_loaded(local) {
-                return (index, true);
-            }
+        if let [only] = &self.slots[..] {
+            return (0, only.reactor.is_current());
         }
-        let index = match self.config.multiplexed {
-            true if self.slots.len() == 1 => 0,
-            true => self.next.fetch_add(1, Ordering::Relaxed) % self.slots.len(),
-            false => self.least_loaded(|_| true).unwrap_or(0),
-        };
-        (index, false)
+        let here = |slot: &Slot| slot.reactor.is_current();
+        if !self.config.multiplexed {
+            let local = self.least_loaded(here);
+            return (local.or_else(|| self.least_loaded(|_| true)).unwrap_or(0), local.is_some());
+        }
+        let start = self.next.fetch_add(1, Ordering::Relaxed) % self.slots.len();
+        let mut order = (start..self.slots.len()).chain(0..start);
+        match order.find(|i| here(&self.slots[*i])) {
+            Some(index) => (index, true),
+            None => (start, false),
+        }
     }
 
     /// The slot with the fewest calls, the first of equals: so the connections in use stay few.
-    fn least_loaded(&self, admit: impl Fn(&&Slot) -> bool) -> Option<usize> {
+    fn least_loaded(&self, admit: impl Fn(&Slot) -> bool) -> Option<usize> {
         let slots = self.slots.iter().enumerate().filter(|(_, slot)| admit(slot));
         slots.min_by_key(|(_, slot)| slot.load.load(Ordering::Relaxed)).map(|(index, _)| index)
     }

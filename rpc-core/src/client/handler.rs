@@ -115,8 +115,7 @@ impl ClientHandler {
         let seq = match self.pending.insert(entry) {
             Ok(seq) => seq,
             Err(_) => {
-                let refusal =
-                    Refusal::TooManyInFlight { name: "client_max_waiting", limit: limits.client_max_waiting };
+                let refusal = Refusal::TooManyInFlight { name: "client_max_waiting", limit: limits.client_max_waiting };
                 return Err(refusal_error(refusal));
             }
         };
@@ -172,7 +171,9 @@ impl ClientHandler {
             let Some((seq, spec, body)) = self.queue.pop_front() else { return };
             self.queued_bytes -= body.len();
             let start = cx.written() + cx.output_len() as u64;
-            let Some(entry) = self.pending.get(seq).filter(|entry| matches!(entry.place, Place::Queued)) else { continue };
+            let Some(entry) = self.pending.get(seq).filter(|entry| matches!(entry.place, Place::Queued)) else {
+                continue;
+            };
             entry.place = Place::OnWire(start);
             self.on_wire += 1;
             if let Err(error) = self.write(cx, seq, &spec, body) {
@@ -349,7 +350,10 @@ impl ClientHandler {
             MessageType::Reply => {
                 let method = entry.method;
                 if payload.method != method.name().as_bytes() || payload.seq != tt.seq {
-                    let text = format!("the reply to {method} is of another call: {}", String::from_utf8_lossy(payload.method));
+                    let text = format!(
+                        "the reply to {method} is of another call: {}",
+                        String::from_utf8_lossy(payload.method)
+                    );
                     self.finish(cx, seq, Err(Error::closed(text).with_phase(Phase::Decode)), Abandon::Unsent);
                     cx.close(CloseReason::Local("a reply does not match its call"));
                     return Ok(());

@@ -125,12 +125,8 @@ pub enum Refusal {
 impl Refusal {
     pub(super) fn code(&self) -> Code {
         match self {
-            Refusal::Overcrowded { .. } | Refusal::TooManyInFlight { .. } => {
-                Code::ResourceExhausted
-            }
-            Refusal::ShuttingDown | Refusal::Backoff { .. } | Refusal::NoEndpoint => {
-                Code::Unavailable
-            }
+            Refusal::Overcrowded { .. } | Refusal::TooManyInFlight { .. } => Code::ResourceExhausted,
+            Refusal::ShuttingDown | Refusal::Backoff { .. } | Refusal::NoEndpoint => Code::Unavailable,
             Refusal::WaitOnReactor => Code::FailedPrecondition,
             Refusal::Expired => Code::DeadlineExceeded,
         }
@@ -147,9 +143,9 @@ impl fmt::Display for Refusal {
             Refusal::ShuttingDown => f.write_str("the server is shutting down"),
             Refusal::Backoff { retry_in } => write!(f, "connecting failed, next attempt in {}", Span(*retry_in)),
             Refusal::NoEndpoint => f.write_str("no endpoint to call"),
-            Refusal::WaitOnReactor => {
-                f.write_str("blocking on a reactor thread would wait for itself: await the call, or wait on another thread")
-            }
+            Refusal::WaitOnReactor => f.write_str(
+                "blocking on a reactor thread would wait for itself: await the call, or wait on another thread",
+            ),
             Refusal::Expired => f.write_str("the deadline passed before the handler started"),
         }
     }
@@ -168,16 +164,8 @@ pub struct ConfigError {
 
 impl ConfigError {
     /// `name` cannot be `value`, because of `reason`.
-    pub fn new(
-        name: impl Into<Cow<'static, str>>,
-        value: impl fmt::Display,
-        reason: impl Into<String>,
-    ) -> ConfigError {
-        ConfigError {
-            name: name.into(),
-            value: value.to_string(),
-            reason: reason.into(),
-        }
+    pub fn new(name: impl Into<Cow<'static, str>>, value: impl fmt::Display, reason: impl Into<String>) -> ConfigError {
+        ConfigError { name: name.into(), value: value.to_string(), reason: reason.into() }
     }
 }
 

@@ -14,5 +14,5 @@ mod seq;
 
 pub(crate) use pending::{Abandon, Late, Pending};
 pub(crate) use reply::{Arrived, Found, Outcome, Reply, ReplyCell};
-pub(crate) use seq::SeqId;
 pub(crate) use seq::MAX_SLOTS;
+pub(crate) use seq::SeqId;

@@ -38,17 +38,26 @@ enum State {
     #[default]
     Empty,
     /// Sent to the connection, which has not seen it.
-    Submitted { request: Request, waker: Option<Waker> },
+    Submitted {
+        request: Request,
+        waker: Option<Waker>,
+    },
     /// The connection has the request.
-    Accepted { seq: SeqId, waker: Option<Waker> },
+    Accepted {
+        seq: SeqId,
+        waker: Option<Waker>,
+    },
     /// The caller is gone.
-    Dropped { seq: Option<SeqId> },
+    Dropped {
+        seq: Option<SeqId>,
+    },
     /// It never reached a connection: the caller may try another.
     Returned(Request),
     Done(Outcome),
 }
 
 /// What the caller finds.
+#[allow(clippy::large_enum_variant, reason = "passed on at once, never kept")]
 pub(crate) enum Found {
     Done(Outcome),
     /// The connection was gone before it saw the request.
@@ -56,6 +65,7 @@ pub(crate) enum Found {
 }
 
 /// What the connection finds in a cell it was sent.
+#[allow(clippy::large_enum_variant, reason = "passed on at once, never kept")]
 pub(crate) enum Arrived {
     New(Request),
     /// The caller has dropped the call that has this id, or had none yet.

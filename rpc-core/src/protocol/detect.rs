@@ -60,10 +60,7 @@ impl KitexFraming {
     /// For a connection that has said nothing yet. `max_frame_size` is in bytes without the length field, and cut to the format's
     /// 0x3FFFFFFF; a longer announcement is refused before anything is allocated for it.
     pub fn new(max_frame_size: u32) -> KitexFraming {
-        KitexFraming {
-            max_frame_size: max_frame_size.min(MAX_FRAME),
-            spoken: None,
-        }
+        KitexFraming { max_frame_size: max_frame_size.min(MAX_FRAME), spoken: None }
     }
 
     /// What the connection speaks, once a frame has shown it.
@@ -110,24 +107,16 @@ impl KitexFraming {
         if first && input.starts_with(HTTP2) {
             return self.unsupported(Spoken::Http2);
         }
-        let magic = input
-            .get(4..6)
-            .map(|bytes| u16::from_be_bytes([bytes[0], bytes[1]]));
+        let magic = input.get(4..6).map(|bytes| u16::from_be_bytes([bytes[0], bytes[1]]));
         if magic.is_some_and(|magic| magic != layout::MAGIC && magic != payload::MAGIC) {
             return Err(ProtocolError::Magic(FirstBytes::of(input)));
         }
         let announced = u32::from_be_bytes(*prefix);
         if announced > self.max_frame_size {
-            return Err(ProtocolError::TooLarge {
-                announced,
-                limit: self.max_frame_size,
-            });
+            return Err(ProtocolError::TooLarge { announced, limit: self.max_frame_size });
         }
         if announced < MIN_LENGTH && magic != Some(layout::MAGIC) {
-            return Err(ProtocolError::LengthBelowMinimum {
-                announced,
-                minimum: MIN_LENGTH,
-            });
+            return Err(ProtocolError::LengthBelowMinimum { announced, minimum: MIN_LENGTH });
         }
         let Some(head) = input.first_chunk::<8>() else {
             return Ok(Next::More { need: 8 });
@@ -140,15 +129,10 @@ impl KitexFraming {
                 check_fixed(announced, u16::from_be_bytes([fixed[12], fixed[13]]))?;
             }
             if announced < layout::MIN_LENGTH {
-                return Err(ProtocolError::LengthBelowMinimum {
-                    announced,
-                    minimum: layout::MIN_LENGTH,
-                });
+                return Err(ProtocolError::LengthBelowMinimum { announced, minimum: layout::MIN_LENGTH });
             }
         }
-        Ok(Next::More {
-            need: announced as usize + 4,
-        })
+        Ok(Next::More { need: announced as usize + 4 })
     }
 
     #[cold]
@@ -161,8 +145,7 @@ impl KitexFraming {
 impl Framing for KitexFraming {
     #[inline]
     fn next(&mut self, input: &[u8]) -> Result<Next, FrameError> {
-        self.find(input)
-            .map_err(|error| error.into_frame_error(input))
+        self.find(input).map_err(|error| error.into_frame_error(input))
     }
 }
 
@@ -219,19 +202,10 @@ mod tests {
     #[test]
     fn a_unary_connection_stays_one() {
         let mut framing = KitexFraming::default();
-        assert_eq!(
-            answer(
-                &mut framing,
-                b"\0\0\0\x0e\x10\0\0\0\0\0\0\x01\0\x01\0\0\0\0"
-            ),
-            "frame 18"
-        );
+        assert_eq!(answer(&mut framing, b"\0\0\0\x0e\x10\0\0\0\0\0\0\x01\0\x01\0\0\0\0"), "frame 18");
         assert_eq!(framing.spoken(), Some(Spoken::Unary));
         assert_eq!(answer(&mut framing, b"PRI "), "too_large");
-        assert_eq!(
-            answer(&mut framing, b"\0\0\0\x0e\x10\0\0\x02"),
-            "unsupported"
-        );
+        assert_eq!(answer(&mut framing, b"\0\0\0\x0e\x10\0\0\x02"), "unsupported");
         assert_eq!(framing.spoken(), Some(Spoken::Unary));
     }
 

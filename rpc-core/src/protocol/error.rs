@@ -157,36 +157,24 @@ impl fmt::Display for ProtocolError {
                 write!(f, "LENGTH {announced}, but its header alone needs {header}")
             }
             ProtocolError::Leftover { announced, present } => {
-                write!(
-                    f,
-                    "{present} bytes where the length field announces {announced}"
-                )
+                write!(f, "{present} bytes where the length field announces {announced}")
             }
             ProtocolError::ProtocolId(id) => write!(f, "unsupported PROTOCOL ID {id:#04x}"),
             ProtocolError::Transform { count, room } => {
                 write!(f, "{count} transform ids in a header with room for {room}")
             }
             ProtocolError::InfoId { id, at } => {
-                write!(
-                    f,
-                    "unknown info block {id:#04x} at offset {at} of the info section"
-                )
+                write!(f, "unknown info block {id:#04x} at offset {at} of the info section")
             }
             ProtocolError::Kv { at, need, have } => {
-                write!(
-                    f,
-                    "{need} bytes needed at offset {at} of the info section, {have} there"
-                )
+                write!(f, "{need} bytes needed at offset {at} of the info section, {have} there")
             }
             ProtocolError::PayloadMagic(first) => write!(f, "not framed Kitex Protobuf: {first}"),
             ProtocolError::PayloadShort { have, need } => {
                 write!(f, "payload of {have} bytes, at least {need}")
             }
             ProtocolError::PayloadOverrun { announced, have } => {
-                write!(
-                    f,
-                    "inner length announces {announced} bytes in a frame that holds {have}"
-                )
+                write!(f, "inner length announces {announced} bytes in a frame that holds {have}")
             }
             ProtocolError::Transformed { count } => {
                 write!(f, "{count} transforms on the payload, none is supported")
@@ -199,10 +187,7 @@ impl fmt::Display for ProtocolError {
             }
             ProtocolError::Short { have, need } => write!(f, "{have} bytes, {need} needed"),
             ProtocolError::Unsupported(spoken) => {
-                write!(
-                    f,
-                    "the peer speaks {spoken}, which this port does not serve"
-                )
+                write!(f, "the peer speaks {spoken}, which this port does not serve")
             }
         }
     }
@@ -216,17 +201,12 @@ impl ProtocolError {
         let guess = looks_like(input);
         let reason = match self {
             ProtocolError::TooLarge { announced, limit } if guess.is_none() => {
-                return FrameError::TooLarge {
-                    len: announced.into(),
-                    limit: limit.into(),
-                };
+                return FrameError::TooLarge { len: announced.into(), limit: limit.into() };
             }
             ProtocolError::Unsupported(Spoken::Http2) => "HTTP/2 is not served on this port",
             ProtocolError::Unsupported(_) => "TTHeader Streaming is not served on this port",
             ProtocolError::HeaderSize => "HEADER SIZE is 0",
-            ProtocolError::LengthBelowMinimum { .. } => {
-                "its length is below that of the smallest frame"
-            }
+            ProtocolError::LengthBelowMinimum { .. } => "its length is below that of the smallest frame",
             ProtocolError::LengthBelowHeader { .. } => "its length is smaller than its header",
             _ => guess.unwrap_or("its first bytes match no protocol of this port"),
         };
@@ -245,10 +225,7 @@ impl FirstBytes {
     /// Keeps the first eight of `bytes`, or all when there are fewer.
     pub fn of(bytes: &[u8]) -> FirstBytes {
         let len = bytes.len().min(8);
-        let mut first = FirstBytes {
-            bytes: [0; 8],
-            len: len as u8,
-        };
+        let mut first = FirstBytes { bytes: [0; 8], len: len as u8 };
         first.bytes[..len].copy_from_slice(&bytes[..len]);
         first
     }
@@ -310,16 +287,11 @@ fn looks_like(first: &[u8]) -> Option<&'static str> {
         (b"\x80\x01", "looks like unframed Thrift"),
         (b"\xff\xaf", "looks like a mesh header"),
     ];
-    const AT_FOUR: &[(&[u8], &str)] = &[
-        (b"\x80\x01", "looks like framed Thrift"),
-        (b"\x0f\xff", "looks like an Apache THeader"),
-    ];
+    const AT_FOUR: &[(&[u8], &str)] =
+        &[(b"\x80\x01", "looks like framed Thrift"), (b"\x0f\xff", "looks like an Apache THeader")];
     let tail = first.get(4..).unwrap_or_default();
     let by = |bytes: &[u8], table: &'static [(&[u8], &'static str)]| {
-        table
-            .iter()
-            .find(|(start, _)| bytes.starts_with(start))
-            .map(|(_, name)| *name)
+        table.iter().find(|(start, _)| bytes.starts_with(start)).map(|(_, name)| *name)
     };
     by(first, STARTS).or_else(|| by(tail, AT_FOUR))
 }
@@ -352,10 +324,7 @@ mod tests {
             error.to_string(),
             "magic: first 8 bytes 47 45 54 20 2f 20 48 54 \"GET / HT\" (looks like an HTTP/1 request) match no protocol of this port"
         );
-        let error = ProtocolError::TooLarge {
-            announced: 0x1603_0102,
-            limit: 16 << 20,
-        };
+        let error = ProtocolError::TooLarge { announced: 0x1603_0102, limit: 16 << 20 };
         assert_eq!(
             error.to_string(),
             "too_large: frame of 369295618 bytes, limit 16777216 (looks like a TLS ClientHello)"

@@ -30,10 +30,7 @@ impl Exception {
         let wire = Wire::decode(body)?;
         let message = String::from_utf8(wire.message)
             .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned());
-        Ok(Exception {
-            type_id: wire.type_id,
-            message,
-        })
+        Ok(Exception { type_id: wire.type_id, message })
     }
 
     /// Bytes that [`encode`](Exception::encode) writes.
@@ -43,12 +40,7 @@ impl Exception {
             0 => 0,
             id => 1 + prost::encoding::encoded_len_varint(id as u64),
         };
-        number
-            + if text == 0 {
-                0
-            } else {
-                1 + prost::length_delimiter_len(text) + text
-            }
+        number + if text == 0 { 0 } else { 1 + prost::length_delimiter_len(text) + text }
     }
 
     /// Writes the body. A number or text at its default is left out, as proto3 has it.
@@ -88,13 +80,7 @@ mod tests {
     #[test]
     fn any_order_and_unknown_fields_are_read() {
         let read = Exception::decode(b"\x1a\x01?\x12\x02\xffx\x08\x06").unwrap();
-        assert_eq!(
-            read,
-            Exception {
-                type_id: 6,
-                message: "\u{fffd}x".into()
-            }
-        );
+        assert_eq!(read, Exception { type_id: 6, message: "\u{fffd}x".into() });
         assert!(Exception::decode(b"\x12\x05x").is_err());
     }
 }

@@ -19,16 +19,10 @@ pub enum Form {
 /// `short` below six bytes, else `magic`.
 #[inline]
 pub fn form_of(frame: &[u8]) -> Result<Form, ProtocolError> {
-    match frame
-        .first_chunk::<6>()
-        .map(|head| u16::from_be_bytes([head[4], head[5]]))
-    {
+    match frame.first_chunk::<6>().map(|head| u16::from_be_bytes([head[4], head[5]])) {
         Some(layout::MAGIC) => Ok(Form::TtHeader),
         Some(payload::MAGIC) => Ok(Form::Framed),
         Some(_) => Err(ProtocolError::Magic(FirstBytes::of(frame))),
-        None => Err(ProtocolError::Short {
-            have: frame.len() as u64,
-            need: 6,
-        }),
+        None => Err(ProtocolError::Short { have: frame.len() as u64, need: 6 }),
     }
 }

@@ -93,25 +93,15 @@ impl<'a> Payload<'a> {
         if method.is_empty() {
             return Err(bad_method);
         }
-        Ok(Payload {
-            kind,
-            method,
-            seq: i32::from_be_bytes(*seq),
-            body,
-        })
+        Ok(Payload { kind, method, seq: i32::from_be_bytes(*seq), body })
     }
 }
 
 #[cold]
 fn too_short(bytes: &[u8]) -> ProtocolError {
     match bytes.first_chunk::<6>() {
-        Some(head) if head[4..] != MAGIC.to_be_bytes() => {
-            ProtocolError::PayloadMagic(FirstBytes::of(bytes))
-        }
-        _ => ProtocolError::PayloadShort {
-            have: bytes.len() as u64,
-            need: FIXED as u64 + 4,
-        },
+        Some(head) if head[4..] != MAGIC.to_be_bytes() => ProtocolError::PayloadMagic(FirstBytes::of(bytes)),
+        _ => ProtocolError::PayloadShort { have: bytes.len() as u64, need: FIXED as u64 + 4 },
     }
 }
 
@@ -123,14 +113,8 @@ fn not_a_payload(bytes: &[u8], magic: u16, n: u32) -> ProtocolError {
     } else if announced > have {
         ProtocolError::PayloadOverrun { announced, have }
     } else if announced < FIXED as u64 + 4 {
-        ProtocolError::PayloadShort {
-            have: announced,
-            need: FIXED as u64 + 4,
-        }
+        ProtocolError::PayloadShort { have: announced, need: FIXED as u64 + 4 }
     } else {
-        ProtocolError::Leftover {
-            announced,
-            present: have,
-        }
+        ProtocolError::Leftover { announced, present: have }
     }
 }

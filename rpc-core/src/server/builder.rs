@@ -102,6 +102,7 @@ impl<M: Middleware> ServerBuilder<M> {
     }
 
     /// Adds a service: a generated `…Server` around your implementation.
+    #[allow(clippy::should_implement_trait, reason = "a builder's `add`, not arithmetic")]
     pub fn add<S: Service>(self, service: S) -> Services<M> {
         let services = Services {
             settings: self.settings,
@@ -121,6 +122,7 @@ pub struct Services<M = ()> {
 
 impl<M: Middleware> Services<M> {
     /// Adds another service on the same port.
+    #[allow(clippy::should_implement_trait, reason = "a builder's `add`, not arithmetic")]
     pub fn add<S: Service>(mut self, service: S) -> Self {
         let first = self.methods.len();
         let added = self.router.add(service.descriptor(), first).and_then(|()| self.methods.add(service));

@@ -177,6 +177,7 @@ impl ServerHandler {
             }
         };
         self.here.counters.accepted.add(1);
+        self.multiplexed |= flags & FLAG_OUT_OF_ORDER != 0;
         let mut to = ReplyTo {
             form,
             seq: payload.seq,
@@ -276,7 +277,6 @@ impl ServerHandler {
         let timer = deadline.map(|at| cx.arm(at, key.to_timer()));
         self.running.insert(RunningCall { what, timer, timeout, method: method.method, to, answered: false });
         self.here.counters.in_flight.add(1);
-        self.multiplexed |= flags & FLAG_OUT_OF_ORDER != 0;
         self.in_order = flags & FLAG_OUT_OF_ORDER == 0 && !to.oneway;
         self.throttle(cx);
     }
@@ -401,10 +401,9 @@ impl Handler for ServerHandler {
     fn on_message(&mut self, cx: &mut Cx<'_>, message: Arc<dyn Any + Send + Sync>) {
         let Ok(finished) = message.downcast::<Finished>() else { return };
         let Some(to) = self.running.get(finished.key).map(|call| call.to) else { return };
-        if self.ended(cx, finished.key, to).is_some() {
-            if let Some(frame) = finished.frame.lock().take() {
-                cx.output().append(frame);
-            }
+        let awaited = self.ended(cx, finished.key, to).is_some();
+        if let Some(frame) = finished.frame.lock().take().filter(|_| awaited) {
+            cx.output().append(frame);
         }
         self.after(cx);
     }
@@ -417,7 +416,8 @@ impl Handler for ServerHandler {
         let key = CallKey::from_timer(key);
         let Some(call) = self.running.get(key) else { return };
         call.timer = None;
-        let error = Error::new(Code::DeadlineExceeded, format!("the deadline of {:?} passed in the handler", call.timeout));
+        let error =
+            Error::new(Code::DeadlineExceeded, format!("the deadline of {:?} passed in the handler", call.timeout));
         let (method, to) = (call.method.name().as_bytes(), call.to);
         match &call.what {
             What::Task(task, _) => {
@@ -467,4 +467,3 @@ impl Handler for ServerHandler {
         }
     }
 }
-

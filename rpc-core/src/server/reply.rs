@@ -98,9 +98,7 @@ pub(crate) fn write_error(out: &mut LinkBuffer, method: &[u8], to: ReplyTo, back
                 status.put(&mut strings)?;
                 Ok(strings)
             });
-            strings.and_then(|s| {
-                ReplyHead::write_for(method, out, to.form, ReplyKind::Reply, to.seq, 0, s.as_bytes())
-            })
+            strings.and_then(|s| ReplyHead::write_for(method, out, to.form, ReplyKind::Reply, to.seq, 0, s.as_bytes()))
         }
         _ => write_exception(out, method, to, error, exception_of(error)),
     };

@@ -119,8 +119,7 @@ where
             }
         };
         let mut slot = self.spare.take().or_else(|| self.kept.lock().pop()).unwrap_or_else(|| self.new_slot());
-        let (service, mut context) =
-            slot.parts.take().unwrap_or_else(|| (Arc::clone(&self.service), Context::take()));
+        let (service, mut context) = slot.parts.take().unwrap_or_else(|| (Arc::clone(&self.service), Context::take()));
         context.receive(self.method, call.peer, call.info, call.now, call.deadline);
         slot.future.set(Some((self.run)(service, context, prepared)));
 
@@ -359,4 +358,3 @@ impl Message for Finished {
     /// The connection is gone: nobody waits for the reply.
     fn undelivered(self: Arc<Self>) {}
 }
-

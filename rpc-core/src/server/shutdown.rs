@@ -200,7 +200,11 @@ impl ServerHandle {
 
     /// A view of the counters that does not keep the server alive: for a handler that reports on its own server.
     pub fn monitor(&self) -> Monitor {
-        Monitor { shared: Arc::downgrade(&self.0.shared), memory: Arc::clone(&self.0.memory), pool: Arc::downgrade(&self.0.pool) }
+        Monitor {
+            shared: Arc::downgrade(&self.0.shared),
+            memory: Arc::clone(&self.0.memory),
+            pool: Arc::downgrade(&self.0.pool),
+        }
     }
 
     /// Shuts down gracefully: stops accepting, lets running calls end and tells peers to go elsewhere, for at most
@@ -250,10 +254,8 @@ impl ServerHandle {
     /// # Errors
     /// When the system does not let us handle signals.
     pub fn serve(self) -> crate::Result<Drained> {
-        let mut signals = signal_hook::iterator::Signals::new([
-            signal_hook::consts::SIGTERM,
-            signal_hook::consts::SIGINT,
-        ])?;
+        let mut signals =
+            signal_hook::iterator::Signals::new([signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT])?;
         if let Some(signal) = signals.forever().next() {
             tracing::info!(signal, "shutting down");
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use rpc_core::codegen::{Blocking, MethodDescriptor, Methods, Service, ServiceDescriptor};
-use rpc_core::{Call, Channel, Context, Middleware, Result};
+use rpc_core::{Call, Channel, Context, Middleware};
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Blob {

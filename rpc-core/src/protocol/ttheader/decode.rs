@@ -41,12 +41,7 @@ impl<'a> TtFrame<'a> {
             check(frame, head)?;
         }
         match (frame.get(16..header_end), frame.get(header_end..)) {
-            (Some(info), Some(payload)) => Ok(TtFrame {
-                flags,
-                seq,
-                info,
-                payload,
-            }),
+            (Some(info), Some(payload)) => Ok(TtFrame { flags, seq, info, payload }),
             _ => Err(below_header(length, header_end)),
         }
     }
@@ -68,10 +63,7 @@ fn check(frame: &[u8], head: &[u8; 16]) -> Result<(), ProtocolError> {
         return Err(ProtocolError::Short { have, need });
     }
     if have > need {
-        return Err(ProtocolError::Leftover {
-            announced: need,
-            present: have,
-        });
+        return Err(ProtocolError::Leftover { announced: need, present: have });
     }
     check_header_size(length, header_end)?;
     match protocol {
@@ -81,10 +73,7 @@ fn check(frame: &[u8], head: &[u8; 16]) -> Result<(), ProtocolError> {
     }
     let room = (header_end - FIXED - 2) as u32;
     if u32::from(transforms) > room {
-        return Err(ProtocolError::Transform {
-            count: transforms,
-            room,
-        });
+        return Err(ProtocolError::Transform { count: transforms, room });
     }
     if transforms > 0 {
         return Err(ProtocolError::Transformed { count: transforms });
@@ -109,10 +98,7 @@ fn check_header_size(length: u32, header_end: usize) -> Result<(), ProtocolError
 
 #[cold]
 fn below_header(length: u32, header_end: usize) -> ProtocolError {
-    ProtocolError::LengthBelowHeader {
-        announced: length,
-        header: header_end as u32 - 4,
-    }
+    ProtocolError::LengthBelowHeader { announced: length, header: header_end as u32 - 4 }
 }
 
 /// Fewer bytes than the smallest frame has up to its info: say what is wrong if it shows already.
@@ -131,16 +117,11 @@ fn too_short(frame: &[u8]) -> ProtocolError {
         return ProtocolError::Short { have, need };
     }
     match frame.first_chunk::<14>() {
-        Some(fixed) if have == need => {
-            match check_fixed(length, u16::from_be_bytes([fixed[12], fixed[13]])) {
-                Err(error) => error,
-                Ok(()) => ProtocolError::Short { have, need: 18 },
-            }
-        }
-        _ => ProtocolError::LengthBelowMinimum {
-            announced: length,
-            minimum: super::layout::MIN_LENGTH,
+        Some(fixed) if have == need => match check_fixed(length, u16::from_be_bytes([fixed[12], fixed[13]])) {
+            Err(error) => error,
+            Ok(()) => ProtocolError::Short { have, need: 18 },
         },
+        _ => ProtocolError::LengthBelowMinimum { announced: length, minimum: super::layout::MIN_LENGTH },
     }
 }
 
@@ -149,13 +130,7 @@ mod tests {
     use super::*;
 
     /// A frame with this fixed part; LENGTH is right unless given.
-    fn frame(
-        length: Option<u32>,
-        flags: u16,
-        units: u16,
-        variable: &[u8],
-        payload: &[u8],
-    ) -> Vec<u8> {
+    fn frame(length: Option<u32>, flags: u16, units: u16, variable: &[u8], payload: &[u8]) -> Vec<u8> {
         let length = length.unwrap_or((10 + variable.len() + payload.len()) as u32);
         let mut out = length.to_be_bytes().to_vec();
         out.extend(MAGIC.to_be_bytes());

@@ -12,8 +12,7 @@ use std::fmt;
 use bytes::BufMut;
 
 use super::layout::{
-    FIXED, FLAG_OUT_OF_ORDER, MAGIC, MAX_FRAME, MAX_SENT_HEADER, PROTOCOL_DEFAULT, block, int_key,
-    str_key,
+    FIXED, FLAG_OUT_OF_ORDER, MAGIC, MAX_FRAME, MAX_SENT_HEADER, PROTOCOL_DEFAULT, block, int_key, str_key,
 };
 use super::pairs::{StringBlock, length};
 use crate::protocol::header::Form;
@@ -284,20 +283,9 @@ struct Template {
 }
 
 impl Template {
-    fn request(
-        spec: &RequestHeadSpec<'_>,
-        timeout_ms: Option<u32>,
-    ) -> Result<Template, HeaderError> {
-        let kind = if spec.oneway {
-            MessageType::Oneway
-        } else {
-            MessageType::Call
-        };
-        let flags = if spec.multiplexed {
-            FLAG_OUT_OF_ORDER
-        } else {
-            0
-        };
+    fn request(spec: &RequestHeadSpec<'_>, timeout_ms: Option<u32>) -> Result<Template, HeaderError> {
+        let kind = if spec.oneway { MessageType::Oneway } else { MessageType::Call };
+        let flags = if spec.multiplexed { FLAG_OUT_OF_ORDER } else { 0 };
         let mut strings = StringBlock::new();
         if !spec.service.is_empty() {
             strings.push(str_key::SERVICE, spec.service.as_bytes())?;
@@ -343,23 +331,10 @@ impl Template {
             return Err(HeaderError::NoMethod);
         }
         let mut bytes = Vec::new();
-        write_frame_head(
-            &mut bytes,
-            flags,
-            0,
-            [blocks, b""],
-            kind,
-            method.as_bytes(),
-            0,
-        )?;
+        write_frame_head(&mut bytes, flags, 0, [blocks, b""], kind, method.as_bytes(), 0)?;
         let payload_at = bytes.len() - 4 - payload::FIXED - method.len();
         let blocks_end = FIXED + 2 + blocks.len();
-        Ok(Template {
-            bytes: bytes.into(),
-            blocks_end,
-            payload_at,
-            timeout_at,
-        })
+        Ok(Template { bytes: bytes.into(), blocks_end, payload_at, timeout_at })
     }
 
     #[inline]
@@ -455,36 +430,21 @@ fn put_payload_head<B: BufMut>(out: &mut B, n: usize, kind: MessageType, method:
 fn header_len(variable: usize) -> Result<usize, HeaderError> {
     let padded = variable.next_multiple_of(4);
     if padded > MAX_SENT_HEADER {
-        return Err(HeaderError::HeaderTooLarge {
-            len: padded,
-            limit: MAX_SENT_HEADER,
-        });
+        return Err(HeaderError::HeaderTooLarge { len: padded, limit: MAX_SENT_HEADER });
     }
     Ok(padded)
 }
 
 fn check_frame(len: usize) -> Result<(), HeaderError> {
     if len > MAX_FRAME as usize {
-        return Err(HeaderError::FrameTooLarge {
-            len,
-            limit: MAX_FRAME as usize,
-        });
+        return Err(HeaderError::FrameTooLarge { len, limit: MAX_FRAME as usize });
     }
     Ok(())
 }
 
 /// The int block with the message type alone, as servers send it.
 const fn msg_type_block(kind: MessageType) -> [u8; 8] {
-    [
-        block::INTS,
-        0,
-        1,
-        0,
-        int_key::MSG_TYPE as u8,
-        0,
-        1,
-        b'0' + kind as u8,
-    ]
+    [block::INTS, 0, 1, 0, int_key::MSG_TYPE as u8, 0, 1, b'0' + kind as u8]
 }
 
 fn ten_digits(mut value: u32) -> [u8; TIMEOUT_DIGITS] {
@@ -502,12 +462,7 @@ mod tests {
     use crate::protocol::ttheader::{Entry, InfoEntries, TtFrame};
 
     fn spec() -> RequestHeadSpec<'static> {
-        RequestHeadSpec {
-            service: "EchoService",
-            method: "Echo",
-            usual_timeout_ms: 500,
-            ..Default::default()
-        }
+        RequestHeadSpec { service: "EchoService", method: "Echo", usual_timeout_ms: 500, ..Default::default() }
     }
 
     fn frame(head: &RequestHead, timeout_ms: Option<u32>, extra: &[u8]) -> Vec<u8> {
@@ -520,10 +475,7 @@ mod tests {
     fn timeout(frame: &[u8]) -> Option<String> {
         let info = TtFrame::decode(frame).unwrap().info;
         InfoEntries::new(info).find_map(|entry| match entry.unwrap() {
-            Entry::Int {
-                key: int_key::RPC_TIMEOUT,
-                value,
-            } => Some(String::from_utf8(value.to_vec()).unwrap()),
+            Entry::Int { key: int_key::RPC_TIMEOUT, value } => Some(String::from_utf8(value.to_vec()).unwrap()),
             _ => None,
         })
     }
@@ -552,16 +504,10 @@ mod tests {
             let head = RequestHead::new(&RequestHeadSpec { service, ..spec() }).unwrap();
             for timeout_ms in [None, Some(500), Some(1234)] {
                 let whole = frame(&head, timeout_ms, b"");
-                let template = if timeout_ms.is_some() {
-                    &head.timed
-                } else {
-                    &head.plain
-                };
+                let template = if timeout_ms.is_some() { &head.timed } else { &head.plain };
                 let mut pieces = Vec::new();
                 let patched = timeout_ms.filter(|ms| *ms != 500);
-                template
-                    .write_in_pieces(&mut pieces, -7, patched, b"", 3)
-                    .unwrap();
+                template.write_in_pieces(&mut pieces, -7, patched, b"", 3).unwrap();
                 pieces.extend(b"abc");
                 assert_eq!(whole, pieces);
             }
@@ -578,38 +524,14 @@ mod tests {
         let error = head.write(&mut out, 1, None, &padding, 0).unwrap_err();
         assert_eq!(error.to_string(), "header of 65536 bytes, limit 65532");
         let error = head.write(&mut out, 1, None, b"", 0x3FFF_FFFF).unwrap_err();
-        assert!(
-            matches!(error, HeaderError::FrameTooLarge { .. }),
-            "{error}"
-        );
+        assert!(matches!(error, HeaderError::FrameTooLarge { .. }), "{error}");
         assert!(out.is_empty());
         head.write(&mut out, 1, None, &padding[..room], 0).unwrap();
         assert_eq!(out[12..14], 16_383u16.to_be_bytes());
-        assert!(matches!(
-            RequestHead::new(&RequestHeadSpec::default()),
-            Err(HeaderError::NoMethod)
-        ));
+        assert!(matches!(RequestHead::new(&RequestHeadSpec::default()), Err(HeaderError::NoMethod)));
         let long = "x".repeat(65_536);
-        assert!(
-            RequestHead::new(&RequestHeadSpec {
-                from_service: &long,
-                ..spec()
-            })
-            .is_err()
-        );
-        assert!(
-            RequestHead::new(&RequestHeadSpec {
-                method: &long,
-                ..spec()
-            })
-            .is_err()
-        );
-        assert!(
-            RequestHead::new(&RequestHeadSpec {
-                to_service: &long[4..],
-                ..spec()
-            })
-            .is_err()
-        );
+        assert!(RequestHead::new(&RequestHeadSpec { from_service: &long, ..spec() }).is_err());
+        assert!(RequestHead::new(&RequestHeadSpec { method: &long, ..spec() }).is_err());
+        assert!(RequestHead::new(&RequestHeadSpec { to_service: &long[4..], ..spec() }).is_err());
     }
 }

@@ -23,18 +23,7 @@ pub const EXCEPTION_INFO: &[u8] = &msg_type_info(b'3');
 
 /// The int block with the message type, padded to the 12 bytes of variable header that it and the ids make.
 const fn msg_type_info(digit: u8) -> [u8; 10] {
-    [
-        block::INTS,
-        0,
-        1,
-        0,
-        int_key::MSG_TYPE as u8,
-        0,
-        1,
-        digit,
-        0,
-        0,
-    ]
+    [block::INTS, 0, 1, 0, int_key::MSG_TYPE as u8, 0, 1, digit, 0, 0]
 }
 
 /// How much header is read.
@@ -48,10 +37,7 @@ pub struct HeaderLimits {
 
 impl Default for HeaderLimits {
     fn default() -> HeaderLimits {
-        HeaderLimits {
-            max_header_size: MAX_SENT_HEADER as u32,
-            max_header_entries: 128,
-        }
+        HeaderLimits { max_header_size: MAX_SENT_HEADER as u32, max_header_entries: 128 }
     }
 }
 
@@ -89,10 +75,7 @@ impl fmt::Display for InfoError {
                 write!(f, "header of {size} bytes, limit {limit} (max_header_size)")
             }
             InfoError::TooMany { limit } => {
-                write!(
-                    f,
-                    "header of more than {limit} entries (max_header_entries)"
-                )
+                write!(f, "header of more than {limit} entries (max_header_entries)")
             }
         }
     }
@@ -107,25 +90,16 @@ impl From<ProtocolError> for InfoError {
 }
 
 /// Hands every entry to `on`, within the limits.
-fn walk<'a>(
-    info: &'a [u8],
-    limits: &HeaderLimits,
-    mut on: impl FnMut(Entry<'a>),
-) -> Result<(), InfoError> {
+fn walk<'a>(info: &'a [u8], limits: &HeaderLimits, mut on: impl FnMut(Entry<'a>)) -> Result<(), InfoError> {
     // The protocol id and the count of transforms belong to the header, too.
     let size = info.len() as u64 + 2;
     if size > u64::from(limits.max_header_size) {
-        return Err(InfoError::TooLarge {
-            size: size as u32,
-            limit: limits.max_header_size,
-        });
+        return Err(InfoError::TooLarge { size: size as u32, limit: limits.max_header_size });
     }
     let mut left = limits.max_header_entries;
     for entry in InfoEntries::new(info) {
         let entry = entry?;
-        left = left.checked_sub(1).ok_or(InfoError::TooMany {
-            limit: limits.max_header_entries,
-        })?;
+        left = left.checked_sub(1).ok_or(InfoError::TooMany { limit: limits.max_header_entries })?;
         on(entry);
     }
     Ok(())
@@ -146,9 +120,7 @@ impl<'a> Cuts<'a> {
     }
 
     fn cut(&mut self, part: &[u8]) -> Bytes {
-        let copy = self
-            .copy
-            .get_or_insert_with(|| Bytes::copy_from_slice(self.info));
+        let copy = self.copy.get_or_insert_with(|| Bytes::copy_from_slice(self.info));
         copy.slice(range(self.info, part))
     }
 }
@@ -196,18 +168,11 @@ impl RequestInfo {
     /// See [`InfoError`].
     #[inline]
     pub fn update(&mut self, info: &[u8], limits: &HeaderLimits) -> Result<(), InfoError> {
-        if self.raw == info {
-            Ok(())
-        } else {
-            self.reparse(info, limits)
-        }
+        if self.raw == info { Ok(()) } else { self.reparse(info, limits) }
     }
 
     fn reparse(&mut self, info: &[u8], limits: &HeaderLimits) -> Result<(), InfoError> {
-        *self = RequestInfo {
-            raw: std::mem::take(&mut self.raw),
-            ..RequestInfo::default()
-        };
+        *self = RequestInfo { raw: std::mem::take(&mut self.raw), ..RequestInfo::default() };
         self.raw.clear();
         let mut found = RequestInfo::default();
         let (mut persistent, mut transient) = (Vec::new(), Vec::new());
@@ -221,9 +186,8 @@ impl RequestInfo {
             Entry::Str { key, value } => {
                 if let Some(key) = key.strip_prefix(str_key::PERSISTENT) {
                     cuts.push(&mut persistent, key, value);
-                } else if let Some(key) = key
-                    .strip_prefix(str_key::TRANSIENT_UPSTREAM)
-                    .or_else(|| key.strip_prefix(str_key::TRANSIENT))
+                } else if let Some(key) =
+                    key.strip_prefix(str_key::TRANSIENT_UPSTREAM).or_else(|| key.strip_prefix(str_key::TRANSIENT))
                 {
                     cuts.push(&mut transient, key, value);
                 } else if key == str_key::SERVICE {
@@ -248,8 +212,7 @@ impl RequestInfo {
             int_key::TO_METHOD => self.to_method = range(info, value),
             int_key::RPC_TIMEOUT => self.timeout = timeout(value),
             int_key::MSG_TYPE => {
-                self.message_type =
-                    number(value).and_then(|n| MessageType::from_wire(u16::try_from(n).ok()?));
+                self.message_type = number(value).and_then(|n| MessageType::from_wire(u16::try_from(n).ok()?));
             }
             int_key::CAPABILITIES => self.capabilities = capabilities(value),
             _ => {}
@@ -350,20 +313,13 @@ impl ReplyInfo {
         let mut backward = Vec::new();
         let mut cuts = Cuts { info, copy: None };
         walk(info, limits, |entry| match entry {
-            Entry::Int {
-                key: int_key::CAPABILITIES,
-                value,
-            } => this.capabilities = capabilities(value),
+            Entry::Int { key: int_key::CAPABILITIES, value } => this.capabilities = capabilities(value),
             Entry::Int { .. } | Entry::Acl(_) => {}
             Entry::Str { key, value } => match key {
                 str_key::CLOSING => this.closing = value == b"1",
                 str_key::CODE => this.code = Code::from_wire_name(value),
                 str_key::NOT_EXECUTED => this.not_executed = value == b"1",
-                str_key::BIZ_STATUS => {
-                    status = number(value)
-                        .and_then(|n| i32::try_from(n).ok())
-                        .unwrap_or(0)
-                }
+                str_key::BIZ_STATUS => status = number(value).and_then(|n| i32::try_from(n).ok()).unwrap_or(0),
                 str_key::BIZ_MESSAGE => message = value,
                 str_key::BIZ_EXTRA => extra = value,
                 key => {
@@ -384,11 +340,7 @@ impl ReplyInfo {
                     Default::default()
                 }),
             };
-            this.business = Some(BizStatus {
-                status,
-                message,
-                extra,
-            });
+            this.business = Some(BizStatus { status, message, extra });
         }
         Ok(this)
     }
@@ -419,11 +371,7 @@ fn number(value: &[u8]) -> Option<i64> {
         return None;
     }
     let magnitude = digits.iter().try_fold(0i64, |number, digit| match digit {
-        b'0'..=b'9' => Some(
-            number
-                .saturating_mul(10)
-                .saturating_add((digit - b'0').into()),
-        ),
+        b'0'..=b'9' => Some(number.saturating_mul(10).saturating_add((digit - b'0').into())),
         _ => None,
     })?;
     Some(if negative { -magnitude } else { magnitude })

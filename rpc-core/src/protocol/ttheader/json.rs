@@ -54,11 +54,7 @@ pub(super) fn read(text: &[u8]) -> Result<BTreeMap<String, String>, Reason> {
         reader.expect('}', "the object does not end")?;
     }
     reader.skip_space();
-    if reader.rest.is_empty() {
-        Ok(object)
-    } else {
-        Err("something follows the object")
-    }
+    if reader.rest.is_empty() { Ok(object) } else { Err("something follows the object") }
 }
 
 struct Reader<'a> {
@@ -79,21 +75,14 @@ impl Reader<'_> {
     }
 
     fn expect(&mut self, c: char, otherwise: Reason) -> Result<(), Reason> {
-        if self.takes(c) {
-            Ok(())
-        } else {
-            Err(otherwise)
-        }
+        if self.takes(c) { Ok(()) } else { Err(otherwise) }
     }
 
     fn string(&mut self) -> Result<String, Reason> {
         self.expect('"', "not a string")?;
         let mut out = String::new();
         loop {
-            let end = self
-                .rest
-                .find(|c| matches!(c, '"' | '\\' | '\0'..='\x1f'))
-                .ok_or("a string does not end")?;
+            let end = self.rest.find(|c| matches!(c, '"' | '\\' | '\0'..='\x1f')).ok_or("a string does not end")?;
             out.push_str(&self.rest[..end]);
             let stop = self.rest.as_bytes()[end];
             self.rest = &self.rest[end + 1..];
@@ -138,13 +127,8 @@ impl Reader<'_> {
     }
 
     fn hex(&mut self) -> Result<u32, Reason> {
-        let digits = self
-            .rest
-            .get(..4)
-            .filter(|d| d.bytes().all(|b| b.is_ascii_hexdigit()));
-        let value = digits
-            .and_then(|d| u32::from_str_radix(d, 16).ok())
-            .ok_or("not four hex digits")?;
+        let digits = self.rest.get(..4).filter(|d| d.bytes().all(|b| b.is_ascii_hexdigit()));
+        let value = digits.and_then(|d| u32::from_str_radix(d, 16).ok()).ok_or("not four hex digits")?;
         self.rest = &self.rest[4..];
         Ok(value)
     }
@@ -194,9 +178,6 @@ mod tests {
         let text = write(&object);
         assert_eq!(read(text.as_bytes()), Ok(object));
         assert!(!text.contains(['<', '>', '&', '\n']));
-        assert_eq!(
-            write(&BTreeMap::from([("id".into(), "42".into())])),
-            r#"{"id":"42"}"#
-        );
+        assert_eq!(write(&BTreeMap::from([("id".into(), "42".into())])), r#"{"id":"42"}"#);
     }
 }

@@ -17,8 +17,6 @@ mod pairs;
 
 pub use decode::TtFrame;
 pub(super) use decode::check_fixed;
-pub use encode::{
-    HeaderError, ReplyHead, ReplyKind, RequestHead, RequestHeadSpec, write_frame_head,
-};
+pub use encode::{HeaderError, ReplyHead, ReplyKind, RequestHead, RequestHeadSpec, write_frame_head};
 pub use info::{EXCEPTION_INFO, HeaderLimits, InfoError, REPLY_INFO, ReplyInfo, RequestInfo};
 pub use pairs::{Entry, InfoEntries, StringBlock, request_metadata};

@@ -41,20 +41,12 @@ pub struct InfoEntries<'a> {
 impl<'a> InfoEntries<'a> {
     /// Starts at the beginning of `info`, as [`TtFrame::info`](super::TtFrame) has it.
     pub fn new(info: &'a [u8]) -> InfoEntries<'a> {
-        InfoEntries {
-            info,
-            at: 0,
-            left: 0,
-            kind: block::PADDING,
-        }
+        InfoEntries { info, at: 0, left: 0, kind: block::PADDING }
     }
 
     fn fail<T>(&mut self, need: usize) -> Result<T, ProtocolError> {
-        let error = ProtocolError::Kv {
-            at: self.at as u32,
-            need: need as u32,
-            have: (self.info.len() - self.at) as u32,
-        };
+        let error =
+            ProtocolError::Kv { at: self.at as u32, need: need as u32, have: (self.info.len() - self.at) as u32 };
         self.end();
         Err(error)
     }
@@ -89,14 +81,8 @@ impl<'a> InfoEntries<'a> {
     fn entry(&mut self) -> Result<Entry<'a>, ProtocolError> {
         self.left -= 1;
         match self.kind {
-            block::STRINGS => Ok(Entry::Str {
-                key: self.string()?,
-                value: self.string()?,
-            }),
-            block::INTS => Ok(Entry::Int {
-                key: self.u16()?,
-                value: self.string()?,
-            }),
+            block::STRINGS => Ok(Entry::Str { key: self.string()?, value: self.string()? }),
+            block::INTS => Ok(Entry::Int { key: self.u16()?, value: self.string()? }),
             _ => Ok(Entry::Acl(self.string()?)),
         }
     }
@@ -140,10 +126,7 @@ pub struct StringBlock {
 impl StringBlock {
     /// No pairs.
     pub const fn new() -> StringBlock {
-        StringBlock {
-            bytes: Vec::new(),
-            count: 0,
-        }
+        StringBlock { bytes: Vec::new(), count: 0 }
     }
 
     /// Adds a pair.
@@ -160,9 +143,7 @@ impl StringBlock {
     /// As [`push`](StringBlock::push), and for a [reserved](super::layout::is_reserved) name.
     pub fn push_backward(&mut self, key: &[u8], value: &[u8]) -> Result<(), HeaderError> {
         if is_reserved(key) {
-            return Err(HeaderError::Reserved(
-                String::from_utf8_lossy(key).into_owned(),
-            ));
+            return Err(HeaderError::Reserved(String::from_utf8_lossy(key).into_owned()));
         }
         if key.is_empty() || value.is_empty() {
             return Ok(());
@@ -170,12 +151,7 @@ impl StringBlock {
         self.push(key, value)
     }
 
-    fn push_prefixed(
-        &mut self,
-        prefix: &[u8],
-        key: &[u8],
-        value: &[u8],
-    ) -> Result<(), HeaderError> {
+    fn push_prefixed(&mut self, prefix: &[u8], key: &[u8], value: &[u8]) -> Result<(), HeaderError> {
         let key_len = length("header key", prefix.len() + key.len())?;
         let value_len = length("header value", value.len())?;
         let Some(count) = self.count.checked_add(1) else {
@@ -216,25 +192,14 @@ impl StringBlock {
 ///
 /// # Errors
 /// As [`StringBlock::push`], and for a transient key that starts with `UPSTREAM_`.
-pub fn request_metadata(
-    persistent: &Metadata,
-    transient: &Metadata,
-) -> Result<Vec<u8>, HeaderError> {
+pub fn request_metadata(persistent: &Metadata, transient: &Metadata) -> Result<Vec<u8>, HeaderError> {
     let mut strings = StringBlock::new();
     let mut acl = Vec::new();
-    for (prefix, pairs) in [
-        (str_key::PERSISTENT, persistent),
-        (str_key::TRANSIENT, transient),
-    ] {
-        for (key, value) in pairs
-            .iter()
-            .filter(|(key, value)| !key.is_empty() && !value.is_empty())
-        {
+    for (prefix, pairs) in [(str_key::PERSISTENT, persistent), (str_key::TRANSIENT, transient)] {
+        for (key, value) in pairs.iter().filter(|(key, value)| !key.is_empty() && !value.is_empty()) {
             if prefix == str_key::TRANSIENT && key.starts_with(b"UPSTREAM_") {
                 // With the prefix before it, the receiver would take it for another key.
-                return Err(HeaderError::Reserved(
-                    String::from_utf8_lossy(key).into_owned(),
-                ));
+                return Err(HeaderError::Reserved(String::from_utf8_lossy(key).into_owned()));
             }
             if prefix == str_key::TRANSIENT && key == str_key::ACL_TOKEN {
                 acl.push(block::ACL);
@@ -251,13 +216,7 @@ pub fn request_metadata(
 
 /// A length as it stands before a string, if it fits.
 pub(super) fn length(what: &'static str, len: usize) -> Result<[u8; 2], HeaderError> {
-    u16::try_from(len)
-        .map(u16::to_be_bytes)
-        .map_err(|_| HeaderError::TooLong {
-            what,
-            len,
-            limit: u16::MAX.into(),
-        })
+    u16::try_from(len).map(u16::to_be_bytes).map_err(|_| HeaderError::TooLong { what, len, limit: u16::MAX.into() })
 }
 
 #[cfg(test)]
@@ -293,13 +252,7 @@ mod tests {
     /// T7: each step moves forward, so that steps are bounded by bytes whatever they say.
     #[test]
     fn the_walk_is_linear_in_bytes() {
-        for unit in [
-            &b"\0"[..],
-            b"\x01\0\0",
-            b"\x11\0\0",
-            b"\x01\0\x01\0\0\0\0",
-            b"\x10\0\x01\0\0\0\0",
-        ] {
+        for unit in [&b"\0"[..], b"\x01\0\0", b"\x11\0\0", b"\x01\0\x01\0\0\0\0", b"\x10\0\x01\0\0\0\0"] {
             let info = unit.repeat(100_000);
             let mut walk = InfoEntries::new(&info);
             let (mut entries, mut before) = (0, 0);
@@ -323,10 +276,7 @@ mod tests {
         let none = request_metadata(&Metadata::new(), &Metadata::new()).unwrap();
         assert_eq!(none.capacity(), 0);
         let misread = [("UPSTREAM_b", "2")].into_iter().collect();
-        assert!(matches!(
-            request_metadata(&persistent, &misread),
-            Err(HeaderError::Reserved(_))
-        ));
+        assert!(matches!(request_metadata(&persistent, &misread), Err(HeaderError::Reserved(_))));
     }
 
     #[test]
@@ -344,10 +294,7 @@ mod tests {
         strings.push(b"k", b"v").unwrap();
         assert_eq!(strings, before);
         for name in ["isn", "crrst", "rpc-code", "PV_x", "RPC_PERSIST_x"] {
-            assert!(matches!(
-                strings.push_backward(name.as_bytes(), b"1"),
-                Err(HeaderError::Reserved(_))
-            ));
+            assert!(matches!(strings.push_backward(name.as_bytes(), b"1"), Err(HeaderError::Reserved(_))));
         }
         strings.push_backward(b"", b"v").unwrap();
         strings.push_backward(b"k", b"").unwrap();
@@ -355,9 +302,6 @@ mod tests {
         for _ in 1..u16::MAX {
             strings.push(b"", b"").unwrap();
         }
-        assert!(matches!(
-            strings.push(b"", b""),
-            Err(HeaderError::TooMany { .. })
-        ));
+        assert!(matches!(strings.push(b"", b""), Err(HeaderError::TooMany { .. })));
     }
 }

@@ -84,22 +84,11 @@ fn the_same_section_is_not_read_twice() {
     let limits = HeaderLimits::default();
     let mut info = request(&strings(&[("isn", "Echo"), ("RPC_PERSIST_a", "1")]));
     let before = info.persistent().get("a").unwrap().as_ptr();
-    info.update(
-        &strings(&[("isn", "Echo"), ("RPC_PERSIST_a", "1")]),
-        &limits,
-    )
-    .unwrap();
+    info.update(&strings(&[("isn", "Echo"), ("RPC_PERSIST_a", "1")]), &limits).unwrap();
     assert_eq!(info.persistent().get("a").unwrap().as_ptr(), before);
     info.update(&strings(&[("isn", "Other")]), &limits).unwrap();
-    assert_eq!(
-        (info.service(), info.persistent().len()),
-        (Some(&b"Other"[..]), 0)
-    );
-    assert!(
-        info.update(&[block::STRINGS], &limits)
-            .unwrap_err()
-            .is_fatal()
-    );
+    assert_eq!((info.service(), info.persistent().len()), (Some(&b"Other"[..]), 0));
+    assert!(info.update(&[block::STRINGS], &limits).unwrap_err().is_fatal());
     assert_eq!((info.service(), info.raw()), (None, &b""[..]));
 }
 
@@ -158,38 +147,20 @@ fn reserved_names_are_no_backward_metadata() {
     ]);
     let backward = [("zone", "eu"), ("lag", "5")].into_iter().collect();
     let code = Some(Code::ResourceExhausted);
-    assert_eq!(
-        info,
-        ReplyInfo {
-            backward,
-            code,
-            not_executed: true,
-            ..ReplyInfo::default()
-        }
-    );
+    assert_eq!(info, ReplyInfo { backward, code, not_executed: true, ..ReplyInfo::default() });
 }
 
 #[test]
 fn the_usual_sections_are_as_replies_carry_them() {
     use crate::protocol::Form;
     use crate::protocol::ttheader::{ReplyHead, ReplyKind, TtFrame};
-    for (kind, info) in [
-        (ReplyKind::Reply, REPLY_INFO),
-        (ReplyKind::Exception, EXCEPTION_INFO),
-    ] {
+    for (kind, info) in [(ReplyKind::Reply, REPLY_INFO), (ReplyKind::Exception, EXCEPTION_INFO)] {
         let mut out = Vec::new();
         let head = ReplyHead::new("Echo").unwrap();
-        head.write(&mut out, Form::TtHeader, kind, 1, 0, b"")
-            .unwrap();
+        head.write(&mut out, Form::TtHeader, kind, 1, 0, b"").unwrap();
         assert_eq!(TtFrame::decode(&out).unwrap().info, info);
     }
-    assert_eq!(
-        request(&int(int_key::CAPABILITIES, b"1")).capabilities(),
-        Some(1)
-    );
-    assert_eq!(
-        request(&int(int_key::CAPABILITIES, b"-1")).capabilities(),
-        None
-    );
+    assert_eq!(request(&int(int_key::CAPABILITIES, b"1")).capabilities(), Some(1));
+    assert_eq!(request(&int(int_key::CAPABILITIES, b"-1")).capabilities(), None);
     assert_eq!(request(&int(int_key::MSG_TYPE, b"9")).message_type(), None);
 }
