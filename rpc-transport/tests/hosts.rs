@@ -274,7 +274,9 @@ fn a_panic_of_a_leader_is_its_own() {
     });
 }
 
-struct Once(Option<Box<dyn FnOnce(&mut Context<'_>) + Send>>);
+type OnPoll = Box<dyn FnOnce(&mut Context<'_>) + Send>;
+
+struct Once(Option<OnPoll>);
 
 impl LocalTask for Once {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -466,7 +468,6 @@ fn a_dropped_or_polled_again_sleep_leaves_no_timer() {
         on(global, || ());
     }
     on(global, || ()); // the timers have been taken back
-    drop(cx);
     drop(waker);
     until("nobody holds the waker", || Arc::strong_count(&counting) == 1);
 }

@@ -39,15 +39,17 @@ pub fn reply(cx: &mut Cx<'_>, bytes: &[u8]) {
 }
 
 type OnCx<A> = Box<dyn FnMut(&mut Cx<'_>, A) + Send>;
+type OnFrame = Box<dyn FnMut(&mut Cx<'_>, Frame<'_>) + Send>;
+type OnClose = Box<dyn FnMut(&mut Cx<'_>, &CloseReason) + Send>;
 
 /// A handler made of closures; without any it echoes.
 #[derive(Default)]
 pub struct Script {
     pub on_open: Option<OnCx<()>>,
-    pub on_frame: Option<Box<dyn FnMut(&mut Cx<'_>, Frame<'_>) + Send>>,
+    pub on_frame: Option<OnFrame>,
     pub on_message: Option<OnCx<Arc<dyn Any + Send + Sync>>>,
     pub on_deadline: Option<OnCx<u64>>,
-    pub on_close: Option<Box<dyn FnMut(&mut Cx<'_>, &CloseReason) + Send>>,
+    pub on_close: Option<OnClose>,
 }
 
 impl Script {

@@ -1,0 +1,175 @@
+//! Accepting: limits, placement, errors of the system, and what is said about them.
+
+mod support;
+
+use std::io::{Read, Write};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use rpc_transport::{ListenOptions, Placement};
+use support::*;
+
+/// More than one turn's share of accepts: the rest used to wait for the next connection.
+#[test]
+fn every_queued_connection_is_accepted() {
+    let pool = pool(1);
+    let listener = serve(&pool, |_| Script::new());
+    let (go, gate) = mpsc::channel::<()>();
+    pool.handles()[0].run(move || _ = gate.recv_timeout(DEADLINE));
+    let sockets: Vec<_> = (0..300).map(|_| dial(&listener)).collect();
+    drop(go);
+    until("all are accepted", || listener.connections() == sockets.len());
+}
+
+#[test]
+fn connections_beyond_the_limit_are_closed_and_counted() {
+    let pool = pool(2);
+    let mut options = ListenOptions::default();
+    options.listen.max_connections = 3;
+    let listener = listen(&pool, "tcp://127.0.0.1:0", options, |_| Script::new());
+    let mut inside: Vec<_> = (0..3).map(|_| dial(&listener)).collect();
+    until("three are in", || listener.connections() == 3);
+    for _ in 0..5 {
+        assert_eq!(dial(&listener).read(&mut [0]).unwrap_or(0), 0, "closed");
+    }
+    let refused: u64 = pool.handles().iter().map(|r| r.stats().refused_connections.get()).sum();
+    assert_eq!(refused, 5);
+    for socket in &mut inside {
+        assert_eq!(call(socket, b"hi"), b"hi");
+    }
+    inside.pop();
+    until("one has left", || listener.connections() == 2);
+    assert_eq!(call(&mut dial(&listener), b"hi"), b"hi");
+}
+
+#[test]
+fn connections_are_placed_as_asked() {
+    let pool = pool(3);
+    let counts = || [0, 1, 2].map(|i| pool.handles()[i].stats().connections.get());
+    for placement in [Placement::RoundRobin, Placement::LeastConnections] {
+        let options = ListenOptions { placement, ..ListenOptions::default() };
+        let listener = listen(&pool, "tcp://127.0.0.1:0", options, |_| Script::new());
+        // All in one turn: what is on its way to a reactor counts as well.
+        let (go, gate) = mpsc::channel::<()>();
+        let gate = std::sync::Mutex::new(gate);
+        let held = std::sync::Arc::new(gate);
+        for reactor in pool.handles() {
+            let held = held.clone();
+            reactor.run(move || _ = held.lock().unwrap().recv_timeout(DEADLINE));
+        }
+        let sockets: Vec<_> = (0..30).map(|_| dial(&listener)).collect();
+        drop(go);
+        until("30 are in", || counts().iter().sum::<u64>() == 30);
+        assert_eq!(counts(), [10, 10, 10], "{placement:?}");
+        drop(sockets);
+        until("all have left", || counts().iter().sum::<u64>() == 0);
+        listener.close();
+    }
+}
+
+#[test]
+fn errors_say_where_why_and_what_to_do() {
+    let pool = pool(1);
+    let listener = serve(&pool, |_| Script::new());
+    let listen = |url: &str| {
+        let url = url.parse().map_err(|e: rpc_transport::UrlError| e.to_string())?;
+        let result = pool.listen(&url, ListenOptions::default(), |_| (framing(), Script::new()));
+        result.map_err(|e| e.to_string())
+    };
+    let url = listener.url().to_string();
+    assert_eq!(
+        listen(&url).unwrap_err(),
+        format!(
+            "cannot listen at {url}: Address already in use (os error 98); another process listens there: stop it, or choose \
+             another port (0: any free one)"
+        )
+    );
+    let error = listen("tcp://no.such.host.invalid:1").unwrap_err();
+    assert!(error.contains("tcp://no.such.host.invalid:1") && error.contains("cannot be looked up"), "{error}");
+    let error = listen("tcp://192.0.2.1:0").unwrap_err();
+    assert!(error.ends_with("; this machine has no such address"), "{error}");
+
+    // A socket file in use is left alone; one that a dead process left is replaced; another file is not.
+    let (path, url) = unix_url("stale");
+    let first = listen(&url).unwrap();
+    assert!(listen(&url).unwrap_err().contains("Address already in use"));
+    assert_eq!(call(&mut dial_unix(&path), b"hi"), b"hi");
+    first.close();
+    until("its file is removed", || !path.exists());
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    assert!(path.exists());
+    let second = listen(&url).unwrap();
+    assert_eq!(call(&mut dial_unix(&path), b"hi"), b"hi");
+    second.close();
+    until("its file is removed", || !path.exists());
+    std::fs::write(&path, b"precious").unwrap();
+    assert!(listen(&url).is_err());
+    assert_eq!(std::fs::read(&path).unwrap(), b"precious");
+    std::fs::remove_file(&path).unwrap();
+}
+
+#[test]
+fn a_closed_listener_keeps_its_connections_and_its_books() {
+    let pool = pool(2);
+    let listener = serve(&pool, |_| Script::new());
+    let mut socket = dial(&listener);
+    assert_eq!(call(&mut socket, b"hi"), b"hi");
+    listener.close();
+    listener.close();
+    pool.handles().iter().for_each(|reactor| on(reactor, || ()));
+    assert_eq!(call(&mut socket, b"still"), b"still");
+    listener.shut_down_connections();
+    assert_eq!(socket.read(&mut [0]).unwrap(), 0);
+    until("nobody is left", || listener.connections() == 0);
+    drop(listener);
+}
+
+/// T13, B09: no descriptors: a pause, not a spin, and not a word per connection that waits.
+#[test]
+fn t13_accepting_pauses_without_descriptors_and_goes_on() {
+    if !in_a_process_of_its_own("t13_accepting_pauses_without_descriptors_and_goes_on", &["prlimit", "--nofile=64"]) {
+        return;
+    }
+    let pool = pool(1);
+    let stats = pool.handles()[0].stats();
+    let mut options = ListenOptions::default();
+    options.listen.accept_backoff_max = Duration::from_millis(200);
+    let listener = listen(&pool, "tcp://127.0.0.1:0", options, |_| Script::new());
+    let mut polite = dial(&listener);
+    assert_eq!(call(&mut polite, b"hi"), b"hi");
+    // Both ends are in this process: the connecting sockets use up the descriptors first.
+    let mut crowd = Vec::new();
+    let rpc_transport::Url::Tcp { host, port } = listener.url() else { panic!() };
+    while let Ok(socket) = std::net::TcpStream::connect((host.as_str(), *port)) {
+        crowd.push(socket);
+    }
+    until("accepting failed", || stats.accept_errors.get() > 0);
+    let (errors, start, cpu) = (stats.accept_errors.get(), Instant::now(), cpu_time());
+    while start.elapsed() < Duration::from_secs(1) {
+        assert_eq!(call(&mut polite, b"hi"), b"hi");
+        // A connection more or less wakes the listener; it must not try because of that.
+        crowd.pop();
+        if let Ok(socket) = std::net::TcpStream::connect((host.as_str(), *port)) {
+            crowd.push(socket);
+        }
+        std::thread::sleep(Duration::from_millis(20)); // the rate of the crowd
+    }
+    let tries = stats.accept_errors.get() - errors;
+    assert!(tries <= 30, "{tries} tries in a second");
+    assert!(cpu_time() - cpu < Duration::from_millis(200), "busy while paused");
+    drop(crowd);
+    until("it accepts again", || {
+        let Ok(mut socket) = std::net::TcpStream::connect((host.as_str(), *port)) else { return false };
+        socket.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+        socket.write_all(&wire(b"back")).unwrap();
+        let mut reply = [0; 8];
+        socket.read_exact(&mut reply).is_ok() && reply[4..] == *b"back"
+    });
+}
+
+fn cpu_time() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: it writes one timespec.
+    assert_eq!(unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &mut time) }, 0);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
