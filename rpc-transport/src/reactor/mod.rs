@@ -380,8 +380,8 @@ fn expire(key: TimerKey) {
     }
 }
 
-/// Polls each task that was woken before now, once. What they write leaves early when there are many, so that the
-/// peer has something to do meanwhile.
+/// Polls each task that was woken before now, once. What the first of many write leaves early, so that the peer has
+/// something to do meanwhile.
 fn run_tasks() {
     let woken = with(|core| core.tasks.runnable());
     for n in 1..=woken {
@@ -398,7 +398,7 @@ fn run_tasks() {
                 guarded("the end of a task", || drop(task));
             }
         }
-        if n % EARLY_FLUSH_FRAMES == 0 && woken - n >= EARLY_FLUSH_FRAMES / 3 {
+        if n == EARLY_FLUSH_FRAMES && woken - n >= EARLY_FLUSH_FRAMES / 3 {
             flush_all();
         }
     }
