@@ -141,9 +141,6 @@ impl ClientHandler {
     fn write<B: Body>(&mut self, cx: &mut Cx<'_>, seq: SeqId, spec: &Spec, body: B) -> Result<(), Error> {
         let limit = self.channel.config.limits.max_frame_size as usize;
         let len = body.len();
-        if len > limit {
-            return Err(too_large(len, limit));
-        }
         let id = spec.method.id();
         if self.heads.get(id).is_none_or(Option::is_none) {
             let head = self.channel.head(spec.method)?;
@@ -153,6 +150,11 @@ impl ClientHandler {
             self.heads[id] = Some(head);
         }
         let Some(Some(head)) = self.heads.get(id) else { return Err(Error::closed("its head is missing")) };
+        // The whole frame counts, as the peer counts it.
+        let frame_len = head.frame_len(spec.extra.len(), len);
+        if frame_len > limit {
+            return Err(too_large(frame_len, limit));
+        }
         let timeout = timeout_ms(spec.timeout);
         head.write(cx.output(), seq.to_wire(), Some(timeout), &spec.extra, len)
             .map_err(|e| Error::from(e).with_phase(Phase::Encode).with_sent(Sent::No))?;
@@ -508,7 +510,7 @@ pub(crate) fn expired(timeout: Duration) -> Error {
 
 fn too_large(len: usize, limit: usize) -> Error {
     let text = format!(
-        "the request has {len} bytes, the limit max_frame_size is {limit}: send less at once, or raise it at both ends"
+        "the request's frame has {len} bytes, the limit max_frame_size is {limit}: send less at once, or raise it at both ends"
     );
     Error::new(Code::ResourceExhausted, text).with_sent(Sent::No).with_phase(Phase::Encode)
 }

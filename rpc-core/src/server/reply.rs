@@ -67,15 +67,17 @@ pub(crate) fn write<R: ReplyBody>(
     }
     let outcome = result.and_then(|body| {
         let len = body.len();
-        if len > to.max_frame_size as usize {
-            let text = format!("the reply has {len} bytes, the limit max_frame_size is {}", to.max_frame_size);
-            return Err(Error::new(Code::ResourceExhausted, text));
-        }
+        let within = |strings_len| match head.frame_len(to.form, strings_len, len) {
+            frame_len if frame_len > to.max_frame_size as usize => Err(too_large(frame_len, to.max_frame_size)),
+            _ => Ok(()),
+        };
         if !to.closing && backward.is_empty() {
+            within(0)?;
             head.write(out, to.form, ReplyKind::Reply, to.seq, len, b"")?;
         } else {
             let mut strings = closing_block(to)?;
             push_backward(&mut strings, backward)?;
+            within(strings.as_bytes().len())?;
             head.write(out, to.form, ReplyKind::Reply, to.seq, len, strings.as_bytes())?;
         }
         body.write(out);
@@ -84,6 +86,11 @@ pub(crate) fn write<R: ReplyBody>(
     if let Err(error) = outcome {
         write_error(out, method.as_bytes(), to, backward, &error);
     }
+}
+
+#[cold]
+fn too_large(len: usize, limit: u32) -> Error {
+    Error::new(Code::ResourceExhausted, format!("the reply's frame has {len} bytes, the limit max_frame_size is {limit}"))
 }
 
 /// Writes an error: a business status as a reply, everything else as an exception.

@@ -154,6 +154,11 @@ impl RequestHead {
         };
         template.write(out, seq, timeout, extra, body_len)
     }
+
+    /// What LENGTH will say of a frame with a timeout, `extra_len` bytes of extra blocks and a message of `body_len` bytes.
+    pub fn frame_len(&self, extra_len: usize, body_len: usize) -> usize {
+        self.timed.frame_len(extra_len, body_len)
+    }
 }
 
 /// What a server answers with.
@@ -214,6 +219,14 @@ impl ReplyHead {
             return self.reply.write(out, seq, None, b"", body_len);
         }
         ReplyHead::write_for(&self.method, out, form, kind, seq, body_len, strings)
+    }
+
+    /// What the length field of a reply will say.
+    pub fn frame_len(&self, form: Form, strings_len: usize, body_len: usize) -> usize {
+        match form {
+            Form::TtHeader => self.reply.frame_len(strings_len, body_len),
+            Form::Framed => payload::FIXED + self.method.len() + body_len,
+        }
     }
 
     /// As [`write`](ReplyHead::write) for a method that nobody prepared, such as an unknown one.
@@ -335,6 +348,12 @@ impl Template {
         let payload_at = bytes.len() - 4 - payload::FIXED - method.len();
         let blocks_end = FIXED + 2 + blocks.len();
         Ok(Template { bytes: bytes.into(), blocks_end, payload_at, timeout_at })
+    }
+
+    #[inline]
+    fn frame_len(&self, extra_len: usize, body_len: usize) -> usize {
+        let variable = self.blocks_end - FIXED + extra_len;
+        FIXED - 4 + variable.next_multiple_of(4) + (self.bytes.len() - self.payload_at) + body_len
     }
 
     #[inline]
@@ -478,6 +497,21 @@ mod tests {
             Entry::Int { key: int_key::RPC_TIMEOUT, value } => Some(String::from_utf8(value.to_vec()).unwrap()),
             _ => None,
         })
+    }
+
+    #[test]
+    fn the_length_of_a_frame_is_known_beforehand() {
+        let head = RequestHead::new(&spec()).unwrap();
+        for extra in [&b""[..], b"\x01\0\0", b"\x01\0\x01\0\x01k\0\x01v"] {
+            let frame = frame(&head, Some(7), extra);
+            assert_eq!(head.frame_len(extra.len(), 3), frame.len() - 4, "{extra:?}");
+            let head = ReplyHead::new("Echo").unwrap();
+            for form in [Form::TtHeader, Form::Framed] {
+                let mut out = Vec::new();
+                head.write(&mut out, form, ReplyKind::Reply, 1, 3, extra).unwrap();
+                assert_eq!(head.frame_len(form, extra.len(), 3), out.len() + 3 - 4, "{form:?} {extra:?}");
+            }
+        }
     }
 
     #[test]
