@@ -11,6 +11,7 @@
 //! Others hold a [`ConnRef`] and send it a message. Nothing here knows what a request is.
 
 mod conn_ref;
+mod cx;
 mod framed;
 mod inbound;
 mod slab;
@@ -18,13 +19,13 @@ mod slab;
 use std::io::{self, IoSlice};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::task::Waker;
 use std::time::Instant;
 
 use bytes::Buf;
 
 pub use conn_ref::ConnRef;
 pub(crate) use conn_ref::Parcel;
+pub use cx::Cx;
 pub(crate) use framed::{EARLY_FLUSH_FRAMES, Framed, Pipeline, WAKERS_AT_ONCE};
 pub(crate) use inbound::Inbound;
 pub use slab::ConnId;
@@ -123,154 +124,6 @@ pub(crate) struct Setup {
     pub(crate) memory: Arc<MemoryBudget>,
     pub(crate) reactor: ReactorHandle,
 }
-
-/// What a handler can do with its own connection.
-pub struct Cx<'a> {
-    conn: &'a mut Conn,
-    now: Instant,
-}
-
-impl Cx<'_> {
-    /// The time of this turn: read once when the reactor woke.
-    #[inline]
-    pub fn now(&self) -> Instant {
-        self.now
-    }
-
-    /// This connection's id within its reactor.
-    #[inline]
-    pub fn id(&self) -> ConnId {
-        self.conn.id
-    }
-
-    /// This connection, for other threads.
-    pub fn conn_ref(&self) -> ConnRef {
-        ConnRef::new(self.conn.id, self.conn.reactor.clone())
-    }
-
-    /// The reactor this connection belongs to.
-    pub fn reactor(&self) -> &ReactorHandle {
-        &self.conn.reactor
-    }
-
-    /// The peer: for an accepted Unix connection the listener's path.
-    #[inline]
-    pub fn peer(&self) -> &Arc<Url> {
-        &self.conn.peer
-    }
-
-    /// Where output is written. It leaves in one gathered write at the end of the turn.
-    #[inline]
-    pub fn output(&mut self) -> &mut LinkBuffer {
-        &mut self.conn.outbound
-    }
-
-    /// Bytes written by the handler and not yet taken by the kernel.
-    #[inline]
-    pub fn output_len(&self) -> usize {
-        self.conn.outbound.len()
-    }
-
-    /// Bytes the kernel has taken since the connection was opened. What is appended now begins at stream position
-    /// `written() + output_len()`.
-    #[inline]
-    pub fn written(&self) -> u64 {
-        self.conn.written
-    }
-
-    /// Whether the output queue has reached `write_high`.
-    #[inline]
-    pub fn is_crowded(&self) -> bool {
-        self.conn.outbound.len() >= self.conn.limits.write_high
-    }
-
-    /// The process's buffered bytes.
-    pub fn memory(&self) -> &MemoryBudget {
-        &self.conn.memory
-    }
-
-    /// Writes the output now instead of at the end of the turn.
-    pub fn flush(&mut self) {
-        self.conn.write_out();
-    }
-
-    /// Hands up no more frames until [`Cx::resume`]; the peer is not read meanwhile.
-    pub fn pause(&mut self) {
-        self.conn.paused.by_handler = true;
-    }
-
-    /// Ends [`Cx::pause`].
-    pub fn resume(&mut self) {
-        self.conn.paused.by_handler = false;
-    }
-
-    /// Calls [`Handler::on_deadline`](crate::Handler::on_deadline) with `key` at `at`, or up to a millisecond later.
-    pub fn arm(&mut self, at: Instant, key: u64) -> TimerId {
-        let id = self.conn.id;
-        self.conn.armed += 1;
-        with(|core| core.arm_work(at, TimerKey::Handler(id, key)))
-    }
-
-    /// Takes back [`Cx::arm`] of this connection. An id whose time has passed is ignored; what is still armed when the
-    /// connection ends is taken back then.
-    pub fn disarm(&mut self, timer: TimerId) {
-        let id = self.conn.id;
-        let own = with(|core| {
-            let own = core.timers.get(timer).is_some_and(|key| matches!(key, TimerKey::Handler(of, _) if *of == id));
-            if own {
-                core.timers.cancel(timer);
-                core.work -= 1;
-            }
-            own
-        });
-        self.conn.armed -= usize::from(own);
-    }
-
-    /// Wakes a task of some other executor: at once if few are to be woken in this batch, else after the flush.
-    pub fn wake(&mut self, waker: Waker) {
-        with(|core| core.wakers.push(waker));
-    }
-
-    /// Whether the connection is being closed.
-    pub fn is_closing(&self) -> bool {
-        matches!(self.conn.phase, Phase::Closing(_) | Phase::Aborting(_))
-    }
-
-    /// Whether the connection has been established.
-    pub fn is_open(&self) -> bool {
-        !matches!(self.conn.phase, Phase::Connecting)
-    }
-
-    /// Closes the connection once the output is written. The first reason given counts.
-    pub fn close(&mut self, reason: CloseReason) {
-        if !self.is_closing() {
-            self.conn.phase = Phase::Closing(reason);
-        }
-    }
-
-    /// Closes the connection at once with a reset; queued output is dropped.
-    pub fn abort(&mut self, reason: CloseReason) {
-        if !matches!(self.conn.phase, Phase::Aborting(_)) {
-            self.conn.phase = Phase::Aborting(reason);
-        }
-    }
-
-    /// Whether frames already received must wait: paused, output over `write_high`, or closing.
-    pub(crate) fn must_stop(&mut self) -> bool {
-        // Only the accepting side stops reading: if both did, each full of output, neither would ever go on.
-        if self.conn.admission.is_some() && self.conn.outbound.len() >= self.conn.limits.write_high {
-            self.conn.write_out();
-            self.conn.paused.by_output = self.conn.outbound.len() > self.conn.limits.write_low;
-        }
-        self.conn.paused.any() || self.is_closing()
-    }
-
-    pub(crate) fn count_frames(&mut self, n: usize) {
-        self.conn.reactor.stats().frames.add(n as u64);
-    }
-}
-
-// --- the life of a connection, as its reactor drives it ---
 
 /// A connection that was accepted or is to be connected; `socket` says which and makes the system's side of it.
 pub(crate) fn open(
@@ -396,7 +249,7 @@ impl Entry {
     /// Runs the handler's code. A panic in it ends this connection, not the reactor.
     fn call<R>(&mut self, now: Instant, f: impl FnOnce(&mut dyn Pipeline, &mut Cx<'_>) -> R) -> Option<R> {
         let (pipeline, conn) = (&mut *self.pipeline, &mut self.conn);
-        let result = catch_unwind(AssertUnwindSafe(|| f(pipeline, &mut Cx { conn, now })));
+        let result = catch_unwind(AssertUnwindSafe(|| f(pipeline, &mut Cx::new(conn, now))));
         if result.is_err() {
             tracing::error!(peer = %self.conn.peer, "a connection's handler panicked; the connection is closed");
             self.conn.phase = Phase::Aborting(CloseReason::Local("its handler panicked"));
