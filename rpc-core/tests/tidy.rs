@@ -1,0 +1,335 @@
+//! Rules of this repository that the compiler does not hold, as lists of (where, banned, use instead).
+//!
+//! `ARCHITECTURE.md` says why they are rules. Comments and test modules are not looked at, unless it is said.
+
+use std::path::{Path, PathBuf};
+use std::{env, fs};
+
+/// Modules that decide and do no I/O: bytes and `now` come in as arguments, bytes and events go out as results.
+const SANS_IO: &[&str] = &[
+    "rpc-core/src/protocol/",
+    "rpc-core/src/mux/",
+    "rpc-transport/src/framing/",
+    "rpc-transport/src/timer.rs",
+    "rpc-transport/src/buffer/",
+];
+
+/// What runs in a user's process.
+const PRODUCT: &[&str] = &["rpc-transport/src/", "rpc-core/src/", "rpc-codegen/src/"];
+
+/// The crate of requests and replies, which leaves sockets to the transport.
+const CORE: &[&str] = &["rpc-core/src/"];
+
+/// Everything above the driver's seam: connections, reactors, handlers.
+const ABOVE_THE_DRIVER: &[&str] = &[
+    "rpc-transport/src/buffer/",
+    "rpc-transport/src/conn/",
+    "rpc-transport/src/framing/",
+    "rpc-transport/src/reactor/",
+    "rpc-transport/src/handler.rs",
+    "rpc-transport/src/listener.rs",
+    "rpc-transport/src/connector.rs",
+];
+
+#[rustfmt::skip]
+const BANNED: &[(&[&str], &str, &str)] = &[
+    // where           banned                 use instead
+    (SANS_IO,          "std::net",            "arguments and results: the connection has the socket"),
+    (SANS_IO,          "mio",                 "arguments and results: the driver knows mio"),
+    (SANS_IO,          "socket2",             "arguments and results: `Block::fill_from` is the one door"),
+    (SANS_IO,          "Instant::now",        "a parameter `now`"),
+    (SANS_IO,          "SystemTime",          "a parameter `now`; the wall clock decides nothing here"),
+    (CORE,             "std::net",            "`rpc_transport::Url`"),
+    (CORE,             "mio",                 "`rpc_transport`"),
+    (CORE,             "socket2",             "`rpc_transport::SocketOptions`"),
+    (ABOVE_THE_DRIVER, "mio",                 "`Driver`, so that other drivers can stand there"),
+    (ABOVE_THE_DRIVER, "Instant::now",        "`Cx::now`, `Core::now` or `local::now`: the clock is read once a turn"),
+    (PRODUCT,          ".lock().unwrap()",    "`parking_lot::Mutex`: a panic must not end the next caller, too"),
+    (PRODUCT,          "todo!",               "an error, or an entry in docs/status.md"),
+    (PRODUCT,          "unimplemented!",      "an error, or an entry in docs/status.md"),
+    (PRODUCT,          "SystemTime",          "`Instant`: the wall clock may jump"),
+];
+
+/// Exceptions: a file, and what it may say all the same.
+#[rustfmt::skip]
+const ALLOWED: &[(&str, &str)] = &[
+    ("rpc-transport/src/buffer/block.rs", "socket2"), // `fill_from`: a read into spare capacity
+];
+
+/// Where unsafe code may stand, and how many lines of it there may be.
+const UNSAFE: &[&str] = &["rpc-transport/src/buffer/", "rpc-transport/src/driver/uring/"];
+const UNSAFE_LINES: usize = 300;
+
+/// Crate roots that forbid unsafe code altogether.
+const FORBID_UNSAFE: &[&str] = &["rpc-core/src/lib.rs", "rpc-codegen/src/lib.rs", "rpc-codegen/src/main.rs"];
+
+/// A file longer than this holds more than one concept. Generated files are what they are.
+const LONGEST: usize = 700;
+const GENERATED: &str = "rpc-codegen/tests/golden/expected/";
+
+/// Files that are longer, with the length they may not exceed. The list is to become empty.
+const TOO_LONG: &[(&str, usize)] = &[("rpc-transport/src/conn/mod.rs", 800)];
+
+/// A thing without a name has no file yet.
+const NAMELESS: &[&str] = &["utils.rs", "util.rs", "common.rs", "types.rs", "helpers.rs", "misc.rs"];
+
+/// Arrows between the crates: what a manifest must not name in any of its dependency tables.
+#[rustfmt::skip]
+const ABSENT: &[(&str, &[&str])] = &[
+    ("rpc-transport/Cargo.toml", &["rpc-core", "rpc-codegen", "tokio"]),
+    ("rpc-codegen/Cargo.toml",   &["rpc-core", "rpc-transport", "tokio"]),
+    ("rpc-core/Cargo.toml",      &["rpc-codegen", "tokio", "mio", "socket2"]),
+];
+
+#[test]
+fn nothing_banned_is_used() {
+    report(sources().iter().flat_map(banned).collect());
+}
+
+#[test]
+fn unsafe_code_has_its_address() {
+    let files = sources();
+    let mut wrong: Vec<String> = files.iter().flat_map(unsafe_elsewhere).collect();
+    let lines: usize = files.iter().map(|file| unsafe_lines(&file.text)).sum();
+    if lines > UNSAFE_LINES {
+        wrong.push(format!("{lines} lines of unsafe code, at most {UNSAFE_LINES} are wanted"));
+    }
+    for root in FORBID_UNSAFE {
+        if !read(root).contains("#![forbid(unsafe_code)]") {
+            wrong.push(format!("{root}: #![forbid(unsafe_code)] is missing"));
+        }
+    }
+    println!("{lines} lines of unsafe code");
+    report(wrong);
+}
+
+#[test]
+fn files_hold_one_concept() {
+    report(sources().iter().flat_map(shape).collect());
+}
+
+#[test]
+fn arrows_between_the_crates_point_down() {
+    let wrong = ABSENT.iter().flat_map(|(manifest, absent)| named(manifest, &read(manifest), absent));
+    report(wrong.collect());
+}
+
+/// The README shows what is compiled: each piece of its Rust code, between blank lines, stands in one of these files, and so does
+/// its `.proto` code.
+#[test]
+fn the_readme_shows_what_is_compiled() {
+    let shown = read("README.md");
+    let known = ["examples/hello/main.rs", "rpc-codegen/src/lib.rs", "idl/hello.proto"].map(read).join("\n");
+    let known: Vec<&str> = known.lines().map(|line| line.trim_start_matches("//!").trim()).collect();
+    report(strange_code(&shown, &known));
+}
+
+/// The rules above find what they are meant to find.
+#[test]
+fn the_rules_bite() {
+    let file = |path: &str, text: &str| Source { path: path.to_owned(), text: text.to_owned() };
+    let check = |found: Vec<String>, expected: &[&str]| assert_eq!(found, expected);
+
+    let clock = "// Instant::now() in a comment\nlet now = Instant::now();\n#[cfg(test)]\nmod tests { Instant::now() }";
+    check(
+        banned(&file("rpc-core/src/mux/pending.rs", clock)),
+        &["rpc-core/src/mux/pending.rs:2: `Instant::now`; use instead: a parameter `now`"],
+    );
+    check(banned(&file("rpc-core/src/server/shutdown.rs", clock)), &[]);
+    check(banned(&file("rpc-core/src/mux/reply.rs", "let a = simio; // mio")), &[]);
+    check(banned(&file("rpc-transport/src/buffer/block.rs", "use socket2::SockRef;")), &[]);
+    assert_eq!(banned(&file("rpc-transport/src/buffer/link.rs", "use socket2::SockRef;")).len(), 1);
+    assert_eq!(banned(&file("rpc-transport/src/conn/mod.rs", "use mio::Token;")).len(), 1);
+    assert_eq!(banned(&file("rpc-core/src/client/call.rs", "state.lock().unwrap().x = 1;")).len(), 1);
+    assert_eq!(banned(&file("rpc-codegen/src/lower.rs", "todo!(\"enums\")")).len(), 1);
+
+    let cast = "let a = \"unsafe\";\nfn f() {\n    unsafe {\n        g();\n    }\n}\nunsafe impl S for T {}\n";
+    assert_eq!(unsafe_elsewhere(&file("rpc-transport/src/conn/mod.rs", cast)).len(), 2);
+    assert_eq!(unsafe_elsewhere(&file("examples/hello/main.rs", cast)).len(), 2);
+    assert_eq!(unsafe_elsewhere(&file("rpc-transport/src/buffer/link.rs", cast)), [""; 0]);
+    assert_eq!(unsafe_elsewhere(&file("rpc-core/tests/counts.rs", cast)), [""; 0]);
+    assert_eq!(unsafe_lines(cast), 4);
+
+    assert_eq!(shape(&file("examples/support/utils.rs", "")).len(), 1);
+    assert_eq!(shape(&file("rpc-core/src/client/call.rs", &"\n".repeat(LONGEST + 1))).len(), 1);
+    assert_eq!(shape(&file("rpc-codegen/tests/golden/expected/a.rs", &"\n".repeat(LONGEST + 1))), [""; 0]);
+
+    let manifest = "[dependencies]\nbytes.workspace = true\n[dev-dependencies]\nrpc-core = { path = \"..\" }\n";
+    check(
+        named("m", manifest, &["rpc-core", "rpc"]),
+        &["m: `rpc-core` among its dependencies; this arrow is absent on purpose"],
+    );
+
+    let readme = "```rust\nfn a() {\n    b();\n}\n```\n```sh\nx\n```\n```rust\nfn c() {}\n```\n";
+    assert_eq!(strange_code(readme, &["fn a() {", "b();", "}", "fn d() {}"]).len(), 1);
+}
+
+struct Source {
+    /// From the root of the repository, with `/`.
+    path: String,
+    text: String,
+}
+
+impl Source {
+    fn is_under(&self, places: &[&str]) -> bool {
+        places.iter().any(|place| self.path.starts_with(place))
+    }
+
+    fn is_test(&self) -> bool {
+        self.path.contains("/tests/") || self.path.ends_with("/tests.rs")
+    }
+}
+
+fn banned(file: &Source) -> Vec<String> {
+    let mut wrong = Vec::new();
+    if file.is_test() {
+        return wrong;
+    }
+    for (places, word, instead) in BANNED.iter().filter(|(places, ..)| file.is_under(places)) {
+        if ALLOWED.contains(&(file.path.as_str(), *word)) {
+            continue;
+        }
+        debug_assert!(!places.is_empty());
+        let lines = code(&file.text).filter(|(_, line)| has_word(line, word));
+        wrong.extend(lines.map(|(n, _)| format!("{}:{n}: `{word}`; use instead: {instead}", file.path)));
+    }
+    wrong
+}
+
+fn unsafe_elsewhere(file: &Source) -> Vec<String> {
+    if file.is_under(UNSAFE) || file.is_test() {
+        return Vec::new();
+    }
+    let lines = code(&file.text).filter(|(_, line)| opens_unsafe(line));
+    lines.map(|(n, _)| format!("{}:{n}: unsafe code; it may stand in {} only", file.path, UNSAFE.join(", "))).collect()
+}
+
+/// Lines of unsafe blocks, functions and implementations.
+fn unsafe_lines(text: &str) -> usize {
+    let (mut count, mut depth) = (0, 0);
+    for (_, line) in code(text) {
+        if depth == 0 && !opens_unsafe(line) {
+            continue;
+        }
+        count += 1;
+        let from = if depth == 0 { line.find("unsafe").unwrap_or(0) } else { 0 };
+        depth += line[from..].matches('{').count() as isize - line[from..].matches('}').count() as isize;
+        depth = depth.max(0);
+    }
+    count
+}
+
+fn shape(file: &Source) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let name = file.path.rsplit('/').next().unwrap_or_default();
+    if NAMELESS.contains(&name) {
+        wrong.push(format!("{}: name the file after the one thing in it", file.path));
+    }
+    let most = TOO_LONG.iter().find(|(path, _)| *path == file.path).map_or(LONGEST, |(_, most)| *most);
+    let lines = file.text.lines().count();
+    if lines > most && !file.is_under(&[GENERATED]) {
+        wrong.push(format!("{}: {lines} lines, at most {most}: it holds more than one concept", file.path));
+    }
+    wrong
+}
+
+fn named(manifest: &str, text: &str, absent: &[&str]) -> Vec<String> {
+    let mut in_dependencies = false;
+    let mut wrong = Vec::new();
+    for line in text.lines() {
+        if line.starts_with('[') {
+            in_dependencies = line.contains("dependencies");
+        }
+        let name = line.split(['.', ' ', '=']).next().unwrap_or_default();
+        if in_dependencies && absent.contains(&name) {
+            wrong.push(format!("{manifest}: `{name}` among its dependencies; this arrow is absent on purpose"));
+        }
+    }
+    wrong
+}
+
+/// Pieces of code in a page of Markdown whose lines do not follow one another in `known`.
+fn strange_code(page: &str, known: &[&str]) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let (mut shown, mut piece) = (false, Vec::new());
+    for line in page.lines() {
+        let fence = line.starts_with("```");
+        if shown && !fence && !line.trim().is_empty() {
+            piece.push(line.trim());
+            continue;
+        }
+        if !piece.is_empty() && !known.windows(piece.len()).any(|window| window == piece) {
+            wrong.push(format!("README.md shows code that is nowhere compiled like this:\n{}", piece.join("\n")));
+        }
+        piece.clear();
+        if fence {
+            shown = !shown && ["```rust", "```proto"].contains(&line.trim_end());
+        }
+    }
+    wrong
+}
+
+/// The lines of a file that are code, from 1: without comments, and without the test module at its end.
+fn code(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let lines: Vec<&str> = text.lines().collect();
+    let tests = lines.windows(2).position(|pair| pair[0] == "#[cfg(test)]" && pair[1].starts_with("mod tests"));
+    let code = lines.into_iter().take(tests.unwrap_or(usize::MAX)).enumerate();
+    code.map(|(index, line)| (index + 1, line.split("//").next().unwrap_or_default()))
+}
+
+/// Whether `word` stands in `line`, not as a part of a longer name.
+fn has_word(line: &str, word: &str) -> bool {
+    let is_name = |c: char| c.is_alphanumeric() || c == '_';
+    line.match_indices(word).any(|(at, _)| {
+        let (before, after) = (line[..at].chars().next_back(), line[at + word.len()..].chars().next());
+        let glued = |end: Option<char>, next: Option<char>| end.is_some_and(is_name) && next.is_some_and(is_name);
+        !glued(word.chars().next(), before) && !glued(word.chars().next_back(), after)
+    })
+}
+
+/// Whether a block, function or implementation is unsafe from this line on; a string or an attribute that says so is not.
+fn opens_unsafe(line: &str) -> bool {
+    ["unsafe {", "unsafe fn", "unsafe impl", "unsafe trait", "unsafe extern"]
+        .iter()
+        .any(|opening| has_word(line, opening))
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_owned()
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// Every Rust file of the workspace.
+fn sources() -> Vec<Source> {
+    let mut found = Vec::new();
+    let mut directories: Vec<PathBuf> = ["rpc-transport", "rpc-core", "rpc-codegen", "examples", "benches"]
+        .iter()
+        .map(|name| root().join(name))
+        .collect();
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
+            let path = entry.path();
+            let name = entry.file_name();
+            if path.is_dir() {
+                if name != "target" {
+                    directories.push(path);
+                }
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let inside = path.strip_prefix(root()).expect("it is inside").components();
+                let parts: Vec<_> = inside.map(|part| part.as_os_str().to_string_lossy()).collect();
+                let text = fs::read_to_string(&path).expect("a readable file");
+                found.push(Source { path: parts.join("/"), text });
+            }
+        }
+    }
+    found.sort_by(|a, b| a.path.cmp(&b.path));
+    assert!(found.len() > 80, "the files of the workspace are not where they were");
+    found
+}
+
+fn report(wrong: Vec<String>) {
+    assert!(wrong.is_empty(), "\n{}\n", wrong.join("\n"));
+}
