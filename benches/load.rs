@@ -1,0 +1,25 @@
+//! Load, and what it costs: `load --help`. One table for `docs/performance.md`: `load table`.
+
+use std::process::ExitCode;
+
+use benches::{Command, Failure, Load, instructions, run, serve, table};
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let Load { command, run: args } = Load::parse();
+    let done = match &command {
+        None => run(&args).and_then(|report| report.print(args.json)),
+        Some(Command::Server(args)) => serve(args),
+        Some(Command::Table(args)) => table(args),
+        Some(Command::Instructions(args)) => instructions(args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => fail(&failure),
+    }
+}
+
+fn fail(failure: &Failure) -> ExitCode {
+    eprintln!("load: {failure}");
+    ExitCode::FAILURE
+}
