@@ -52,7 +52,9 @@ impl Testee {
             url.unwrap_or_else(|| panic!("the testee did not start: {}", fs::read_to_string(&stderr).unwrap_or_default()))
         });
         let urls = lines.collect();
-        Testee { child, stdout, urls, stderr }
+        let testee = Testee { child, stdout, urls, stderr };
+        assert!(eventually(Duration::from_secs(10), || handles_signals(testee.pid())), "it handles SIGTERM and SIGINT");
+        testee
     }
 
     /// Its first address.
@@ -241,6 +243,14 @@ fn cpu_of(pid: u32) -> Duration {
     let rest = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
     let ticks: u64 = rest.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
     Duration::from_millis(ticks * 10)
+}
+
+/// Whether a process catches SIGINT and SIGTERM.
+fn handles_signals(pid: u32) -> bool {
+    const SIGNALS: u64 = 1 << (2 - 1) | 1 << (15 - 1);
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let mask = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("SigCgt:")?.trim(), 16).ok());
+    mask.is_some_and(|mask| mask & SIGNALS == SIGNALS)
 }
 
 /// Numbers of a flat JSON object, by name.

@@ -219,6 +219,10 @@ pub fn parse(frame: &[u8]) -> Option<Frame> {
             if block == 0 {
                 continue;
             }
+            if block == 0x11 {
+                parsed.strings.push(("RPC_TRANSIT_gdpr-token".to_owned(), take_text(&mut info)?));
+                continue;
+            }
             let pairs = u16_at(info, 0)?;
             info = &info[2..];
             for _ in 0..pairs {
