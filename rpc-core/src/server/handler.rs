@@ -172,6 +172,11 @@ impl ServerHandler {
             MessageType::Call => false,
             MessageType::Oneway => true,
             MessageType::Reply | MessageType::Exception => {
+                // A malformed header ends the connection whatever the frame is.
+                match RequestInfo::parse(info, &self.shared.limits.header()) {
+                    Err(error) if error.is_fatal() => return Err(error.into()),
+                    _ => {}
+                }
                 self.glitch(cx, "a reply where a request is due");
                 return Ok(());
             }
