@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use socket2::{SockRef, Socket};
+use socket2::SockRef;
 use testee::idl::testee::{Blob, Millis};
 use testee::{Testee, eventually, make, raw};
 
@@ -83,8 +83,7 @@ fn still_works(socket: &mut TcpStream) {
 
 /// Closes with a reset.
 fn reset(socket: TcpStream) {
-    let socket = Socket::from(socket);
-    socket.set_linger(Some(Duration::ZERO)).expect("linger can be set");
+    SockRef::from(&socket).set_linger(Some(Duration::ZERO)).expect("linger can be set");
 }
 
 #[test]
