@@ -34,7 +34,10 @@ pub(crate) struct ClientHandler {
     glitches: Glitches,
     /// No new calls: the peer says goodbye, or too many ids are abandoned.
     retired: bool,
+    /// A call has had its reply: the peer is well. Other frames prove nothing; a peer may say goodbye on every connection.
     answered: bool,
+    /// Retired because of calls that this side gave up, not by the peer's doing.
+    given_up: bool,
 }
 
 /// A call that has an id.
@@ -81,6 +84,7 @@ impl ClientHandler {
             glitches: Glitches::new(limits.max_glitches),
             retired: false,
             answered: false,
+            given_up: false,
             channel,
         }
     }
@@ -256,6 +260,7 @@ impl ClientHandler {
     /// What a change of the table may lead to: room for queued calls, retirement, the end.
     fn after(&mut self, cx: &mut Cx<'_>) {
         if self.pending.abandoned() > self.max_on_wire / 4 {
+            self.given_up |= !self.retired;
             self.retire(cx);
         }
         self.pump(cx);
@@ -333,6 +338,7 @@ impl ClientHandler {
                 Place::Done(_, how @ Abandon::OnWire) => {
                     *how = Abandon::Unsent;
                     self.channel.stats.late_replies.add(1);
+                    self.works();
                     return Ok(());
                 }
                 Place::Done(..) | Place::Queued => {
@@ -342,7 +348,10 @@ impl ClientHandler {
             },
             None => {
                 match self.pending.late(seq) {
-                    Late::Abandoned => self.channel.stats.late_replies.add(1),
+                    Late::Abandoned => {
+                        self.channel.stats.late_replies.add(1);
+                        self.works();
+                    }
                     Late::Unknown => self.glitch(cx, "a reply to an id that no call has"),
                 }
                 return Ok(());
@@ -385,8 +394,15 @@ impl ClientHandler {
                 Err(Error::from(error).with_phase(Phase::Decode).with_sent(Sent::Maybe))
             }
         };
+        self.works();
         self.finish(cx, seq, outcome, Abandon::Unsent);
         Ok(())
+    }
+
+    fn works(&mut self) {
+        if !std::mem::replace(&mut self.answered, true) {
+            self.slot().works();
+        }
     }
 
     /// A frame without a call: the peer's goodbye. Its payload is Thrift and not read.
@@ -403,9 +419,6 @@ impl ClientHandler {
 
 impl Handler for ClientHandler {
     fn on_frame(&mut self, cx: &mut Cx<'_>, frame: Frame<'_>) {
-        if !std::mem::replace(&mut self.answered, true) {
-            self.slot().works();
-        }
         if let Err(error) = self.reply(cx, frame) {
             let text = error.to_string();
             tracing::warn!(peer = %cx.peer(), error = %text, "the peer's bytes are not replies; closing");
@@ -446,8 +459,8 @@ impl Handler for ClientHandler {
 
     fn on_close(&mut self, cx: &mut Cx<'_>, reason: &CloseReason) {
         let connected = !matches!(reason, CloseReason::Connect(_) | CloseReason::ConnectTimeout(_));
-        // A connection that was retired before its first reply did not fail: its calls were cancelled or timed out.
-        let failed = !connected || (!self.answered && !self.retired);
+        // A connection whose calls were cancelled or timed out before its first reply did not fail.
+        let failed = !connected || (!self.answered && !self.given_up);
         let why = self.slot().closed(cx.id(), failed.then_some(cx.now()), reason, self.retired);
         for (seq, entry) in self.pending.drain() {
             if let Some(timer) = entry.timer {
