@@ -347,6 +347,9 @@ impl<'a, B: Body> Wire<'a, B> {
 
     fn poll(&mut self, cx: &mut TaskContext<'_>) -> Poll<Result<Reply>> {
         loop {
+            if let Step::Local { slot, conn, seq } = self.step {
+                return self.collect(cx, slot, conn, seq);
+            }
             match std::mem::replace(&mut self.step, Step::Done) {
                 Step::New(spec, body) => {
                     if self.timeout.is_zero() {
@@ -376,25 +379,6 @@ impl<'a, B: Body> Wire<'a, B> {
                     let (slot, _) = self.channel.get().pick();
                     self.step = self.start_foreign(cx, slot, Request { spec: Some(spec), body });
                 }
-                Step::Local { slot, conn, seq } => {
-                    let found =
-                        local::visit::<ClientHandler, _>(conn, |handler, io| handler.collect(io, seq, cx.waker()));
-                    let found = match found {
-                        Some(found) => found,
-                        None => self.channel.get().slots[slot].adopt(conn, seq).or_else(|| {
-                            let text =
-                                "the call was begun on another reactor's thread, and cannot be polled on this one";
-                            Some(Err(Error::closed(text)))
-                        }),
-                    };
-                    return match found {
-                        Some(outcome) => Poll::Ready(outcome),
-                        None => {
-                            self.step = Step::Local { slot, conn, seq };
-                            Poll::Pending
-                        }
-                    };
-                }
                 Step::Foreign { slot, cell } => match cell.poll(cx) {
                     Poll::Ready(Found::Done(outcome)) => {
                         self.channel.get().keep_cell(cell);
@@ -407,8 +391,26 @@ impl<'a, B: Body> Wire<'a, B> {
                     }
                 },
                 Step::Failed(error) => return Poll::Ready(Err(error)),
-                Step::Done => return Poll::Ready(Err(Error::cancelled())),
+                Step::Local { .. } | Step::Done => return Poll::Ready(Err(Error::cancelled())),
             }
+        }
+    }
+
+    fn collect(&mut self, cx: &mut TaskContext<'_>, slot: usize, conn: ConnId, seq: SeqId) -> Poll<Result<Reply>> {
+        let found = local::visit::<ClientHandler, _>(conn, |handler, io| handler.collect(io, seq, cx.waker()));
+        let found = match found {
+            Some(found) => found,
+            None => self.channel.get().slots[slot].adopt(conn, seq).or_else(|| {
+                let text = "the call was begun on another reactor's thread, and cannot be polled on this one";
+                Some(Err(Error::closed(text)))
+            }),
+        };
+        match found {
+            Some(outcome) => {
+                self.step = Step::Done;
+                Poll::Ready(outcome)
+            }
+            None => Poll::Pending,
         }
     }
 

@@ -90,7 +90,10 @@ pub(crate) fn write<R: ReplyBody>(
 
 #[cold]
 fn too_large(len: usize, limit: u32) -> Error {
-    Error::new(Code::ResourceExhausted, format!("the reply's frame has {len} bytes, the limit max_frame_size is {limit}"))
+    Error::new(
+        Code::ResourceExhausted,
+        format!("the reply's frame has {len} bytes, the limit max_frame_size is {limit}"),
+    )
 }
 
 /// Writes an error: a business status as a reply, everything else as an exception.

@@ -353,6 +353,26 @@ impl Conn {
         matches!(self.phase, Phase::Open) && !self.paused.any()
     }
 
+    /// Whether nothing has happened but perhaps some more output: no list but the one of output, no timer and no limit is concerned.
+    /// It is so after most visits, two of which belong to every call.
+    #[inline]
+    fn is_unchanged(&self) -> bool {
+        let held = self.inbound.len() + self.outbound.len();
+        matches!(self.phase, Phase::Open)
+            && held < self.accounted + ACCOUNT_STEP
+            && (held > 0 || self.accounted == 0)
+            && held < self.limits.write_high
+            && !self.crowded
+            && !self.paused.any()
+            && !self.was_paused
+            && (self.in_ready || !(self.readable || self.inbound.has_frames()))
+            // The armed check is not too late: only idleness counts, and that moves away.
+            && self.check.is_some()
+            && self.stalled_since.is_none()
+            && self.inbound.partial_since.is_none()
+            && (self.admission.is_none() || self.inbound.frames_done)
+    }
+
     fn read_once(&mut self, budget: usize) -> io::Result<usize> {
         let Some(key) = self.key else { return Ok(0) };
         let (block, room) = self.inbound.room();
@@ -561,6 +581,17 @@ fn clears_latch(hangup: bool) -> bool {
 
 /// Puts a connection back after its code ran: on the lists it belongs to, under the timer it needs, or to its end.
 fn settle(mut entry: Box<Entry>, now: Instant) {
+    if entry.conn.is_unchanged() {
+        let conn = &mut entry.conn;
+        let dirty = !conn.outbound.is_empty() && conn.writable && !std::mem::replace(&mut conn.in_dirty, true);
+        return with(|core| {
+            let id = entry.conn.id;
+            if dirty {
+                core.dirty.push(id);
+            }
+            core.conns.put(id, entry);
+        });
+    }
     entry.tell_drained(now);
     entry.conn.account(now);
     if let Phase::Closing(_) = entry.conn.phase {
