@@ -85,7 +85,11 @@ pub fn serve(args: &ServerArgs) -> std::result::Result<(), Failure> {
     if let Some(payload) = args.floor {
         let stats = Arc::new(ReactorStats::default());
         let url = floor::serve(&url, payload, Arc::clone(&stats))?;
-        return answer(&url, || Counts::now([&*stats]));
+        let answered = answer(&url, || Counts::now([&*stats]));
+        if let Some(path) = url.strip_prefix("unix:") {
+            std::fs::remove_file(path)?;
+        }
+        return answered;
     }
     let mut builder = Server::builder();
     if let Some(reactors) = args.reactors {
