@@ -28,7 +28,8 @@ pub struct ConnLimits {
     /// Frames of one connection handled before the other ready connections get their turn. Default 64. Applies only
     /// while others are ready.
     pub turn_frames: usize,
-    /// Bytes of one connection read before the other ready connections get their turn. Default 256 KiB.
+    /// Bytes of one connection read before the other ready connections get their turn. Default 256 KiB; sixteen times as much while
+    /// no other is ready.
     pub turn_bytes: usize,
 }
 

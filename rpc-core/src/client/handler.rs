@@ -530,5 +530,7 @@ fn too_large(len: usize, limit: usize) -> Error {
 
 /// As it travels: whole milliseconds, rounded up, at least one.
 fn timeout_ms(timeout: Duration) -> u32 {
-    u32::try_from(timeout.as_micros().div_ceil(1000)).unwrap_or(u32::MAX).max(1)
+    let millis =
+        timeout.as_secs().saturating_mul(1000).saturating_add(timeout.subsec_nanos().div_ceil(1_000_000).into());
+    u32::try_from(millis).unwrap_or(u32::MAX).max(1)
 }

@@ -45,6 +45,9 @@ use crate::url::Url;
 /// Buffers gathered into one write.
 const MAX_IOVECS: usize = 64;
 
+/// Turns' worth of bytes that a connection may read at once while no other is ready.
+const TURNS_ALONE: usize = 16;
+
 /// Changes of the held bytes below this are not reported to the process's budget: a counter that all reactors share has
 /// no place on the path of a call.
 const ACCOUNT_STEP: usize = 4 * 1024;
@@ -290,8 +293,11 @@ impl Entry {
     }
 
     fn read(&mut self, now: Instant, others_ready: bool) {
-        let mut budget = self.conn.limits.turn_bytes;
-        let mut frames = if others_ready { self.conn.limits.turn_frames.max(1) } else { usize::MAX };
+        let limits = &self.conn.limits;
+        let (mut budget, mut frames) = match others_ready {
+            true => (limits.turn_bytes, limits.turn_frames.max(1)),
+            false => (limits.turn_bytes.saturating_mul(TURNS_ALONE), usize::MAX),
+        };
         loop {
             while self.conn.inbound.has_frames() && self.conn.is_read() && frames > 0 {
                 frames -= self.hand_up(now, frames).min(frames);
@@ -411,10 +417,15 @@ impl Conn {
             return;
         }
         while !self.outbound.is_empty() && self.writable {
-            let mut bufs = [IoSlice::new(&[]); MAX_IOVECS];
-            let count = self.outbound.chunks_vectored(&mut bufs);
-            let offered: usize = bufs[..count].iter().map(|b| b.len()).sum();
-            let result = with(|core| core.driver.write(key, &bufs[..count]));
+            let (count, offered, result) = if self.outbound.segments() == 1 {
+                let only = self.outbound.chunk();
+                (1, only.len(), with(|core| core.driver.write(key, &[IoSlice::new(only)])))
+            } else {
+                let mut bufs = [IoSlice::new(&[]); MAX_IOVECS];
+                let count = self.outbound.chunks_vectored(&mut bufs);
+                let offered = bufs[..count].iter().map(|b| b.len()).sum();
+                (count, offered, with(|core| core.driver.write(key, &bufs[..count])))
+            };
             let stats = self.reactor.stats();
             stats.writes.add(1);
             stats.iovecs.add(count as u64);

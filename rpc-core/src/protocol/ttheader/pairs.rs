@@ -193,6 +193,9 @@ impl StringBlock {
 /// # Errors
 /// As [`StringBlock::push`], and for a transient key that starts with `UPSTREAM_`.
 pub fn request_metadata(persistent: &Metadata, transient: &Metadata) -> Result<Vec<u8>, HeaderError> {
+    if persistent.is_empty() && transient.is_empty() {
+        return Ok(Vec::new());
+    }
     let mut strings = StringBlock::new();
     let mut acl = Vec::new();
     for (prefix, pairs) in [(str_key::PERSISTENT, persistent), (str_key::TRANSIENT, transient)] {
