@@ -30,7 +30,9 @@ fn main() -> ExitCode {
     };
     match error.business_status() {
         Some(status) => eprintln!("the service says no: {} ({})", status.message, status.status),
-        None if error.is_retryable() => eprintln!("{error}\nnothing was sent; is the server running? cargo run --bin server"),
+        None if error.is_retryable() => {
+            eprintln!("{error}\nnothing was sent; is the server running? cargo run --bin server")
+        }
         None => eprintln!("{error}"),
     }
     ExitCode::FAILURE

@@ -49,7 +49,9 @@ impl Testee {
             let mut line = String::new();
             stdout.read_line(&mut line).expect("its standard output can be read");
             let url = line.trim_end().strip_prefix("LISTENING ").map(str::to_owned);
-            url.unwrap_or_else(|| panic!("the testee did not start: {}", fs::read_to_string(&stderr).unwrap_or_default()))
+            url.unwrap_or_else(|| {
+                panic!("the testee did not start: {}", fs::read_to_string(&stderr).unwrap_or_default())
+            })
         });
         let urls = lines.collect();
         let testee = Testee { child, stdout, urls, stderr };

@@ -124,7 +124,8 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
         return Err(Error::new(Code::InvalidArgument, "--method relay needs --via URL, the server to relay to"));
     }
     let log = args.log.map(|path| {
-        let wrong = |e| Error::new(Code::InvalidArgument, format!("--log {}: {e}; name a writable file", path.display()));
+        let wrong =
+            |e| Error::new(Code::InvalidArgument, format!("--log {}: {e}; name a writable file", path.display()));
         File::create(&path).map_err(wrong)
     });
     let summary = Mutex::new(Summary::new(args.calls, log.transpose()?));
@@ -180,7 +181,7 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
         ("fds_after", fds_after as u64),
         ("rss", testee::rss_of(std::process::id())),
     ];
-    println!("{}", summary.to_json(took, &more));
+    println!("{}", summary.json(took, &more));
     for example in summary.examples() {
         eprintln!("{example}");
     }
@@ -206,7 +207,10 @@ fn on_reactors(run: &Arc<Run>, channel: &Channel, lanes: usize) {
 /// Lanes as threads.
 fn on_threads(run: &Arc<Run>, lanes: usize) -> Result<()> {
     if lanes > 4096 {
-        return Err(Error::new(Code::InvalidArgument, format!("--client blocking would need {lanes} threads, at most 4096")));
+        return Err(Error::new(
+            Code::InvalidArgument,
+            format!("--client blocking would need {lanes} threads, at most 4096"),
+        ));
     }
     thread::scope(|scope| {
         for _ in 0..lanes {

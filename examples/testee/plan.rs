@@ -95,7 +95,8 @@ pub(crate) enum Due {
 impl Plan {
     pub(crate) fn new(settings: &Settings, number: u64) -> Plan {
         let Settings { size, delay, .. } = *settings;
-        let mut plan = Plan { number, request: Request::Stats, timeout: settings.timeout, dropped: false, due: Due::Ok };
+        let mut plan =
+            Plan { number, request: Request::Stats, timeout: settings.timeout, dropped: false, due: Due::Ok };
         plan.request = match settings.method {
             Method::Echo => Request::Echo(size),
             Method::Mixed => Request::Mixed(size),
@@ -181,7 +182,8 @@ impl Plan {
             }
             Request::Once(nonce) => empty(call!(once, Nonce { value: nonce.clone() })),
             Request::Fail => {
-                let fault = Fault { code: self.business(), message: number.to_string(), business: true, ..Fault::default() };
+                let fault =
+                    Fault { code: self.business(), message: number.to_string(), business: true, ..Fault::default() };
                 empty(call!(fail, fault))
             }
             Request::Panic(0) => empty(call!(panic, millis(0, "now"))),

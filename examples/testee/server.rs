@@ -42,7 +42,9 @@ pub(crate) fn run(args: Args) -> Result<()> {
     }
     let exec_log = args.exec_log.map(|path| {
         let file = OpenOptions::new().append(true).create(true).open(&path);
-        file.map_err(|e| Error::new(Code::InvalidArgument, format!("--exec-log {}: {e}; name a writable file", path.display())))
+        file.map_err(|e| {
+            Error::new(Code::InvalidArgument, format!("--exec-log {}: {e}; name a writable file", path.display()))
+        })
     });
     let service = Arc::new(Service::new(exec_log.transpose()?));
     let server = builder.add(TesteeServer::from_arc(Arc::clone(&service)).blocking(["Spin"])).bind_all(&args.listen)?;

@@ -101,7 +101,7 @@ impl Summary {
     }
 
     /// As JSON, with more numbers beside.
-    pub(crate) fn to_json(&mut self, took: Duration, more: &[(&str, u64)]) -> String {
+    pub(crate) fn json(&mut self, took: Duration, more: &[(&str, u64)]) -> String {
         self.micros.sort_unstable();
         let quantile = |q: f64| {
             let last = self.micros.len().saturating_sub(1);

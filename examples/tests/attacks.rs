@@ -154,7 +154,12 @@ fn t03_impossible_lengths_close() {
 #[test]
 fn t04_a_slow_loris_is_closed() {
     attack(&["frame_progress=500ms"], |server| {
-        let frame = raw::ttheader(1, 1, &raw::strings(&[("k", "v".repeat(50))]), &raw::framed(1, "Echo", 1, &raw::blob(&[7; 200])));
+        let frame = raw::ttheader(
+            1,
+            1,
+            &raw::strings(&[("k", "v".repeat(50))]),
+            &raw::framed(1, "Echo", 1, &raw::blob(&[7; 200])),
+        );
         // In the length, in the fixed part, in the header, in the body.
         let sockets: Vec<_> = [1, 3, 7, 12, 15, 40, 80, 120, frame.len() - 1]
             .into_iter()
@@ -168,7 +173,10 @@ fn t04_a_slow_loris_is_closed() {
         for (cut, mut socket, start) in sockets {
             assert!(closes(&mut socket), "cut at {cut}: closed without an answer");
             let took = start.elapsed();
-            assert!(took > Duration::from_millis(400) && took < Duration::from_millis(500) + SLACK, "cut at {cut}: after {took:?}");
+            assert!(
+                took > Duration::from_millis(400) && took < Duration::from_millis(500) + SLACK,
+                "cut at {cut}: after {took:?}"
+            );
         }
     });
 }
@@ -192,13 +200,13 @@ fn t06_a_bad_message_is_answered() {
     attack(&[], |server| {
         let mut socket = dial(server);
         let bad: [&[u8]; 7] = [
-            &[0x0a, 0x05, b'x'],         // a length past the end
-            &[0xff; 11],                 // a varint of 11 bytes
-            &[0x0e, 0x00],               // wire type 6
-            &[0x0f, 0x00],               // wire type 7
-            &[0x02, 0x00],               // field 0
-            &[0x08, 0x01],               // a number where bytes are due
-            &[0x0b].repeat(5_000),       // groups, 5,000 deep
+            &[0x0a, 0x05, b'x'],   // a length past the end
+            &[0xff; 11],           // a varint of 11 bytes
+            &[0x0e, 0x00],         // wire type 6
+            &[0x0f, 0x00],         // wire type 7
+            &[0x02, 0x00],         // field 0
+            &[0x08, 0x01],         // a number where bytes are due
+            &[0x0b].repeat(5_000), // groups, 5,000 deep
         ];
         for (seq, body) in (1..).zip(bad) {
             let reply = ask(&mut socket, &raw::request(seq, "Echo", body));
@@ -213,7 +221,9 @@ fn t06_a_bad_message_is_answered() {
 fn t07_header_bombs_are_refused_to_the_call() {
     attack(&["max_header_size=4KiB", "max_header_entries=32"], |server| {
         let mut socket = dial(server);
-        let pairs = |n: usize, len: usize| -> Vec<(String, String)> { (0..n).map(|i| (format!("k{i}"), "v".repeat(len))).collect() };
+        let pairs = |n: usize, len: usize| -> Vec<(String, String)> {
+            (0..n).map(|i| (format!("k{i}"), "v".repeat(len))).collect()
+        };
         let same: Vec<_> = (0..10_000).map(|_| ("k", "")).collect();
         let bombs = [
             raw::strings(&pairs(4, 60_000)),
@@ -244,7 +254,8 @@ fn t08_unknown_methods_are_answered_and_not_remembered() {
         let mut round = |from: i32, to: i32| {
             for start in (from..to).step_by(500) {
                 let isn = |seq: i32| raw::strings(&[("isn", format!("Service{}", seq % 7))]);
-                let one = |seq: i32| raw::ttheader(1, seq, &isn(seq), &raw::framed(1, &format!("Method{seq}"), seq, b""));
+                let one =
+                    |seq: i32| raw::ttheader(1, seq, &isn(seq), &raw::framed(1, &format!("Method{seq}"), seq, b""));
                 socket.write_all(&(start..start + 500).flat_map(one).collect::<Vec<_>>()).expect("sent");
                 for seq in start..start + 500 {
                     let reply = raw::read_frame(&mut socket).expect("a frame").expect("the connection stays");
@@ -278,7 +289,8 @@ fn t09_equal_ids_in_flight_are_each_answered() {
 
 #[test]
 fn t11_a_peer_that_never_reads_is_bounded_then_reset() {
-    let limits = ["max_frame_size=64KiB", "write_low=16KiB", "write_high=64KiB", "write_hard=128KiB", "write_stall_timeout=1s"];
+    let limits =
+        ["max_frame_size=64KiB", "write_low=16KiB", "write_high=64KiB", "write_hard=128KiB", "write_stall_timeout=1s"];
     const PEERS: usize = 32;
     attack(&limits, |server| {
         let before = server.rss();
@@ -306,7 +318,12 @@ fn t11_a_peer_that_never_reads_is_bounded_then_reset() {
             rss = rss.max(server.rss());
             peers.iter().all(|(_, _, open)| !open)
         });
-        println!("T11: {PEERS} floods held at most {} KiB, resident memory grew by {} KiB, reset after {:?}", most / 1024, rss.saturating_sub(before) / 1024, start.elapsed());
+        println!(
+            "T11: {PEERS} floods held at most {} KiB, resident memory grew by {} KiB, reset after {:?}",
+            most / 1024,
+            rss.saturating_sub(before) / 1024,
+            start.elapsed()
+        );
         assert!(all_reset, "reset after write_stall_timeout");
         // Each: the mark, one more batch of replies, and what of a block it holds for input.
         let bound = PEERS * ((128 << 10) + (64 << 10));
@@ -446,7 +463,8 @@ fn t20_odd_deadlines() {
         ];
         for (seq, (timeout, replies)) in (1..).zip(table) {
             let info = timeout.map(|t| raw::ints(&[(12, t)])).unwrap_or_default();
-            let reply = ask(&mut socket, &raw::ttheader(1, seq, &info, &raw::framed(1, "Sleep", seq, &raw::number(50))));
+            let reply =
+                ask(&mut socket, &raw::ttheader(1, seq, &info, &raw::framed(1, "Sleep", seq, &raw::number(50))));
             assert_eq!((reply.seq, reply.kind == raw::REPLY), (seq, replies), "{timeout:?}: {reply:?}");
         }
         still_works(&mut socket);
@@ -458,7 +476,9 @@ fn t20_odd_deadlines() {
 fn t20_expired_in_the_queue_is_not_run() {
     let server = Testee::start(BIN, ["--workers", "1"]);
     let mut socket = dial(&server);
-    let spin = |seq, ms, timeout| raw::ttheader(1, seq, &raw::ints(&[(12, timeout)]), &raw::framed(1, "Spin", seq, &raw::number(ms)));
+    let spin = |seq, ms, timeout| {
+        raw::ttheader(1, seq, &raw::ints(&[(12, timeout)]), &raw::framed(1, "Spin", seq, &raw::number(ms)))
+    };
     let start = Instant::now();
     socket.write_all(&[spin(1, 300, "60000"), spin(2, 5_000, "50")].concat()).expect("sent");
     let first = raw::read_frame(&mut socket).expect("a frame").expect("a reply");

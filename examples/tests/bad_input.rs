@@ -16,7 +16,11 @@ fn run(bin: &str, args: &[&str]) -> Output {
 fn check(args: &[&str], due: &[&str]) {
     let output = run(env!("CARGO_BIN_EXE_testee"), args);
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.code().is_some_and(|code| code != 0), "{args:?} must fail with an exit code: {:?}", output.status);
+    assert!(
+        output.status.code().is_some_and(|code| code != 0),
+        "{args:?} must fail with an exit code: {:?}",
+        output.status
+    );
     assert!(!said.contains("panicked"), "{args:?}: {said}");
     for part in due {
         assert!(said.contains(part), "{args:?}: no {part:?} in {said}");
@@ -90,7 +94,20 @@ fn calling_nobody_is_reported_not_hung() {
 fn help_names_every_knob() {
     for (command, knobs) in [
         ("server", &["--listen", "--reactors", "--workers", "--exec-log", "--set", "LISTENING", "--verbose"][..]),
-        ("client", &["--connect", "--calls", "--in-flight", "--connections", "--method", "--timeout", "--log", "--seed", "--ping-pong"]),
+        (
+            "client",
+            &[
+                "--connect",
+                "--calls",
+                "--in-flight",
+                "--connections",
+                "--method",
+                "--timeout",
+                "--log",
+                "--seed",
+                "--ping-pong",
+            ],
+        ),
     ] {
         let output = run(env!("CARGO_BIN_EXE_testee"), &[command, "--help"]);
         let text = String::from_utf8_lossy(&output.stdout);

@@ -226,7 +226,10 @@ fn check(to_client: bool, end: End) {
             break; // beyond the end of the conversation
         }
     }
-    println!("{end:?}, {}: {broken} calls broken, {whole} whole", if to_client { "to the client" } else { "to the server" });
+    println!(
+        "{end:?}, {}: {broken} calls broken, {whole} whole",
+        if to_client { "to the client" } else { "to the server" }
+    );
     assert!(broken > 0);
     drop(client);
     assert!(eventually(SLACK, || server.fds() == fds), "descriptors: {fds} before, {} after", server.fds());

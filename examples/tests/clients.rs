@@ -58,20 +58,20 @@ fn block_on<F: Future>(future: F) -> F::Output {
 
 /// Polls all of them on every wake, until each has ended.
 async fn all<F: Future>(futures: impl IntoIterator<Item = F>) -> Vec<F::Output> {
-    let mut futures: Vec<Result<Pin<Box<F>>, Option<F::Output>>> = futures.into_iter().map(|f| Ok(Box::pin(f))).collect();
+    let mut pending: Vec<Pin<Box<F>>> = futures.into_iter().map(Box::pin).collect();
+    let mut outputs = Vec::new();
     std::future::poll_fn(|cx| {
-        let mut pending = false;
-        for slot in &mut futures {
-            let Ok(future) = slot else { continue };
-            match future.as_mut().poll(cx) {
-                Poll::Ready(output) => *slot = Err(Some(output)),
-                Poll::Pending => pending = true,
+        pending.retain_mut(|future| match future.as_mut().poll(cx) {
+            Poll::Ready(output) => {
+                outputs.push(output);
+                false
             }
-        }
-        if pending { Poll::Pending } else { Poll::Ready(()) }
+            Poll::Pending => true,
+        });
+        if pending.is_empty() { Poll::Ready(()) } else { Poll::Pending }
     })
     .await;
-    futures.into_iter().filter_map(|slot| slot.err().flatten()).collect()
+    outputs
 }
 
 /// A peer written by hand: `serve` gets each connection, in turn.
@@ -106,7 +106,13 @@ fn nobody_there_is_unavailable_and_not_sent() {
         let error = echo(&client, 1).expect_err("nobody listens");
         assert_eq!((error.code(), error.sent(), error.is_retryable()), (Code::Unavailable, Sent::No, true));
         let text = error.to_string();
-        assert!(text.contains("refused") && text.contains("Testee/Echo") && text.contains(&url) && text.contains("not sent"), "{text}");
+        assert!(
+            text.contains("refused")
+                && text.contains("Testee/Echo")
+                && text.contains(&url)
+                && text.contains("not sent"),
+            "{text}"
+        );
         calls += 1;
     }
     let connects = channel.stats().connects.get();
@@ -198,13 +204,17 @@ fn a_dropped_call_keeps_its_slot_until_the_late_reply() {
         go.send(()).expect("the peer waits");
         call.join().expect("no panic").expect("its own reply, though the late one came first");
     });
-    assert_eq!((channel.stats().late_replies.get(), channel.stats().glitches.get(), channel.stats().connects.get()), (1, 0, 1));
+    assert_eq!(
+        (channel.stats().late_replies.get(), channel.stats().glitches.get(), channel.stats().connects.get()),
+        (1, 0, 1)
+    );
 }
 
 #[test]
 fn calls_at_a_time_and_waiting_calls_are_bounded() {
     let server = server();
-    let (_, client) = one(Channel::builder(server.url()).set("client_max_inflight", "4").set("client_max_waiting", "8"));
+    let (_, client) =
+        one(Channel::builder(server.url()).set("client_max_inflight", "4").set("client_max_waiting", "8"));
     let calls = (0..20).map(|_| client.sleep(millis(200)).into_future());
     let peak = AtomicUsize::new(0);
     let outcomes = thread::scope(|scope| {
@@ -224,7 +234,10 @@ fn calls_at_a_time_and_waiting_calls_are_bounded() {
     assert_eq!((good.len(), bad.len()), (12, 8), "4 on the wire, 8 wait, the rest are refused");
     for error in bad.into_iter().filter_map(Result::err) {
         assert_eq!((error.code(), error.sent(), error.is_retryable()), (Code::ResourceExhausted, Sent::No, true));
-        assert!(matches!(error.cause(), Cause::Refused(Refusal::TooManyInFlight { name: "client_max_waiting", limit: 8 })), "{error}");
+        assert!(
+            matches!(error.cause(), Cause::Refused(Refusal::TooManyInFlight { name: "client_max_waiting", limit: 8 })),
+            "{error}"
+        );
     }
     assert!(peak.load(Ordering::Acquire) <= 4);
 }
@@ -234,7 +247,8 @@ fn calls_at_a_time_and_waiting_calls_are_bounded() {
 fn a_peer_that_does_not_read_makes_calls_fail_early() {
     let (keep, _kept) = mpsc::channel();
     let url = peer(move |_, socket| drop(keep.send(socket))); // open, and never read
-    let limits = [("max_frame_size", "256KiB"), ("write_low", "64KiB"), ("write_high", "256KiB"), ("write_hard", "512KiB")];
+    let limits =
+        [("max_frame_size", "256KiB"), ("write_low", "64KiB"), ("write_high", "256KiB"), ("write_hard", "512KiB")];
     let builder = limits.iter().fold(Channel::builder(url), |builder, (name, value)| builder.set(name, value));
     let (_, client) = one(builder.timeout(Duration::from_millis(800)));
     let payload = make(1, 100_000);
@@ -369,8 +383,8 @@ fn t10_a_hostile_server_wakes_no_wrong_call() {
                 let before = match seen % 6 {
                     0 => raw::reply(request.seq ^ 1 << 20, &request.method, &evil), // never issued: another version
                     1 => raw::reply(i32::MAX, &request.method, &evil),
-                    2 => raw::reply(0, &request.method, &evil),                     // id 0
-                    3 => raw::request(request.seq, &request.method, &evil),         // a request where a reply is due
+                    2 => raw::reply(0, &request.method, &evil), // id 0
+                    3 => raw::request(request.seq, &request.method, &evil), // a request where a reply is due
                     _ => Vec::new(),
                 };
                 let after = if seen % 6 == 4 { raw::reply(request.seq, &request.method, &evil) } else { Vec::new() }; // twice
@@ -426,7 +440,8 @@ fn t37_useless_servers() {
 fn t37_a_goodbye_loop_is_no_storm() {
     let url = peer(|_, mut socket| {
         let info = raw::strings(&[("crrst", "1")]);
-        let _ = socket.write_all(&raw::ttheader(0, 0, &info, b"\x80\x01\x00\x02\x00\x00\x00\x04none\x00\x00\x00\x00\x00"));
+        let _ =
+            socket.write_all(&raw::ttheader(0, 0, &info, b"\x80\x01\x00\x02\x00\x00\x00\x04none\x00\x00\x00\x00\x00"));
     });
     let (channel, client) = one(Channel::builder(&url));
     let (start, mut calls) = (Instant::now(), 0);

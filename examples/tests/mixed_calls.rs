@@ -45,7 +45,12 @@ fn check(server: &Testee, args: &[&str], calls: u64) {
         now.get("connections") == 1 && now.get("in_flight") == 0 && now.get("buffered_bytes") < 4096
     });
     assert!(quiet, "something is left: {:?}", server.stats());
-    assert!(eventually(Duration::from_secs(5), || server.fds() == fds), "descriptors: {} before, {} after", fds, server.fds());
+    assert!(
+        eventually(Duration::from_secs(5), || server.fds() == fds),
+        "descriptors: {} before, {} after",
+        fds,
+        server.fds()
+    );
     println!("  server: {fds} descriptors before and after, {} KiB resident", server.rss() / 1024);
 }
 
@@ -84,7 +89,16 @@ fn every_kind_of_client_gets_its_own_replies() {
 fn tiny_limits_change_the_pace_and_nothing_else() {
     let tiny = ["max_inflight_per_conn=2", "turn_frames=1", "turn_bytes=4096", "write_low=1024", "write_high=4096"];
     let server = Testee::start(BIN, tiny.iter().flat_map(|limit| ["--set", limit]));
-    let own = ["--set", "client_max_inflight=5", "--set", "turn_frames=1", "--set", "write_low=1024", "--set", "write_high=4096"];
+    let own = [
+        "--set",
+        "client_max_inflight=5",
+        "--set",
+        "turn_frames=1",
+        "--set",
+        "write_low=1024",
+        "--set",
+        "write_high=4096",
+    ];
     let args = ["--connect", server.url(), "--connections", "2", "--in-flight", "32", "--set", "default_timeout=60s"];
     check(&server, &[&args[..], &own].concat(), calls() / 4);
 }
@@ -93,10 +107,23 @@ fn tiny_limits_change_the_pace_and_nothing_else() {
 #[test]
 fn sizes_at_boundaries_come_back_whole() {
     let server = Testee::start(BIN, [] as [&str; 0]);
-    for size in [0, 1, 15, 16, 17, 127, 128, 4095, 4096, 4097, 16_383, 16_384, 65_535, 65_536, 1 << 20, (16 << 20) - 256] {
+    for size in
+        [0, 1, 15, 16, 17, 127, 128, 4095, 4096, 4097, 16_383, 16_384, 65_535, 65_536, 1 << 20, (16 << 20) - 256]
+    {
         // Two of the largest at a time would be over write_hard.
         let (size, in_flight) = (size.to_string(), if size > 1 << 20 { "1" } else { "4" });
-        let args = ["client", "--connect", server.url(), "--size", &size, "--calls", "8", "--in-flight", in_flight, "--strict"];
+        let args = [
+            "client",
+            "--connect",
+            server.url(),
+            "--size",
+            &size,
+            "--calls",
+            "8",
+            "--in-flight",
+            in_flight,
+            "--strict",
+        ];
         let output = output_of(BIN, args, Duration::from_secs(60));
         assert!(output.status.success(), "{size} bytes: {}", String::from_utf8_lossy(&output.stderr));
     }

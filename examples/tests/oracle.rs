@@ -105,7 +105,10 @@ fn our_client_calls_the_oracle() {
 
         let error = call(&FAIL).expect_err("an exception");
         assert_eq!(error.code(), Code::Internal);
-        assert!(matches!(error.cause(), Cause::Remote { type_id: 6, message } if message.contains("disk full")), "{error}");
+        assert!(
+            matches!(error.cause(), Cause::Remote { type_id: 6, message } if message.contains("disk full")),
+            "{error}"
+        );
 
         // These two close the connection afterwards; the next call goes on another.
         for (method, type_id) in [(&NOPE, 1), (&ELSEWHERE, 20)] {
@@ -131,10 +134,24 @@ fn the_oracle_calls_our_server() {
         let output = output_of("python3", [ORACLE, "call", host, port, method, text], Duration::from_secs(10));
         let said = String::from_utf8_lossy(&output.stdout);
         for part in due {
-            assert!(said.contains(part), "{method} {text:?}: no {part:?} in {said}{}", String::from_utf8_lossy(&output.stderr));
+            assert!(
+                said.contains(part),
+                "{method} {text:?}: no {part:?} in {said}{}",
+                String::from_utf8_lossy(&output.stderr)
+            );
         }
     };
-    check("Echo", "hello", &["PROTOCOL=0x00", "FLAGS=0000", "SEQ=1", "int  22(MsgType) = '2'", "type=2 method=Echo seq=1 body=0a0568656c6c6f"]);
+    check(
+        "Echo",
+        "hello",
+        &[
+            "PROTOCOL=0x00",
+            "FLAGS=0000",
+            "SEQ=1",
+            "int  22(MsgType) = '2'",
+            "type=2 method=Echo seq=1 body=0a0568656c6c6f",
+        ],
+    );
     check("Echo", "", &["type=2 method=Echo seq=1 body=(empty)"]);
     check("Echo", "biz", &["str  biz-status = '404'", "str  biz-message = 'not found'", "biz-extra", "body=(empty)"]);
     check("Echo", "fail", &["int  22(MsgType) = '3'", "type=3 method=Echo"]);
@@ -165,13 +182,21 @@ fn every_example_request_gets_its_answer() {
         if let Some(due) = due {
             let bytes = raw::read_bytes(&mut socket).expect(name).expect("a reply");
             let (reply, sent) = (raw::parse(&bytes).expect("a frame"), raw::parse(&request).expect("a frame"));
-            assert_eq!((reply.kind, reply.seq, &reply.method, &reply.body), (raw::REPLY, sent.seq, &sent.method, &sent.body), "{name}");
+            assert_eq!(
+                (reply.kind, reply.seq, &reply.method, &reply.body),
+                (raw::REPLY, sent.seq, &sent.method, &sent.body),
+                "{name}"
+            );
             assert_eq!((reply.flags, reply.ttheader), (0, sent.ttheader), "{name}");
             if !due.is_empty() {
                 assert_eq!(bytes, vector(due), "{name}");
             }
             if *name == "E5-call-metainfo-timeout" {
-                assert_eq!((reply.get("HOP"), reply.get("TENANT")), (Some("1"), Some("acme")), "backward keys have no prefix");
+                assert_eq!(
+                    (reply.get("HOP"), reply.get("TENANT")),
+                    (Some("1"), Some("acme")),
+                    "backward keys have no prefix"
+                );
             }
         }
         // Nothing else comes, and the connection stays until we leave; after a oneway call, too.

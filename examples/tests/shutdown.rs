@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rpc_core::{Channel, Code, Sent};
 use testee::idl::testee::{Blob, Millis, TesteeClient};
-use testee::{Figures, Testee, eventually, raw, scratch};
+use testee::{Figures, Testee, eventually, output_of, raw, scratch};
 
 const BIN: &str = env!("CARGO_BIN_EXE_testee");
 const LIMIT: Duration = Duration::from_secs(10);
@@ -17,7 +17,8 @@ fn sleep(client: &TesteeClient, ms: u32) -> rpc_core::Result<()> {
 }
 
 fn stopped(out: &str) -> Figures {
-    let line = out.lines().find_map(|line| line.strip_prefix("STOPPED ")).unwrap_or_else(|| panic!("no STOPPED in {out:?}"));
+    let line =
+        out.lines().find_map(|line| line.strip_prefix("STOPPED ")).unwrap_or_else(|| panic!("no STOPPED in {out:?}"));
     Figures::parse(line)
 }
 
@@ -33,7 +34,8 @@ fn sigterm_under_load_loses_no_accepted_call() {
                 let client = TesteeClient::new(channel);
                 let mut calls = 0_u64;
                 loop {
-                    let outcome = if lane % 2 == 0 { sleep(&client, 3) } else { client.echo(Blob::default()).wait().map(|_| ()) };
+                    let outcome =
+                        if lane % 2 == 0 { sleep(&client, 3) } else { client.echo(Blob::default()).wait().map(|_| ()) };
                     match outcome {
                         Ok(()) => calls += 1,
                         Err(error) => return (calls, error),
@@ -57,14 +59,79 @@ fn sigterm_under_load_loses_no_accepted_call() {
     for lane in lanes {
         let (calls, error) = lane.join().expect("no panic");
         answered += calls;
+        // Usually not sent; but a connection that the kernel made and the server never took is reset, whatever was written to it.
         assert_eq!(error.code(), Code::Unavailable, "{error}");
-        assert_eq!(error.sent(), Sent::No, "what was not answered was not accepted: {error}");
     }
     println!("SIGTERM under load: {answered} calls answered, {out:?}, ended after {took:?}");
     assert_eq!(status.code(), Some(0), "{}", server.errors());
-    assert_eq!((figures.get("accepted"), figures.get("replied")), (answered, answered), "accepted, replied, and seen by callers");
+    assert_eq!(
+        (figures.get("accepted"), figures.get("replied")),
+        (answered, answered),
+        "accepted, replied, and seen by callers"
+    );
     assert_eq!((figures.get("cut_calls"), figures.get("cut_connections")), (0, 0));
     assert!(took < Duration::from_secs(4), "{took:?}");
+}
+
+/// I6, seen from outside: what succeeded has run once, what was not sent has not run, nothing has run twice. The server is stopped in
+/// the middle, by SIGTERM and by SIGKILL.
+#[test]
+fn handlers_run_at_most_once() {
+    for kill in [false, true] {
+        let (exec_log, log) = (scratch("exec"), scratch("log"));
+        let server = Testee::start(BIN, ["--exec-log", exec_log.to_str().expect("text")]);
+        let url = server.url().to_owned();
+        let path = log.to_str().expect("text").to_owned();
+        let load = thread::spawn(move || {
+            let shape = ["--calls", "20000", "--connections", "2", "--in-flight", "32", "--seed", "7"];
+            let args = [&["client", "--connect", &url, "--method", "once", "--log", &path], &shape[..]].concat();
+            output_of(BIN, args, Duration::from_secs(60))
+        });
+        assert!(eventually(LIMIT, || server.stats().get("accepted") > 1000), "the load is on");
+        if kill {
+            drop(server);
+        } else {
+            let mut server = server;
+            server.terminate();
+            assert_eq!(server.wait(LIMIT).0.code(), Some(0));
+        }
+        let output = load.join().expect("no panic");
+        assert!(output.status.success(), "one outcome each: {}", String::from_utf8_lossy(&output.stderr));
+
+        let mut runs = vec![0; 20_000];
+        for nonce in std::fs::read_to_string(&exec_log).expect("a log").lines() {
+            let number = nonce.strip_prefix("7-").and_then(|n| n.parse::<usize>().ok());
+            runs[number.expect("a nonce on each line")] += 1;
+        }
+        let (mut good, mut unsent, mut unknown) = (0, 0, 0);
+        for line in std::fs::read_to_string(&log).expect("a log").lines() {
+            let fields: Vec<_> = line.split(' ').collect();
+            let run = runs[fields[0].parse::<usize>().expect("a number")];
+            match (fields[1], fields[2]) {
+                ("Ok", _) => {
+                    assert_eq!(run, 1, "{line}");
+                    good += 1;
+                }
+                (_, "no") => {
+                    assert_eq!(run, 0, "{line}");
+                    unsent += 1;
+                }
+                _ => {
+                    assert!(run <= 1, "{line}");
+                    unknown += 1;
+                }
+            }
+        }
+        println!(
+            "{}: {good} calls ran once, {unsent} not sent, {unknown} maybe",
+            if kill { "SIGKILL" } else { "SIGTERM" }
+        );
+        assert_eq!(good + unsent + unknown, 20_000);
+        assert!(good > 900 && unsent > 0);
+        for path in [exec_log, log] {
+            let _ = std::fs::remove_file(path);
+        }
+    }
 }
 
 /// A call that is running when the signal comes gets its reply, on both kinds of connections.
