@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use prost::Message;
@@ -246,7 +246,7 @@ where
         State::Layered(Pooled::new(async move {
             let mut cx = Context::take();
             let now = local::now();
-            let deadline = now.checked_add(timeout).unwrap_or(now);
+            let deadline = deadline_of(now, timeout);
             cx.send(method, &channel.inner().peer, now, deadline, metadata.clone());
             let terminal = Terminal { channel: channel.inner(), method, timeout, metadata, prefer };
             let result = channel.layers.call(&cx, Payload::encode(&req), terminal).await;
@@ -302,7 +302,7 @@ impl ChannelPtr<'_> {
 struct Wire<'a, B: Body> {
     channel: ChannelPtr<'a>,
     method: &'static MethodDescriptor,
-    started: std::time::Instant,
+    started: Instant,
     timeout: Duration,
     prefer: Option<usize>,
     moves: u32,
@@ -337,7 +337,7 @@ impl<'a, B: Body> Wire<'a, B> {
         prefer: Option<usize>,
     ) -> Self {
         let started = local::now();
-        let deadline = started.checked_add(timeout).unwrap_or(started + Duration::from_secs(u32::MAX.into()));
+        let deadline = deadline_of(started, timeout);
         let step = match request_metadata(&metadata.0, &metadata.1) {
             Ok(extra) => Step::New(Spec { method, extra, timeout, deadline }, body),
             Err(error) => Step::Failed(Error::from(error).with_phase(Phase::Encode).with_sent(Sent::No)),
@@ -472,6 +472,11 @@ impl<B: Body> Drop for Wire<'_, B> {
             _ => {}
         }
     }
+}
+
+/// A timeout that no clock can tell is one of 136 years.
+fn deadline_of(now: Instant, timeout: Duration) -> Instant {
+    now.checked_add(timeout).unwrap_or_else(|| now + Duration::from_secs(u32::MAX.into()))
 }
 
 fn explain(error: Error, channel: &ChannelInner, method: &'static MethodDescriptor, elapsed: Duration) -> Error {
