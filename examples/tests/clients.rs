@@ -370,6 +370,39 @@ fn ping_pong_has_one_call_at_a_time() {
     assert!((1..=3).contains(&channel.stats().connects.get()), "{}", channel.stats().connects.get());
 }
 
+/// B35: any `Duration` is a timeout, with a middleware and without.
+#[test]
+fn odd_timeouts_of_a_caller() {
+    fn check<M: rpc_core::Middleware>(channel: Channel<M>) {
+        let client = TesteeClient::new(channel);
+        let call = |timeout| client.echo(Blob::default()).timeout(timeout).wait();
+        let error = call(Duration::ZERO).expect_err("no time at all");
+        assert_eq!((error.code(), error.sent()), (Code::DeadlineExceeded, Sent::No), "{error}");
+        for timeout in [Duration::MAX, Duration::from_secs(u64::MAX), Duration::from_secs(1 << 32), Duration::from_secs(86_400 * 25)] {
+            call(timeout).unwrap_or_else(|error| panic!("{timeout:?}: {error}"));
+        }
+        if let Err(error) = call(Duration::from_nanos(1)) {
+            assert_eq!(error.code(), Code::DeadlineExceeded, "{error}");
+        }
+    }
+    let server = server();
+    check(Channel::builder(server.url()).connections(1).build().expect("a channel"));
+    check(Channel::builder(server.url()).connections(1).layer(rpc_core::Logging).build().expect("a channel"));
+}
+
+/// An idle connection is closed by the client first, and made again when it is needed.
+#[test]
+fn an_idle_connection_is_closed_and_made_again() {
+    let server = server();
+    let (channel, client) = one(Channel::builder(server.url()).set("idle_timeout", "100ms"));
+    let fds = server.fds();
+    for round in 1..=3 {
+        echo(&client, round).expect("an echo");
+        assert_eq!(channel.stats().connects.get(), round);
+        assert!(eventually(LIMIT, || server.fds() == fds), "closed when it was idle");
+    }
+}
+
 /// T10: what a hostile server says reaches no wrong call; never-issued ids spend glitches.
 #[test]
 fn t10_a_hostile_server_wakes_no_wrong_call() {
