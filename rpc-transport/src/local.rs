@@ -15,17 +15,20 @@ pub fn current() -> Option<ReactorHandle> {
 
 /// Runs `f` on another connection's handler, with that connection's [`Cx`]. `None` if this thread is not on that
 /// connection's reactor, if the connection is gone, if its handler is running just now, or if its handler is not an `H`.
+#[inline]
 pub fn visit<H: Handler, R>(id: ConnId, f: impl FnOnce(&mut H, &mut Cx<'_>) -> R) -> Option<R> {
     try_with(|_| ())?;
     conn::visit(id, |pipeline, cx| pipeline.handler().downcast_mut::<H>().map(|handler| f(handler, cx))).flatten()
 }
 
 /// The local task that is being polled, if `waker` is its own: then [`wake`] does the same for less.
+#[inline]
 pub fn task_of(waker: &Waker) -> Option<TaskId> {
     try_with(|core| core.task_of(waker)).flatten()
 }
 
 /// Wakes a task of this thread's reactor.
+#[inline]
 pub fn wake(task: TaskId) {
     try_with(|core| core.wake_task(task));
 }
@@ -55,6 +58,7 @@ pub fn cancel(task: TaskId) -> Option<Box<dyn LocalTask>> {
 }
 
 /// The time of this turn; off a reactor, the clock's.
+#[inline]
 pub fn now() -> Instant {
     try_with(|core| core.now).unwrap_or_else(Instant::now)
 }

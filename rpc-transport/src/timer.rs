@@ -274,14 +274,15 @@ impl<K> TimerWheel<K> {
 
     /// The first tick that is not before `at`.
     fn tick_after(&self, at: Instant) -> u64 {
-        let nanos = at.saturating_duration_since(self.start).as_nanos();
-        u64::try_from(nanos.div_ceil(1_000_000)).map_or(MAX_TICK, |tick| tick.min(MAX_TICK))
+        let since = at.saturating_duration_since(self.start);
+        let millis = since.as_secs().saturating_mul(1000);
+        millis.saturating_add(since.subsec_nanos().div_ceil(1_000_000).into()).min(MAX_TICK)
     }
 
     /// The last tick that is not after `at`.
     fn tick_before(&self, at: Instant) -> u64 {
-        let millis = at.saturating_duration_since(self.start).as_millis();
-        u64::try_from(millis).map_or(MAX_TICK, |tick| tick.min(MAX_TICK))
+        let since = at.saturating_duration_since(self.start);
+        since.as_secs().saturating_mul(1000).saturating_add(since.subsec_millis().into()).min(MAX_TICK)
     }
 }
 

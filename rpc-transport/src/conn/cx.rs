@@ -88,16 +88,19 @@ impl<'a> Cx<'a> {
     }
 
     /// Hands up no more frames until [`Cx::resume`]; the peer is not read meanwhile.
+    #[inline]
     pub fn pause(&mut self) {
         self.conn.paused.by_handler = true;
     }
 
     /// Ends [`Cx::pause`].
+    #[inline]
     pub fn resume(&mut self) {
         self.conn.paused.by_handler = false;
     }
 
     /// Calls [`Handler::on_deadline`](crate::Handler::on_deadline) with `key` at `at`, or up to a millisecond later.
+    #[inline]
     pub fn arm(&mut self, at: Instant, key: u64) -> TimerId {
         let id = self.conn.id;
         self.conn.armed += 1;
@@ -106,6 +109,7 @@ impl<'a> Cx<'a> {
 
     /// Takes back [`Cx::arm`] of this connection. An id whose time has passed is ignored; what is still armed when the
     /// connection ends is taken back then.
+    #[inline]
     pub fn disarm(&mut self, timer: TimerId) {
         let id = self.conn.id;
         let own = with(|core| {
@@ -125,11 +129,13 @@ impl<'a> Cx<'a> {
     }
 
     /// Whether the connection is being closed.
+    #[inline]
     pub fn is_closing(&self) -> bool {
         matches!(self.conn.phase, Phase::Closing(_) | Phase::Aborting(_))
     }
 
     /// Whether the connection has been established.
+    #[inline]
     pub fn is_open(&self) -> bool {
         !matches!(self.conn.phase, Phase::Connecting)
     }

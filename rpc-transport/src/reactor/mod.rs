@@ -74,6 +74,7 @@ impl ReactorHandle {
     }
 
     /// Whether this thread is turning this very reactor.
+    #[inline]
     pub fn is_current(&self) -> bool {
         core::try_with(|core| core.handle.is(self)).unwrap_or(false)
     }

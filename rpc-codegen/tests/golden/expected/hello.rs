@@ -25,7 +25,7 @@ pub mod hello {
     pub trait Greeter: ::core::marker::Send + ::core::marker::Sync + 'static {
         /// Greets one person by name.
         ///
-        /// An empty name is greeted, too.
+        /// An empty name is refused: business status 422.
         fn say_hello(
             &self,
             cx: &::rpc_core::Context,
@@ -126,7 +126,7 @@ pub mod hello {
 
         /// Greets one person by name.
         ///
-        /// An empty name is greeted, too.
+        /// An empty name is refused: business status 422.
         pub fn say_hello(
             &self,
             req: HelloRequest,
