@@ -44,16 +44,8 @@ pub(crate) fn load(files: &[PathBuf], includes: &[PathBuf]) -> Result<Descriptor
     for file in files {
         named.insert(loader.file(file)?);
     }
-    let files = loader
-        .pool
-        .files()
-        .map(|file| file.file_descriptor_proto().clone())
-        .collect();
-    Ok(Descriptors {
-        files,
-        named,
-        read: loader.read,
-    })
+    let files = loader.pool.files().map(|file| file.file_descriptor_proto().clone()).collect();
+    Ok(Descriptors { files, named, read: loader.read })
 }
 
 struct Loader {
@@ -76,10 +68,7 @@ impl Loader {
         }
         let unreadable = |error: std::io::Error| {
             let remedy = "check the path (relative ones start at the current directory, in a build.rs the package's) and its permissions";
-            Error::at(
-                Place::file(&name),
-                format!("the file cannot be read: {error}; {remedy}"),
-            )
+            Error::at(Place::file(&name), format!("the file cannot be read: {error}; {remedy}"))
         };
         let real = fs::canonicalize(path).map_err(unreadable)?;
         if let Some(known) = self.names.get(&real) {
@@ -88,17 +77,15 @@ impl Loader {
         let bytes = fs::read(path).map_err(unreadable)?;
         self.read.push(path.to_owned());
         let source = String::from_utf8(bytes).map_err(|error| {
-            let valid =
-                String::from_utf8_lossy(&error.as_bytes()[..error.utf8_error().valid_up_to()])
-                    .into_owned();
+            let valid = String::from_utf8_lossy(&error.as_bytes()[..error.utf8_error().valid_up_to()]).into_owned();
             Error::at(
                 Place::in_source(&name, &valid, valid.len()),
                 "the file is not UTF-8 from here on; save it as UTF-8",
             )
         })?;
         refuse_editions(&name, &source)?;
-        let parsed = File::from_source(&name, &source)
-            .map_err(|error| parse_error(&name, &source, &format!("{error:?}")))?;
+        let parsed =
+            File::from_source(&name, &source).map_err(|error| parse_error(&name, &source, &format!("{error:?}")))?;
         let mut descriptor = parsed.file_descriptor_proto().clone();
 
         self.names.insert(real, name.clone());
@@ -127,9 +114,7 @@ impl Loader {
             if file.dependency.contains(&name) {
                 return Err(Error::at(
                     place,
-                    format!(
-                        "import \"{import}\" names {name} a second time; remove one of the two"
-                    ),
+                    format!("import \"{import}\" names {name} a second time; remove one of the two"),
                 ));
             }
             file.dependency.push(name);
@@ -142,22 +127,14 @@ impl Loader {
             self.builtin(well_known)?;
             return Ok(well_known.to_owned());
         }
-        match self
-            .roots
-            .iter()
-            .map(|root| root.join(import))
-            .find(|path| path.is_file())
-        {
+        match self.roots.iter().map(|root| root.join(import)).find(|path| path.is_file()) {
             Some(path) => self.file(&path),
             None => {
                 let searched: Vec<_> = self.roots.iter().map(|root| display_name(root)).collect();
                 let remedy = "name its directory with Builder::include or -I";
                 Err(Error::at(
                     place.clone(),
-                    format!(
-                        "import \"{import}\" was not found in {}; {remedy}",
-                        searched.join(", ")
-                    ),
+                    format!("import \"{import}\" was not found in {}; {remedy}", searched.join(", ")),
                 ))
             }
         }
@@ -168,10 +145,7 @@ impl Loader {
         if self.pool.get_file_by_name(name).is_some() {
             return Ok(());
         }
-        let file = self
-            .builtin
-            .open_file(name)
-            .map_err(|error| Error::at(Place::file(name), error.to_string()))?;
+        let file = self.builtin.open_file(name).map_err(|error| Error::at(Place::file(name), error.to_string()))?;
         for import in &file.file_descriptor_proto().dependency {
             self.builtin(import)?;
         }
@@ -183,10 +157,7 @@ impl Loader {
         self.pool.add_file_descriptor_proto(file).map_err(|error| {
             let place = Place {
                 file: error.file().unwrap_or(&name).to_owned(),
-                position: error
-                    .line()
-                    .zip(error.column())
-                    .map(|(line, column)| (line + 1, column + 1)),
+                position: error.line().zip(error.column()).map(|(line, column)| (line + 1, column + 1)),
             };
             Error::at(place, with_remedy(&error.to_string()))
         })
@@ -197,17 +168,8 @@ impl Loader {
 fn roots(files: &[PathBuf], includes: &[PathBuf]) -> Vec<PathBuf> {
     let beside = files.iter().filter_map(|file| file.parent());
     let mut roots: Vec<PathBuf> = Vec::new();
-    for root in includes
-        .iter()
-        .map(PathBuf::as_path)
-        .chain(beside)
-        .chain([Path::new(".")])
-    {
-        let root = if root.as_os_str().is_empty() {
-            Path::new(".")
-        } else {
-            root
-        };
+    for root in includes.iter().map(PathBuf::as_path).chain(beside).chain([Path::new(".")]) {
+        let root = if root.as_os_str().is_empty() { Path::new(".") } else { root };
         if !roots.iter().any(|known| known == root) {
             roots.push(root.to_owned());
         }
@@ -224,11 +186,7 @@ fn display_name(path: &Path) -> String {
         }
         name.push_str(&part.as_os_str().to_string_lossy().replace('\\', "/"));
     }
-    if name.is_empty() {
-        ".".to_owned()
-    } else {
-        name
-    }
+    if name.is_empty() { ".".to_owned() } else { name }
 }
 
 /// The name of a well-known file if `path` ends in one. A copy beside the user's files would define its messages
@@ -249,25 +207,16 @@ fn well_known_name(path: &str) -> Option<&str> {
         "compiler/plugin",
     ];
     let start = path.rfind("google/protobuf/")?;
-    let stem = path[start..]
-        .strip_prefix("google/protobuf/")?
-        .strip_suffix(".proto")?;
+    let stem = path[start..].strip_prefix("google/protobuf/")?.strip_suffix(".proto")?;
     let whole = start == 0 || path[..start].ends_with('/');
     (whole && WELL_KNOWN.contains(&stem)).then_some(&path[start..])
 }
 
 fn place_of_import(file: &FileDescriptorProto, index: usize) -> Place {
     let locations = file.source_code_info.iter().flat_map(|info| &info.location);
-    let span = locations
-        .filter(|location| location.path == [3, index as i32])
-        .map(|location| &location.span)
-        .next();
-    let position =
-        span.and_then(|span| Some((*span.first()? as usize + 1, *span.get(1)? as usize + 1)));
-    Place {
-        file: file.name().to_owned(),
-        position,
-    }
+    let span = locations.filter(|location| location.path == [3, index as i32]).map(|location| &location.span).next();
+    let position = span.and_then(|span| Some((*span.first()? as usize + 1, *span.get(1)? as usize + 1)));
+    Place { file: file.name().to_owned(), position }
 }
 
 /// `edition = "2023";` is not in protox's grammar; its own message would be about a missing `message`.
@@ -281,10 +230,7 @@ fn refuse_editions(name: &str, source: &str) -> Result<()> {
     };
     let value = value.split(';').next().unwrap_or("").trim();
     let remedy = "write `syntax = \"proto3\";` instead";
-    Err(Error::at(
-        Place::in_source(name, source, start),
-        format!("edition {value} is not supported; {remedy}"),
-    ))
+    Err(Error::at(Place::in_source(name, source, start), format!("edition {value} is not supported; {remedy}")))
 }
 
 /// The offset of the first token of `source`.
@@ -305,33 +251,22 @@ fn skip_comments(source: &str) -> usize {
 
 /// What protox says, taken apart into place and sentence: `file:line:column: sentence`, or the sentence alone.
 fn parse_error(name: &str, source: &str, shown: &str) -> Error {
-    let positioned = shown
-        .strip_prefix(name)
-        .and_then(|rest| rest.strip_prefix(':'))
-        .and_then(|rest| {
-            let mut parts = rest.splitn(3, ':');
-            let position = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
-            Some((position, parts.next()?.trim_start()))
-        });
+    let positioned = shown.strip_prefix(name).and_then(|rest| rest.strip_prefix(':')).and_then(|rest| {
+        let mut parts = rest.splitn(3, ':');
+        let position = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+        Some((position, parts.next()?.trim_start()))
+    });
     match positioned {
-        Some((position, message)) => Error::at(
-            Place {
-                file: name.to_owned(),
-                position: Some(position),
-            },
-            with_remedy(message),
-        ),
+        Some((position, message)) => {
+            Error::at(Place { file: name.to_owned(), position: Some(position) }, with_remedy(message))
+        }
         None if shown.contains("multiple package") => {
-            let second = source
-                .rmatch_indices("package")
-                .next()
-                .map_or(0, |(offset, _)| offset);
+            let second = source.rmatch_indices("package").next().map_or(0, |(offset, _)| offset);
             Error::at(Place::in_source(name, source, second), with_remedy(shown))
         }
-        None if shown.contains("end of file") => Error::at(
-            Place::in_source(name, source, source.trim_end().len()),
-            with_remedy(shown),
-        ),
+        None if shown.contains("end of file") => {
+            Error::at(Place::in_source(name, source, source.trim_end().len()), with_remedy(shown))
+        }
         None => Error::at(Place::file(name), with_remedy(shown)),
     }
 }
@@ -341,18 +276,12 @@ fn with_remedy(message: &str) -> String {
     const REMEDIES: &[(&str, &str)] = &[
         ("is defined twice", "rename or remove one of the two"),
         ("is already defined", "rename or remove one of the two"),
-        (
-            "is not defined",
-            "check its spelling, or import the file that defines it",
-        ),
+        ("is not defined", "check its spelling, or import the file that defines it"),
         ("unknown syntax", "write \"proto3\" or \"proto2\""),
         ("end of file", "a `}` or `;` may be missing further up"),
         ("multiple package names", "keep one `package` line"),
     ];
-    match REMEDIES
-        .iter()
-        .find(|(symptom, _)| message.contains(symptom))
-    {
+    match REMEDIES.iter().find(|(symptom, _)| message.contains(symptom)) {
         Some((_, remedy)) => format!("{message}; {remedy}"),
         None => message.to_owned(),
     }

@@ -58,15 +58,8 @@ fn layout(comment: &str) -> Vec<String> {
                 list.pop();
             }
             let outer = list.last().map_or(0, |item| item.content_indent);
-            list.push(Item {
-                marker_indent: indent,
-                content_indent: outer + marker.len() + 1,
-            });
-            paragraph.start(
-                format!("{}{marker} ", " ".repeat(outer)),
-                " ".repeat(outer + marker.len() + 1),
-                body,
-            );
+            list.push(Item { marker_indent: indent, content_indent: outer + marker.len() + 1 });
+            paragraph.start(format!("{}{marker} ", " ".repeat(outer)), " ".repeat(outer + marker.len() + 1), body);
             after_blank = false;
             continue;
         }
@@ -77,8 +70,8 @@ fn layout(comment: &str) -> Vec<String> {
             let code_indent = list.last().map_or(4, |item| item.marker_indent + 6);
             if indent >= code_indent {
                 let mut code = vec![line];
-                while let Some(next) = rest
-                    .next_if(|next| next.trim().is_empty() || leading_spaces(next) >= code_indent)
+                while let Some(next) =
+                    rest.next_if(|next| next.trim().is_empty() || leading_spaces(next) >= code_indent)
                 {
                     code.push(next);
                 }
@@ -122,11 +115,7 @@ impl Paragraph {
             return;
         }
         for (index, line) in escape(&self.text).lines().enumerate() {
-            let indent = if index == 0 {
-                &self.first
-            } else {
-                &self.others
-            };
+            let indent = if index == 0 { &self.first } else { &self.others };
             out.push(format!("{indent}{}", block_start(line)));
         }
         self.text.clear();
@@ -136,8 +125,7 @@ impl Paragraph {
 /// `line` without the meaning that its first character would have for Markdown.
 fn block_start(line: &str) -> String {
     let quote = line.starts_with('>');
-    let underline =
-        !line.is_empty() && (line.bytes().all(|b| b == b'=') || line.bytes().all(|b| b == b'-'));
+    let underline = !line.is_empty() && (line.bytes().all(|b| b == b'=') || line.bytes().all(|b| b == b'-'));
     match quote || underline {
         true => format!("\\{line}"),
         false => line.to_owned(),
@@ -204,20 +192,16 @@ fn code_span(text: &str, ticks: usize) -> Option<usize> {
 }
 
 fn url_len(text: &str) -> usize {
-    let end = text
-        .find(|c: char| c.is_whitespace() || c.is_control() || "<>()[]{}\"'`|\\".contains(c))
-        .unwrap_or(text.len());
-    text[..end]
-        .trim_end_matches(['.', ',', ';', ':', '!', '?', '*', '_'])
-        .len()
+    let end =
+        text.find(|c: char| c.is_whitespace() || c.is_control() || "<>()[]{}\"'`|\\".contains(c)).unwrap_or(text.len());
+    text[..end].trim_end_matches(['.', ',', ';', ':', '!', '?', '*', '_']).len()
 }
 
 /// The length of `[text](http…)` at the start of `text`: the one form of link that points somewhere by itself.
 fn link_len(text: &str) -> Option<usize> {
     let label = text.strip_prefix('[')?;
     let close = label.find(']')?;
-    let plain =
-        !label[..close].contains(['[', '<', '>', '`', '\\']) && !label[..close].contains("://");
+    let plain = !label[..close].contains(['[', '<', '>', '`', '\\']) && !label[..close].contains("://");
     let target = label[close + 1..].strip_prefix('(')?;
     let is_url = target.starts_with("http://") || target.starts_with("https://");
     let len = url_len(target);
@@ -225,9 +209,7 @@ fn link_len(text: &str) -> Option<usize> {
 }
 
 fn fence(text: &str) -> Option<&'static str> {
-    ["```", "~~~"]
-        .into_iter()
-        .find(|fence| text.starts_with(fence) && !text[3..].contains('`'))
+    ["```", "~~~"].into_iter().find(|fence| text.starts_with(fence) && !text[3..].contains('`'))
 }
 
 fn list_marker(text: &str) -> Option<(&str, &str)> {
@@ -247,12 +229,7 @@ fn push_code(out: &mut Vec<String>, code: &[&str]) {
     if code.is_empty() {
         return;
     }
-    let margin = code
-        .iter()
-        .filter(|line| !line.trim().is_empty())
-        .map(|line| leading_spaces(line))
-        .min()
-        .unwrap_or(0);
+    let margin = code.iter().filter(|line| !line.trim().is_empty()).map(|line| leading_spaces(line)).min().unwrap_or(0);
     let mut fence = "```".to_owned();
     while code.iter().any(|line| line.contains(&fence)) {
         fence.push('`');
@@ -261,50 +238,27 @@ fn push_code(out: &mut Vec<String>, code: &[&str]) {
         out.push(String::new());
     }
     out.push(format!("{fence}text"));
-    out.extend(
-        code.iter()
-            .map(|line| line.get(margin..).unwrap_or("").to_owned()),
-    );
+    out.extend(code.iter().map(|line| line.get(margin..).unwrap_or("").to_owned()));
     out.push(fence);
     out.push(String::new());
 }
 
 /// Lines without the margin they share, tabs, line ends and characters that rustc does not like in comments.
 fn unindent(comment: &str) -> Vec<String> {
-    let clean = |c: &char| {
-        !matches!(*c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-            && (!c.is_control() || *c == '\t')
-    };
+    let clean =
+        |c: &char| !matches!(*c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') && (!c.is_control() || *c == '\t');
     let mut lines: Vec<String> = comment
         .lines()
-        .map(|line| {
-            line.chars()
-                .filter(clean)
-                .collect::<String>()
-                .replace('\t', "    ")
-                .trim_end()
-                .to_owned()
-        })
+        .map(|line| line.chars().filter(clean).collect::<String>().replace('\t', "    ").trim_end().to_owned())
         .collect();
     // Comments that start with three slashes or more.
-    if lines
-        .iter()
-        .all(|line| line.is_empty() || line.starts_with('/'))
-    {
+    if lines.iter().all(|line| line.is_empty() || line.starts_with('/')) {
         for line in &mut lines {
             *line = line.trim_start_matches('/').to_owned();
         }
     }
-    let margin = lines
-        .iter()
-        .filter(|line| !line.is_empty())
-        .map(|line| leading_spaces(line))
-        .min()
-        .unwrap_or(0);
-    lines
-        .into_iter()
-        .map(|line| line.get(margin..).unwrap_or("").to_owned())
-        .collect()
+    let margin = lines.iter().filter(|line| !line.is_empty()).map(|line| leading_spaces(line)).min().unwrap_or(0);
+    lines.into_iter().map(|line| line.get(margin..).unwrap_or("").to_owned()).collect()
 }
 
 fn leading_spaces(line: &str) -> usize {
@@ -328,36 +282,17 @@ fn trim_blank(lines: Vec<String>) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     fn check(comment: &str, expected: &str) {
-        assert_eq!(
-            super::lines(comment, "").join("\n"),
-            expected,
-            "from {comment:?}"
-        );
+        assert_eq!(super::lines(comment, "").join("\n"), expected, "from {comment:?}");
     }
 
     #[test]
     fn text_is_escaped_and_code_is_not() {
         check(" Plain text.\n", "Plain text.");
-        check(
-            " See https://a.example/b_c.\n",
-            "See <https://a.example/b_c>.",
-        );
-        check(
-            " See (<https://a.example>).\n",
-            "See (<https://a.example>).",
-        );
-        check(
-            " A Vec<T> of [Foo][a.Foo], `Vec<T>[0]`.\n",
-            "A Vec\\<T\\> of \\[Foo\\]\\[a.Foo\\], `Vec<T>[0]`.",
-        );
-        check(
-            " A [guide](https://a.example/x) here.\n",
-            "A [guide](https://a.example/x) here.",
-        );
-        check(
-            " A span `over\n two<T>` lines, <T>.\n",
-            "A span `over\ntwo<T>` lines, \\<T\\>.",
-        );
+        check(" See https://a.example/b_c.\n", "See <https://a.example/b_c>.");
+        check(" See (<https://a.example>).\n", "See (<https://a.example>).");
+        check(" A Vec<T> of [Foo][a.Foo], `Vec<T>[0]`.\n", "A Vec\\<T\\> of \\[Foo\\]\\[a.Foo\\], `Vec<T>[0]`.");
+        check(" A [guide](https://a.example/x) here.\n", "A [guide](https://a.example/x) here.");
+        check(" A span `over\n two<T>` lines, <T>.\n", "A span `over\ntwo<T>` lines, \\<T\\>.");
         check(" One ` tick <a>.\n", "One \\` tick \\<a\\>.");
         check(" > quote\n", "\\> quote");
         check("\u{202e} bidi\r\n", "bidi");
@@ -367,20 +302,14 @@ mod tests {
 
     #[test]
     fn code_is_never_a_doctest() {
-        check(
-            " Do:\n\n     let x;\n\n       y\n\n End.\n",
-            "Do:\n\n```text\nlet x;\n\n  y\n```\n\nEnd.",
-        );
+        check(" Do:\n\n     let x;\n\n       y\n\n End.\n", "Do:\n\n```text\nlet x;\n\n  y\n```\n\nEnd.");
         check(" ```rust\n x();\n ```\n", "```text\nx();\n```");
         check(" Open:\n ```\n x[0]\n", "Open:\n\n```text\nx[0]\n```");
     }
 
     #[test]
     fn lists_keep_their_shape() {
-        check(
-            " * one\n lazy\n   * two\n     deep\n * three\n",
-            "* one\n  lazy\n  * two\n    deep\n* three",
-        );
+        check(" * one\n lazy\n   * two\n     deep\n * three\n", "* one\n  lazy\n  * two\n    deep\n* three");
         check(" 1. one\n\n    more\n\n out\n", "1. one\n\n   more\n\nout");
         check("     * indented\n", "* indented");
     }

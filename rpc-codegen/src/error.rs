@@ -22,17 +22,11 @@ pub(crate) struct Place {
 
 impl Error {
     pub(crate) fn new(message: impl Into<String>) -> Self {
-        Error {
-            place: None,
-            message: message.into(),
-        }
+        Error { place: None, message: message.into() }
     }
 
     pub(crate) fn at(place: Place, message: impl Into<String>) -> Self {
-        Error {
-            place: Some(place),
-            message: message.into(),
-        }
+        Error { place: Some(place), message: message.into() }
     }
 
     /// The IDL file at fault, as a path that can be opened from the directory the generator ran in.
@@ -53,24 +47,14 @@ impl Error {
 
 impl Place {
     pub(crate) fn file(file: impl Into<String>) -> Self {
-        Place {
-            file: file.into(),
-            position: None,
-        }
+        Place { file: file.into(), position: None }
     }
 
     pub(crate) fn in_source(file: &str, source: &str, offset: usize) -> Self {
         let before = &source[..offset];
         let line = before.matches('\n').count() + 1;
-        let column = before
-            .rsplit('\n')
-            .next()
-            .map_or(0, |last| last.chars().count())
-            + 1;
-        Place {
-            file: file.to_owned(),
-            position: Some((line, column)),
-        }
+        let column = before.rsplit('\n').next().map_or(0, |last| last.chars().count()) + 1;
+        Place { file: file.to_owned(), position: Some((line, column)) }
     }
 
     /// The file and the line, for messages whose readers jump to lines.

@@ -131,18 +131,10 @@ impl Builder {
         let file = emit::file(&root).map_err(|error| {
             Error::new(format!("the generated code is not Rust ({error}); this is a fault of rpc-codegen, please report it with the .proto files"))
         })?;
-        let warnings = left_out.iter().map(|left_out| {
-            format!(
-                "{}: {}: streaming is not supported yet",
-                left_out.place.line(),
-                left_out.method
-            )
-        });
-        Ok(Generated {
-            code: write::format(&file),
-            warnings: warnings.collect(),
-            files: descriptors.read,
-        })
+        let warnings = left_out
+            .iter()
+            .map(|left_out| format!("{}: {}: streaming is not supported yet", left_out.place.line(), left_out.method));
+        Ok(Generated { code: write::format(&file), warnings: warnings.collect(), files: descriptors.read })
     }
 }
 

@@ -3,8 +3,7 @@
 use std::collections::HashMap;
 
 use prost_types::{
-    DescriptorProto, EnumDescriptorProto, FileDescriptorProto, MethodDescriptorProto,
-    ServiceDescriptorProto,
+    DescriptorProto, EnumDescriptorProto, FileDescriptorProto, MethodDescriptorProto, ServiceDescriptorProto,
 };
 
 use crate::descriptor::Descriptors;
@@ -38,10 +37,7 @@ pub(crate) struct LeftOut {
 /// The services of the named files, and a module for each package, without its messages.
 pub(crate) fn lower(descriptors: &Descriptors) -> Result<(Module, Vec<LeftOut>)> {
     let mut root = Module::default();
-    let mut lowering = Lowering {
-        names: Names::default(),
-        left_out: Vec::new(),
-    };
+    let mut lowering = Lowering { names: Names::default(), left_out: Vec::new() };
     for file in descriptors.files.iter().filter(|file| !is_well_known(file)) {
         lowering.file(file, descriptors.named.contains(file.name()), &mut root)?;
     }
@@ -55,11 +51,7 @@ pub(crate) fn is_well_known(file: &FileDescriptorProto) -> bool {
 
 /// The Rust module of a package, outermost first.
 pub(crate) fn module_path(package: &str) -> Vec<String> {
-    package
-        .split('.')
-        .filter(|part| !part.is_empty())
-        .map(naming::snake)
-        .collect()
+    package.split('.').filter(|part| !part.is_empty()).map(naming::snake).collect()
 }
 
 struct Lowering {
@@ -73,36 +65,17 @@ impl Lowering {
         let path = module_path(file.package());
         self.packages(file, &source, &path, root)?;
         for (index, message) in file.message_type.iter().enumerate() {
-            self.message(
-                &source,
-                &path.join("::"),
-                file.package(),
-                message,
-                &[tag::MESSAGE, index as i32],
-            )?;
+            self.message(&source, &path.join("::"), file.package(), message, &[tag::MESSAGE, index as i32])?;
         }
         for (index, item) in file.enum_type.iter().enumerate() {
-            self.enumeration(
-                &source,
-                &path.join("::"),
-                file.package(),
-                item,
-                &[tag::ENUM, index as i32],
-            )?;
+            self.enumeration(&source, &path.join("::"), file.package(), item, &[tag::ENUM, index as i32])?;
         }
         if !named {
             return Ok(());
         }
         for (index, service) in file.service.iter().enumerate() {
-            let service = self.service(
-                &source,
-                file.package(),
-                service,
-                &[tag::SERVICE, index as i32],
-            )?;
-            root.at(path.iter().map(String::as_str))
-                .services
-                .push(service);
+            let service = self.service(&source, file.package(), service, &[tag::SERVICE, index as i32])?;
+            root.at(path.iter().map(String::as_str)).services.push(service);
         }
         Ok(())
     }
@@ -115,11 +88,7 @@ impl Lowering {
         path: &[String],
         root: &mut Module,
     ) -> Result<()> {
-        let parts: Vec<&str> = file
-            .package()
-            .split('.')
-            .filter(|part| !part.is_empty())
-            .collect();
+        let parts: Vec<&str> = file.package().split('.').filter(|part| !part.is_empty()).collect();
         for depth in 0..parts.len() {
             let what = format!("package `{}`", parts[..=depth].join("."));
             let module = root.at(path[..=depth].iter().map(String::as_str));
@@ -153,83 +122,39 @@ impl Lowering {
         let full_name = join(outer, message.name());
         let what = format!("message `{full_name}`");
         let place = source.name(path);
-        self.names.claim(
-            scope,
-            &naming::camel(message.name()),
-            what.clone(),
-            place.clone(),
-        )?;
+        self.names.claim(scope, &naming::camel(message.name()), what.clone(), place.clone())?;
 
         let fields = format!("{scope}::fields of {full_name}");
         for (index, field) in message.field.iter().enumerate() {
             let in_oneof = field.oneof_index.is_some() && !field.proto3_optional();
             let (scope, name) = match in_oneof {
-                true => (
-                    format!("{fields}.{}", field.oneof_index()),
-                    naming::camel(field.name()),
-                ),
+                true => (format!("{fields}.{}", field.oneof_index()), naming::camel(field.name())),
                 false => (fields.clone(), naming::snake(field.name())),
             };
             let what = format!("field `{full_name}.{}`", field.name());
-            self.names.claim(
-                &scope,
-                &name,
-                what,
-                source.name(&[path, &[tag::FIELD, index as i32]].concat()),
-            )?;
+            self.names.claim(&scope, &name, what, source.name(&[path, &[tag::FIELD, index as i32]].concat()))?;
         }
 
         let inner = join_module(scope, &naming::snake(message.name()));
-        let nested: Vec<_> = message
-            .nested_type
-            .iter()
-            .enumerate()
-            .filter(|(_, nested)| !is_map_entry(nested))
-            .collect();
-        let oneofs: Vec<_> = message
-            .oneof_decl
-            .iter()
-            .enumerate()
-            .filter(|(index, _)| is_real_oneof(message, *index))
-            .collect();
+        let nested: Vec<_> =
+            message.nested_type.iter().enumerate().filter(|(_, nested)| !is_map_entry(nested)).collect();
+        let oneofs: Vec<_> =
+            message.oneof_decl.iter().enumerate().filter(|(index, _)| is_real_oneof(message, *index)).collect();
         if nested.is_empty() && oneofs.is_empty() && message.enum_type.is_empty() {
             return Ok(());
         }
         let what = format!("the types inside message `{full_name}`");
-        self.names.claim_module(
-            scope,
-            &naming::snake(message.name()),
-            what,
-            Kind::Message,
-            place,
-        )?;
+        self.names.claim_module(scope, &naming::snake(message.name()), what, Kind::Message, place)?;
         for (index, nested) in nested {
-            self.message(
-                source,
-                &inner,
-                &full_name,
-                nested,
-                &[path, &[tag::NESTED_MESSAGE, index as i32]].concat(),
-            )?;
+            self.message(source, &inner, &full_name, nested, &[path, &[tag::NESTED_MESSAGE, index as i32]].concat())?;
         }
         for (index, item) in message.enum_type.iter().enumerate() {
-            self.enumeration(
-                source,
-                &inner,
-                &full_name,
-                item,
-                &[path, &[tag::NESTED_ENUM, index as i32]].concat(),
-            )?;
+            self.enumeration(source, &inner, &full_name, item, &[path, &[tag::NESTED_ENUM, index as i32]].concat())?;
         }
         for (index, oneof) in oneofs {
             let place = source.name(&[path, &[tag::ONEOF, index as i32]].concat());
             let what = format!("oneof `{full_name}.{}`", oneof.name());
-            self.names.claim(
-                &fields,
-                &naming::snake(oneof.name()),
-                what.clone(),
-                place.clone(),
-            )?;
+            self.names.claim(&fields, &naming::snake(oneof.name()), what.clone(), place.clone())?;
             let name = naming::camel(oneof.name());
             // prost-build's rule, for `oneof value` beside `message Value`.
             let taken = message
@@ -237,11 +162,8 @@ impl Lowering {
                 .iter()
                 .map(DescriptorProto::name)
                 .chain(message.enum_type.iter().map(EnumDescriptorProto::name));
-            let name = if taken.into_iter().any(|taken| naming::camel(taken) == name) {
-                format!("{name}OneOf")
-            } else {
-                name
-            };
+            let name =
+                if taken.into_iter().any(|taken| naming::camel(taken) == name) { format!("{name}OneOf") } else { name };
             self.names.claim(&inner, &name, what, place)?;
         }
         Ok(())
@@ -256,12 +178,7 @@ impl Lowering {
         path: &[i32],
     ) -> Result<()> {
         let full_name = join(outer, item.name());
-        self.names.claim(
-            scope,
-            &naming::camel(item.name()),
-            format!("enum `{full_name}`"),
-            source.name(path),
-        )?;
+        self.names.claim(scope, &naming::camel(item.name()), format!("enum `{full_name}`"), source.name(path))?;
         let mut numbers = Vec::new();
         for (index, value) in item.value.iter().enumerate() {
             if numbers.contains(&value.number()) {
@@ -271,12 +188,7 @@ impl Lowering {
             let name = naming::variant(item.name(), value.name());
             let what = format!("value `{full_name}.{}`", value.name());
             let place = source.name(&[path, &[tag::VALUE, index as i32]].concat());
-            self.names.claim(
-                &format!("{scope}::values of {full_name}"),
-                &name,
-                what,
-                place,
-            )?;
+            self.names.claim(&format!("{scope}::values of {full_name}"), &name, what, place)?;
         }
         Ok(())
     }
@@ -292,24 +204,14 @@ impl Lowering {
         let scope = module_path(package).join("::");
         let name = naming::camel(service.name());
         let place = source.name(path);
-        self.names.claim(
-            &scope,
-            &name,
-            format!("service `{full_name}`"),
-            place.clone(),
-        )?;
+        self.names.claim(&scope, &name, format!("service `{full_name}`"), place.clone())?;
         self.names.claim(
             &scope,
             &format!("{name}Server"),
             format!("the server of service `{full_name}`"),
             place.clone(),
         )?;
-        self.names.claim(
-            &scope,
-            &format!("{name}Client"),
-            format!("the client of service `{full_name}`"),
-            place,
-        )?;
+        self.names.claim(&scope, &format!("{name}Client"), format!("the client of service `{full_name}`"), place)?;
 
         let mut methods = Vec::new();
         let mut left_out = Vec::new();
@@ -317,10 +219,7 @@ impl Lowering {
             let path = [path, &[tag::METHOD, index as i32]].concat();
             if method.client_streaming() || method.server_streaming() {
                 let named = format!("{}.{}", service.name(), method.name());
-                self.left_out.push(LeftOut {
-                    place: source.name(&path),
-                    method: named,
-                });
+                self.left_out.push(LeftOut { place: source.name(&path), method: named });
                 left_out.push(method.name().to_owned());
             } else {
                 methods.push(self.method(source, package, &full_name, method, &path)?);
@@ -346,16 +245,8 @@ impl Lowering {
     ) -> Result<Method> {
         let (name, gave_way) = naming::method(method.name());
         let what = format!("method `{service}.{}`", method.name());
-        self.names.claim(
-            &format!("methods of {service}"),
-            &name,
-            what,
-            source.name(path),
-        )?;
-        let mut docs = or(
-            source.docs(path),
-            format!("The method `{service}.{}`.", method.name()),
-        );
+        self.names.claim(&format!("methods of {service}"), &name, what, source.name(path))?;
+        let mut docs = or(source.docs(path), format!("The method `{service}.{}`.", method.name()));
         if gave_way {
             docs.push(String::new());
             docs.push(format!(
@@ -367,10 +258,7 @@ impl Lowering {
             name,
             idl_name: method.name().to_owned(),
             docs,
-            deprecated: method
-                .options
-                .as_ref()
-                .is_some_and(|options| options.deprecated()),
+            deprecated: method.options.as_ref().is_some_and(|options| options.deprecated()),
             request: type_path(package, method.input_type()),
             reply: type_path(package, method.output_type()),
         })
@@ -389,10 +277,7 @@ fn type_path(package: &str, name: &str) -> String {
     let common = here.iter().zip(modules).take_while(|(a, b)| a == b).count();
     let up = here[common..].iter().map(|_| "super".to_owned());
     let down = modules[common..].iter().map(|module| naming::snake(module));
-    up.chain(down)
-        .chain([naming::camel(message)])
-        .collect::<Vec<_>>()
-        .join("::")
+    up.chain(down).chain([naming::camel(message)]).collect::<Vec<_>>().join("::")
 }
 
 /// A type of `google.protobuf`, by the same mapping as in the fields of messages.
@@ -409,17 +294,10 @@ fn well_known_type(name: &str) -> String {
         "UInt32Value" => "u32",
         "UInt64Value" => "u64",
         _ => {
-            let (modules, message) = name
-                .rsplit_once('.')
-                .map_or((None, name), |(modules, message)| (Some(modules), message));
-            let modules = modules
-                .into_iter()
-                .flat_map(|modules| modules.split('.'))
-                .map(naming::snake);
-            let path = modules
-                .chain([naming::camel(message)])
-                .collect::<Vec<_>>()
-                .join("::");
+            let (modules, message) =
+                name.rsplit_once('.').map_or((None, name), |(modules, message)| (Some(modules), message));
+            let modules = modules.into_iter().flat_map(|modules| modules.split('.')).map(naming::snake);
+            let path = modules.chain([naming::camel(message)]).collect::<Vec<_>>().join("::");
             return format!("::rpc_core::codegen::prost_types::{path}");
         }
     };
@@ -427,34 +305,20 @@ fn well_known_type(name: &str) -> String {
 }
 
 pub(crate) fn is_map_entry(message: &DescriptorProto) -> bool {
-    message
-        .options
-        .as_ref()
-        .is_some_and(|options| options.map_entry())
+    message.options.as_ref().is_some_and(|options| options.map_entry())
 }
 
 /// Whether the oneof was written, rather than made by the compiler for an `optional` field.
 pub(crate) fn is_real_oneof(message: &DescriptorProto, index: usize) -> bool {
-    message
-        .field
-        .iter()
-        .any(|field| field.oneof_index == Some(index as i32) && !field.proto3_optional())
+    message.field.iter().any(|field| field.oneof_index == Some(index as i32) && !field.proto3_optional())
 }
 
 pub(crate) fn join(outer: &str, name: &str) -> String {
-    if outer.is_empty() {
-        name.to_owned()
-    } else {
-        format!("{outer}.{name}")
-    }
+    if outer.is_empty() { name.to_owned() } else { format!("{outer}.{name}") }
 }
 
 fn join_module(scope: &str, name: &str) -> String {
-    if scope.is_empty() {
-        name.to_owned()
-    } else {
-        format!("{scope}::{name}")
-    }
+    if scope.is_empty() { name.to_owned() } else { format!("{scope}::{name}") }
 }
 
 fn or(docs: Vec<String>, default: String) -> Vec<String> {
@@ -472,41 +336,29 @@ impl<'a> Source<'a> {
         let locations = file.source_code_info.iter().flat_map(|info| &info.location);
         Source {
             file: file.name(),
-            locations: locations
-                .map(|location| (location.path.as_slice(), location))
-                .collect(),
+            locations: locations.map(|location| (location.path.as_slice(), location)).collect(),
         }
     }
 
     /// Where the item at `path` has its name.
     fn name(&self, path: &[i32]) -> Place {
         let name = [path, &[tag::NAME]].concat();
-        if self.locations.contains_key(name.as_slice()) {
-            self.place(&name)
-        } else {
-            self.place(path)
-        }
+        if self.locations.contains_key(name.as_slice()) { self.place(&name) } else { self.place(path) }
     }
 
     fn place(&self, path: &[i32]) -> Place {
-        let span = self
-            .locations
-            .get(path)
-            .map(|location| location.span.as_slice());
+        let span = self.locations.get(path).map(|location| location.span.as_slice());
         let position = match span {
             Some([line, column, ..]) => Some((*line as usize + 1, *column as usize + 1)),
             _ => None,
         };
-        Place {
-            file: self.file.to_owned(),
-            position,
-        }
+        Place { file: self.file.to_owned(), position }
     }
 
     pub(crate) fn docs(&self, path: &[i32]) -> Vec<String> {
-        self.locations.get(path).map_or_else(Vec::new, |location| {
-            doc::lines(location.leading_comments(), location.trailing_comments())
-        })
+        self.locations
+            .get(path)
+            .map_or_else(Vec::new, |location| doc::lines(location.leading_comments(), location.trailing_comments()))
     }
 }
 
@@ -533,25 +385,10 @@ enum Kind {
 
 impl Names {
     fn claim(&mut self, scope: &str, name: &str, what: String, place: Place) -> Result<()> {
-        self.claim_as(
-            scope,
-            name,
-            Owner {
-                what,
-                kind: Kind::Item,
-                place,
-            },
-        )
+        self.claim_as(scope, name, Owner { what, kind: Kind::Item, place })
     }
 
-    fn claim_module(
-        &mut self,
-        scope: &str,
-        name: &str,
-        what: String,
-        kind: Kind,
-        place: Place,
-    ) -> Result<()> {
+    fn claim_module(&mut self, scope: &str, name: &str, what: String, kind: Kind, place: Place) -> Result<()> {
         // Modules are types to Rust, but lower case: only another module can be in the way.
         self.claim_as(scope, name, Owner { what, kind, place })
     }
@@ -560,10 +397,7 @@ impl Names {
         if name.is_empty() {
             return Err(Error::at(
                 new.place,
-                format!(
-                    "{} has no letter or digit in its name; Rust needs one, rename it",
-                    new.what
-                ),
+                format!("{} has no letter or digit in its name; Rust needs one, rename it", new.what),
             ));
         }
         let key = (scope.to_owned(), name.to_owned());
@@ -572,18 +406,8 @@ impl Names {
                 self.owners.insert(key, new);
                 Ok(())
             }
-            Some(old)
-                if old.kind == Kind::Package
-                    && new.kind == Kind::Package
-                    && old.what == new.what =>
-            {
-                Ok(())
-            }
-            Some(old)
-                if old.kind != Kind::Item && new.kind != Kind::Item && old.kind != new.kind =>
-            {
-                Ok(())
-            }
+            Some(old) if old.kind == Kind::Package && new.kind == Kind::Package && old.what == new.what => Ok(()),
+            Some(old) if old.kind != Kind::Item && new.kind != Kind::Item && old.kind != new.kind => Ok(()),
             Some(old) => {
                 let message = format!(
                     "{} and {} ({}) are both `{name}` in Rust; rename one of the two",

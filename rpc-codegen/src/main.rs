@@ -68,28 +68,18 @@ fn parse(args: impl Iterator<Item = String>) -> Result<Task, String> {
         None => return Err("a command is missing: `gen`".to_owned()),
         Some("-h" | "--help" | "help") => return Ok(Task::Show(HELP)),
         Some("-V" | "--version") => {
-            return Ok(Task::Show(concat!(
-                "rpc-codegen ",
-                env!("CARGO_PKG_VERSION"),
-                "\n"
-            )));
+            return Ok(Task::Show(concat!("rpc-codegen ", env!("CARGO_PKG_VERSION"), "\n")));
         }
         Some("gen") => {}
         Some(other) => {
-            return Err(format!(
-                "`{other}` is not a command; the one there is is `gen`"
-            ));
+            return Err(format!("`{other}` is not a command; the one there is is `gen`"));
         }
     }
     let mut generate = Generate::default();
     while let Some(arg) = args.next() {
         let (flag, mut value) = match arg.split_once('=') {
-            Some((flag, value)) if flag.starts_with("--") => {
-                (flag.to_owned(), Some(value.to_owned()))
-            }
-            _ if arg.starts_with("-I") && arg.len() > 2 => {
-                ("-I".to_owned(), Some(arg[2..].to_owned()))
-            }
+            Some((flag, value)) if flag.starts_with("--") => (flag.to_owned(), Some(value.to_owned())),
+            _ if arg.starts_with("-I") && arg.len() > 2 => ("-I".to_owned(), Some(arg[2..].to_owned())),
             _ => (arg, None),
         };
         let mut path = |what: &str| match value.take().or_else(|| args.next()) {
@@ -118,15 +108,8 @@ fn parse(args: impl Iterator<Item = String>) -> Result<Task, String> {
 
 impl Generate {
     fn run(self) -> Result<(), String> {
-        let builder = self
-            .includes
-            .iter()
-            .fold(Builder::new(), |builder, directory| {
-                builder.include(directory)
-            });
-        let generated = builder
-            .generate(&self.files)
-            .map_err(|error| error.to_string())?;
+        let builder = self.includes.iter().fold(Builder::new(), |builder, directory| builder.include(directory));
+        let generated = builder.generate(&self.files).map_err(|error| error.to_string())?;
         for warning in &generated.warnings {
             eprintln!("warning: {warning}");
         }
@@ -138,11 +121,8 @@ impl Generate {
         let old = fs::read_to_string(out);
         match old.is_ok_and(|old| old == generated.code) {
             true => Ok(()),
-            false if self.check => Err(format!(
-                "{name} is not up to date; run the same command without --check"
-            )),
-            false => fs::write(out, &generated.code)
-                .map_err(|error| format!("{name} cannot be written: {error}")),
+            false if self.check => Err(format!("{name} is not up to date; run the same command without --check")),
+            false => fs::write(out, &generated.code).map_err(|error| format!("{name} cannot be written: {error}")),
         }
     }
 }

@@ -42,8 +42,6 @@ pub(crate) struct Method {
 impl Module {
     /// The module at `path`, made if it is not there.
     pub(crate) fn at<'a>(&mut self, path: impl IntoIterator<Item = &'a str>) -> &mut Module {
-        path.into_iter().fold(self, |module, name| {
-            module.children.entry(name.to_owned()).or_default()
-        })
+        path.into_iter().fold(self, |module, name| module.children.entry(name.to_owned()).or_default())
     }
 }

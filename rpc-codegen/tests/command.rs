@@ -5,9 +5,7 @@ use std::process::{Command, Output};
 use std::{env, fs};
 
 fn directory(name: &str) -> PathBuf {
-    let directory = Path::new(env!("CARGO_TARGET_TMPDIR"))
-        .join("command")
-        .join(name);
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("command").join(name);
     let _ = fs::remove_dir_all(&directory);
     fs::create_dir_all(&directory).unwrap();
     directory
@@ -15,29 +13,17 @@ fn directory(name: &str) -> PathBuf {
 
 fn without_protoc(program: impl AsRef<Path>, directory: &Path) -> Command {
     let mut command = Command::new(program.as_ref());
-    command
-        .current_dir(directory)
-        .env("PROTOC", "/nonexistent")
-        .env("PATH", "");
+    command.current_dir(directory).env("PROTOC", "/nonexistent").env("PATH", "");
     command
 }
 
 fn run(directory: &Path, args: &[&str]) -> (Option<i32>, String, String) {
-    shown(
-        without_protoc(env!("CARGO_BIN_EXE_rpc-codegen"), directory)
-            .args(args)
-            .output()
-            .unwrap(),
-    )
+    shown(without_protoc(env!("CARGO_BIN_EXE_rpc-codegen"), directory).args(args).output().unwrap())
 }
 
 fn shown(output: Output) -> (Option<i32>, String, String) {
     let text = |bytes| String::from_utf8(bytes).unwrap();
-    (
-        output.status.code(),
-        text(output.stdout),
-        text(output.stderr),
-    )
+    (output.status.code(), text(output.stdout), text(output.stderr))
 }
 
 const STREAMING: &str = "syntax = \"proto3\";\npackage p;\nmessage A {}\nservice S {\n  rpc One(A) returns (A);\n  rpc Many(A) returns (stream A);\n}\n";
@@ -48,54 +34,25 @@ fn the_command_needs_no_protoc() {
     fs::write(directory.join("s.proto"), STREAMING).unwrap();
     let (code, out, err) = run(&directory, &["gen", "s.proto"]);
     assert_eq!(code, Some(0), "{err}");
-    assert!(
-        out.contains("pub trait S:") && out.contains("fn one("),
-        "{out}"
-    );
+    assert!(out.contains("pub trait S:") && out.contains("fn one("), "{out}");
     // Streaming methods are left out, said so here and in the documentation.
-    assert_eq!(
-        err,
-        "warning: s.proto:6: S.Many: streaming is not supported yet\n"
-    );
+    assert_eq!(err, "warning: s.proto:6: S.Many: streaming is not supported yet\n");
     assert!(!out.contains("many("), "{out}");
-    assert_eq!(
-        out.matches("/// Left out: `Many`; streaming is not supported yet.")
-            .count(),
-        2,
-        "{out}"
-    );
+    assert_eq!(out.matches("/// Left out: `Many`; streaming is not supported yet.").count(), 2, "{out}");
 }
 
 #[test]
 fn the_command_writes_and_checks() {
     let directory = directory("check");
-    fs::write(
-        directory.join("a.proto"),
-        "syntax = \"proto3\"; message A {}",
-    )
-    .unwrap();
+    fs::write(directory.join("a.proto"), "syntax = \"proto3\"; message A {}").unwrap();
     let check = ["gen", "--check", "--out=a.rs", "a.proto"];
     assert_eq!(
         run(&directory, &check),
-        (
-            Some(1),
-            String::new(),
-            "error: a.rs is not up to date; run the same command without --check\n".to_owned()
-        )
+        (Some(1), String::new(), "error: a.rs is not up to date; run the same command without --check\n".to_owned())
     );
-    assert_eq!(
-        run(&directory, &["gen", "-o", "a.rs", "a.proto"]),
-        (Some(0), String::new(), String::new())
-    );
-    assert_eq!(
-        run(&directory, &check),
-        (Some(0), String::new(), String::new())
-    );
-    assert!(
-        fs::read_to_string(directory.join("a.rs"))
-            .unwrap()
-            .contains("pub struct A {}")
-    );
+    assert_eq!(run(&directory, &["gen", "-o", "a.rs", "a.proto"]), (Some(0), String::new(), String::new()));
+    assert_eq!(run(&directory, &check), (Some(0), String::new(), String::new()));
+    assert!(fs::read_to_string(directory.join("a.rs")).unwrap().contains("pub struct A {}"));
 }
 
 #[test]
@@ -125,21 +82,15 @@ fn build_script() {
         return;
     }
     rpc_codegen::compile("idl/s.proto").unwrap();
-    println!(
-        "second: {}",
-        rpc_codegen::compile(["idl/s.proto"]).unwrap_err()
-    );
+    println!("second: {}", rpc_codegen::compile(["idl/s.proto"]).unwrap_err());
 }
 
 #[test]
 fn a_build_script_needs_no_protoc_and_tells_cargo() {
     let directory = directory("build_script");
     fs::create_dir_all(directory.join("idl")).unwrap();
-    fs::write(
-        directory.join("idl/s.proto"),
-        STREAMING.replace("package p;", "package p; import \"t.proto\";"),
-    )
-    .unwrap();
+    fs::write(directory.join("idl/s.proto"), STREAMING.replace("package p;", "package p; import \"t.proto\";"))
+        .unwrap();
     fs::write(directory.join("idl/t.proto"), "message T {}").unwrap();
     let mut script = without_protoc(env::current_exe().unwrap(), &directory);
     script
@@ -148,10 +99,8 @@ fn a_build_script_needs_no_protoc_and_tells_cargo() {
         .env("AS_BUILD_SCRIPT", "1");
     let (code, out, err) = shown(script.output().unwrap());
     assert_eq!(code, Some(0), "{out}{err}");
-    let directives: Vec<&str> = out
-        .lines()
-        .filter_map(|line| line.split_once("cargo:").map(|(_, directive)| directive))
-        .collect();
+    let directives: Vec<&str> =
+        out.lines().filter_map(|line| line.split_once("cargo:").map(|(_, directive)| directive)).collect();
     assert_eq!(
         directives,
         [
@@ -160,13 +109,6 @@ fn a_build_script_needs_no_protoc_and_tells_cargo() {
             "warning=idl/s.proto:6: S.Many: streaming is not supported yet"
         ]
     );
-    assert!(
-        out.contains("second: ") && out.contains("call rpc_codegen::compile once"),
-        "{out}"
-    );
-    assert!(
-        fs::read_to_string(directory.join("out/rpc_idl.rs"))
-            .unwrap()
-            .contains("pub trait S:")
-    );
+    assert!(out.contains("second: ") && out.contains("call rpc_codegen::compile once"), "{out}");
+    assert!(fs::read_to_string(directory.join("out/rpc_idl.rs")).unwrap().contains("pub trait S:"));
 }

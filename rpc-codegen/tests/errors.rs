@@ -7,9 +7,7 @@ use rpc_codegen::Builder;
 
 /// A directory of this test's own.
 fn directory(name: &str) -> PathBuf {
-    let directory = Path::new(env!("CARGO_TARGET_TMPDIR"))
-        .join("errors")
-        .join(name);
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("errors").join(name);
     let _ = fs::remove_dir_all(&directory);
     fs::create_dir_all(&directory).unwrap();
     directory
@@ -79,27 +77,14 @@ fn unreadable_files_are_named() {
     let error = |path: &Path| Builder::new().generate(path).unwrap_err().to_string();
 
     let missing = error(&directory.join("missing.proto"));
-    assert!(
-        missing.contains("missing.proto: the file cannot be read: No such file"),
-        "{missing}"
-    );
+    assert!(missing.contains("missing.proto: the file cannot be read: No such file"), "{missing}");
     let is_directory = error(&directory);
-    assert!(
-        is_directory.contains("the file cannot be read: Is a directory"),
-        "{is_directory}"
-    );
+    assert!(is_directory.contains("the file cannot be read: Is a directory"), "{is_directory}");
     let latin = directory.join("latin.proto");
     fs::write(&latin, b"// one\n// caf\xe9\n").unwrap();
-    assert!(
-        error(&latin).contains("latin.proto:2:7: the file is not UTF-8 from here on"),
-        "{}",
-        error(&latin)
-    );
+    assert!(error(&latin).contains("latin.proto:2:7: the file is not UTF-8 from here on"), "{}", error(&latin));
     let none: [&str; 0] = [];
-    assert_eq!(
-        Builder::new().generate(none).unwrap_err().to_string(),
-        "no .proto file was given; name at least one"
-    );
+    assert_eq!(Builder::new().generate(none).unwrap_err().to_string(), "no .proto file was given; name at least one");
 }
 
 #[test]
@@ -107,16 +92,8 @@ fn an_import_is_found_beside_the_file_and_below_an_include() {
     let directory = directory("imports");
     fs::create_dir_all(directory.join("idl/deep")).unwrap();
     fs::write(directory.join("idl/y.proto"), "message Y {}").unwrap();
-    fs::write(
-        directory.join("idl/x.proto"),
-        "import 'y.proto'; message X { optional Y y = 1; }",
-    )
-    .unwrap();
-    fs::write(
-        directory.join("idl/z.proto"),
-        "import 'idl/y.proto'; message Z { optional Y y = 1; }",
-    )
-    .unwrap();
+    fs::write(directory.join("idl/x.proto"), "import 'y.proto'; message X { optional Y y = 1; }").unwrap();
+    fs::write(directory.join("idl/z.proto"), "import 'idl/y.proto'; message Z { optional Y y = 1; }").unwrap();
 
     // One file under two names is still one file.
     let both = Builder::new()
@@ -133,9 +110,9 @@ fn a_second_call_for_the_same_file_is_an_error() {
     fs::write(directory.join("a.proto"), "message A {}").unwrap();
     let builder = Builder::new().out_file(directory.join("out.rs"));
     builder.clone().compile(directory.join("a.proto")).unwrap();
-    let error = builder
-        .compile(directory.join("a.proto"))
-        .unwrap_err()
-        .to_string();
-    assert!(error.ends_with("call rpc_codegen::compile once, with all .proto files: compile([\"a.proto\", \"b.proto\"])"), "{error}");
+    let error = builder.compile(directory.join("a.proto")).unwrap_err().to_string();
+    assert!(
+        error.ends_with("call rpc_codegen::compile once, with all .proto files: compile([\"a.proto\", \"b.proto\"])"),
+        "{error}"
+    );
 }

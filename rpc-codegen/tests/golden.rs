@@ -29,10 +29,7 @@ fn generated_code_is_as_committed() {
         }
         match update {
             true => fs::write(&path, generated).unwrap(),
-            false => differing.push(format!(
-                "rpc-codegen/{path}: {}",
-                first_difference(Path::new(&path), &generated)
-            )),
+            false => differing.push(format!("rpc-codegen/{path}: {}", first_difference(Path::new(&path), &generated))),
         }
     }
     assert!(
@@ -44,18 +41,10 @@ fn generated_code_is_as_committed() {
 
 #[test]
 fn order_of_files_does_not_matter() {
-    let one = Builder::new()
-        .generate([
-            "tests/golden/idl/shared.proto",
-            "tests/golden/idl/shared_order.proto",
-        ])
-        .unwrap();
-    let other = Builder::new()
-        .generate([
-            "tests/golden/idl/shared_order.proto",
-            "tests/golden/idl/shared.proto",
-        ])
-        .unwrap();
+    let one =
+        Builder::new().generate(["tests/golden/idl/shared.proto", "tests/golden/idl/shared_order.proto"]).unwrap();
+    let other =
+        Builder::new().generate(["tests/golden/idl/shared_order.proto", "tests/golden/idl/shared.proto"]).unwrap();
     assert_eq!(one.code, other.code);
 }
 
@@ -63,16 +52,8 @@ fn first_difference(expected: &Path, generated: &str) -> String {
     let Ok(expected) = fs::read_to_string(expected) else {
         return "is missing".to_owned();
     };
-    let line = expected
-        .lines()
-        .zip(generated.lines())
-        .take_while(|(expected, generated)| expected == generated)
-        .count();
+    let line =
+        expected.lines().zip(generated.lines()).take_while(|(expected, generated)| expected == generated).count();
     let show = |text: &str| text.lines().nth(line).unwrap_or("(end)").trim().to_owned();
-    format!(
-        "line {} is now `{}`, was `{}`",
-        line + 1,
-        show(generated),
-        show(&expected)
-    )
+    format!("line {} is now `{}`, was `{}`", line + 1, show(generated), show(&expected))
 }

@@ -12,15 +12,10 @@ pub(super) fn client(service: &Service) -> syn::Result<impl ToTokens + use<>> {
     let docs = docs(&[
         format!("Calls [`{}`].", service.name),
         String::new(),
-        "Methods take `&self`; a clone is cheap and shares the connections; any thread may call."
-            .to_owned(),
+        "Methods take `&self`; a clone is cheap and shares the connections; any thread may call.".to_owned(),
     ]);
     let left_out = left_out(service);
-    let methods = service
-        .methods
-        .iter()
-        .map(|method| call(service, method))
-        .collect::<syn::Result<Vec<_>>>()?;
+    let methods = service.methods.iter().map(|method| call(service, method)).collect::<syn::Result<Vec<_>>>()?;
     Ok(quote! {
         #(#docs)*
         #(#left_out)*

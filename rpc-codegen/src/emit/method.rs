@@ -10,23 +10,13 @@ use crate::naming;
 /// The static that describes `method`. Two underscores: no name of the IDL has them after conversion, so that
 /// `Say.HelloThere` and `SayHello.There` stay apart.
 pub(super) fn method_static(service: &Service, method: &Method) -> Ident {
-    ident(&format!(
-        "{}__{}",
-        naming::shouty(&service.idl_name),
-        naming::shouty(&method.idl_name)
-    ))
+    ident(&format!("{}__{}", naming::shouty(&service.idl_name), naming::shouty(&method.idl_name)))
 }
 
 pub(super) fn statics(service: &Service) -> impl quote::ToTokens + use<> {
-    let Service {
-        package, idl_name, ..
-    } = service;
+    let Service { package, idl_name, .. } = service;
     let name = service_static(service);
-    let statics: Vec<_> = service
-        .methods
-        .iter()
-        .map(|method| method_static(service, method))
-        .collect();
+    let statics: Vec<_> = service.methods.iter().map(|method| method_static(service, method)).collect();
     let methods = service.methods.iter().map(|method| &method.idl_name);
     quote! {
         static #name: ::rpc_core::codegen::ServiceDescriptor =

@@ -16,15 +16,8 @@ use crate::naming;
 pub(crate) fn file(root: &Module) -> syn::Result<syn::File> {
     let mut items = items("", root)?;
     lints::allow(&mut items);
-    items
-        .iter_mut()
-        .filter_map(attributes)
-        .for_each(|attributes| attributes.push(partly_used()));
-    Ok(syn::File {
-        shebang: None,
-        attrs: Vec::new(),
-        items,
-    })
+    items.iter_mut().filter_map(attributes).for_each(|attributes| attributes.push(partly_used()));
+    Ok(syn::File { shebang: None, attrs: Vec::new(), items })
 }
 
 /// A server needs no client, a program not every message, and who sees the code is not known here. Without this,
@@ -66,8 +59,7 @@ fn items(name: &str, module: &Module) -> syn::Result<Vec<Item>> {
             None => {
                 let docs = docs(&child.docs);
                 // `package a.a` is the IDL's choice.
-                let lints =
-                    (child_name == name).then(|| quote! { #[allow(clippy::module_inception)] });
+                let lints = (child_name == name).then(|| quote! { #[allow(clippy::module_inception)] });
                 let child_name = ident(child_name);
                 items.push(parse_quote! { #(#docs)* #lints pub mod #child_name { #(#inner)* } });
             }
@@ -77,11 +69,7 @@ fn items(name: &str, module: &Module) -> syn::Result<Vec<Item>> {
 }
 
 fn docs(lines: &[String]) -> Vec<Attribute> {
-    lines
-        .iter()
-        .map(|line| doc_text(line))
-        .map(|line| parse_quote! { #[doc = #line] })
-        .collect()
+    lines.iter().map(|line| doc_text(line)).map(|line| parse_quote! { #[doc = #line] }).collect()
 }
 
 fn ident(name: &str) -> Ident {
@@ -101,16 +89,8 @@ fn left_out(service: &Service) -> Vec<Attribute> {
     if service.left_out.is_empty() {
         return Vec::new();
     }
-    let names = service
-        .left_out
-        .iter()
-        .map(|name| format!("`{name}`"))
-        .collect::<Vec<_>>()
-        .join(", ");
-    docs(&[
-        String::new(),
-        format!("Left out: {names}; streaming is not supported yet."),
-    ])
+    let names = service.left_out.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+    docs(&[String::new(), format!("Left out: {names}; streaming is not supported yet.")])
 }
 
 /// The static that describes `service`.

@@ -11,11 +11,7 @@ pub(super) fn service_trait(service: &Service) -> syn::Result<impl ToTokens + us
     let name = ident(&service.name);
     let docs = docs(&service.docs);
     let left_out = left_out(service);
-    let methods = service
-        .methods
-        .iter()
-        .map(trait_method)
-        .collect::<syn::Result<Vec<_>>>()?;
+    let methods = service.methods.iter().map(trait_method).collect::<syn::Result<Vec<_>>>()?;
     Ok(quote! {
         #(#docs)*
         #(#left_out)*
@@ -42,19 +38,13 @@ pub(super) fn server(service: &Service) -> syn::Result<impl ToTokens + use<>> {
     let name = format_ident!("{}Server", service.name);
     let trait_ = in_scope(&service.name)?;
     let descriptor = service_static(service);
-    let docs = docs(&[format!(
-        "Serves [`{}`]: hand it to `Server::builder().add(…)`.",
-        service.name
-    )]);
+    let docs = docs(&[format!("Serves [`{}`]: hand it to `Server::builder().add(…)`.", service.name)]);
     let methods = if service.methods.is_empty() {
         quote! { _methods }
     } else {
         quote! { methods }
     };
-    let register = service
-        .methods
-        .iter()
-        .map(|method| register(service, method, &trait_));
+    let register = service.methods.iter().map(|method| register(service, method, &trait_));
     Ok(quote! {
         #(#docs)*
         pub struct #name<T> {
