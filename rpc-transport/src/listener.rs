@@ -24,6 +24,9 @@ use crate::url::{Endpoint, Url};
 /// Connections accepted before the reactor's connections get their turn.
 const ACCEPTS_PER_TURN: usize = 64;
 
+/// Most connections that can wait to be accepted: what the kernel's limit for it can be.
+const MAX_BACKLOG: usize = 65_536;
+
 /// First pause after an accept error of the process.
 const FIRST_BACKOFF: Duration = Duration::from_millis(10);
 
@@ -144,7 +147,8 @@ impl ListenerHandle {
         self.shared.connections.load(Ordering::Acquire)
     }
 
-    /// Stops accepting, and removes a Unix socket's file. Connections stay.
+    /// Stops accepting, and removes a Unix socket's file. Connections stay, and those that the kernel had established by then are
+    /// still taken in.
     pub fn close(&self) {
         if !self.shared.closed.swap(true, Ordering::AcqRel) {
             let index = self.index;
@@ -277,7 +281,17 @@ pub(crate) fn resume(core: &mut Core, index: usize) {
     }
 }
 
+/// Stops listening. Who had connected by then is taken in first: the kernel would reset the connections it still holds, and the
+/// requests that may have been sent on them would be lost without a word.
 pub(crate) fn close(index: usize) {
+    with(|core| resume(core, index));
+    for _ in 0..MAX_BACKLOG {
+        match with(|core| accept_one(core, index)) {
+            Accept::Got(raw, peer, shared) => hand_over(raw, peer, shared),
+            Accept::Lost => {}
+            Accept::Nothing => break,
+        }
+    }
     with(|core| {
         if let Some(listener) = core.listeners.get_mut(index).and_then(Option::take) {
             core.driver.close(listener.key, CloseHow::Graceful);
@@ -362,7 +376,7 @@ fn hand_over(raw: RawSocket, peer: Url, shared: Arc<ListenerShared>) {
 
 fn adopt(raw: RawSocket, peer: Url, admission: Admission, reactor: ReactorHandle) {
     let shared = Arc::clone(&admission.listener);
-    if shared.closed.load(Ordering::Acquire) || with(|core| core.stopping) {
+    if with(|core| core.stopping) {
         return;
     }
     let pipeline = (shared.factory)(&Accepted { peer: &peer, reactor: &reactor });

@@ -21,6 +21,22 @@ fn every_queued_connection_is_accepted() {
     until("all are accepted", || listener.connections() == sockets.len());
 }
 
+/// The kernel resets what it holds when a listener closes: requests of clients that had connected were lost.
+#[test]
+fn who_had_connected_before_the_end_is_served() {
+    let pool = pool(2);
+    let listener = serve(&pool, |_| Script::new());
+    let (go, gate) = mpsc::channel::<()>();
+    pool.handles()[0].run(move || _ = gate.recv_timeout(DEADLINE));
+    let mut sockets: Vec<_> = (0..100).map(|_| dial(&listener)).collect();
+    sockets.iter_mut().for_each(|socket| socket.write_all(&wire(b"hi")).unwrap());
+    listener.close();
+    drop(go);
+    for socket in &mut sockets {
+        assert_eq!(read_frame(socket), b"hi");
+    }
+}
+
 #[test]
 fn connections_beyond_the_limit_are_closed_and_counted() {
     let pool = pool(2);

@@ -385,6 +385,11 @@ fn write_goodbye(cx: &mut Cx<'_>) {
 }
 
 impl Handler for ServerHandler {
+    /// Accepted while the server shuts down: it had connected before.
+    fn on_open(&mut self, cx: &mut Cx<'_>) {
+        self.go_on_draining(cx);
+    }
+
     fn on_batch(&mut self, _: &mut Cx<'_>) {
         self.table = self.here.table.lock().take();
     }
