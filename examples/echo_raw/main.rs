@@ -18,7 +18,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let url = std::env::args().nth(1).unwrap_or_else(|| "tcp://127.0.0.1:7001".to_owned());
     let framing = LengthField::new(LengthWidth::U32);
     let pool = ReactorPool::start(PoolOptions::default())?;
-    let listener = pool.listen(&url.parse()?, ListenOptions::default(), move |_| (framing.clone(), Echo(framing.clone())))?;
+    let listener =
+        pool.listen(&url.parse()?, ListenOptions::default(), move |_| (framing.clone(), Echo(framing.clone())))?;
     println!("LISTENING {}", listener.url());
     loop {
         std::thread::park();

@@ -378,7 +378,12 @@ fn odd_timeouts_of_a_caller() {
         let call = |timeout| client.echo(Blob::default()).timeout(timeout).wait();
         let error = call(Duration::ZERO).expect_err("no time at all");
         assert_eq!((error.code(), error.sent()), (Code::DeadlineExceeded, Sent::No), "{error}");
-        for timeout in [Duration::MAX, Duration::from_secs(u64::MAX), Duration::from_secs(1 << 32), Duration::from_secs(86_400 * 25)] {
+        for timeout in [
+            Duration::MAX,
+            Duration::from_secs(u64::MAX),
+            Duration::from_secs(1 << 32),
+            Duration::from_secs(86_400 * 25),
+        ] {
             call(timeout).unwrap_or_else(|error| panic!("{timeout:?}: {error}"));
         }
         if let Err(error) = call(Duration::from_nanos(1)) {
