@@ -16,6 +16,7 @@ mod framed;
 mod inbound;
 mod slab;
 
+use std::any::Any;
 use std::io::{self, IoSlice};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -258,6 +259,10 @@ impl Entry {
             self.conn.phase = Phase::Aborting(CloseReason::Local("its handler panicked"));
         }
         result.ok()
+    }
+
+    pub(crate) fn handler(&mut self) -> &mut dyn Any {
+        self.pipeline.handler()
     }
 
     pub(crate) fn is_of(&self, listener: &Arc<ListenerShared>) -> bool {
