@@ -25,9 +25,6 @@ use crate::protocol::ttheader::request_metadata;
 use crate::protocol::{Exception, MessageType};
 use crate::status::Code;
 
-/// How often a call that met a dying connection moves on to another, unsent, before it fails.
-const MOVES: u32 = 4;
-
 /// A call that has not begun. Await it, or [`wait`](Call::wait) for it.
 #[must_use = "a call does nothing until it is awaited or waited for"]
 pub struct Call<'a, M, Req, Resp> {
@@ -305,7 +302,9 @@ struct Wire<'a, B: Body> {
     started: Instant,
     timeout: Duration,
     prefer: Option<usize>,
-    moves: u32,
+    /// The slot that counts this call.
+    entered: Option<usize>,
+    moves: usize,
     step: Step<B>,
 }
 
@@ -342,13 +341,22 @@ impl<'a, B: Body> Wire<'a, B> {
             Ok(extra) => Step::New(Spec { method, extra, timeout, deadline }, body),
             Err(error) => Step::Failed(Error::from(error).with_phase(Phase::Encode).with_sent(Sent::No)),
         };
-        Wire { channel, method, started, timeout, prefer, moves: 0, step }
+        Wire { channel, method, started, timeout, prefer, entered: None, moves: 0, step }
     }
 
     fn poll(&mut self, cx: &mut TaskContext<'_>) -> Poll<Result<Reply>> {
         loop {
             if let Step::Local { slot, conn, seq } = self.step {
-                return self.collect(cx, slot, conn, seq);
+                match self.collect(cx, slot, conn, seq) {
+                    Collected::Pending => return Poll::Pending,
+                    Collected::Found(Found::Done(outcome)) => {
+                        self.step = Step::Done;
+                        return Poll::Ready(outcome);
+                    }
+                    Collected::Found(Found::Returned(request)) => self.step = Step::Again(*request),
+                    Collected::Elsewhere(cell) => self.step = Step::Foreign { slot, cell },
+                }
+                continue;
             }
             match std::mem::replace(&mut self.step, Step::Done) {
                 Step::New(spec, body) => {
@@ -369,22 +377,19 @@ impl<'a, B: Body> Wire<'a, B> {
                 }
                 Step::Again(request) => {
                     self.moves += 1;
-                    if self.moves > MOVES {
+                    if self.moves > self.channel.get().moves() {
                         let text = "each of several connections ended before the request could be sent";
                         return Poll::Ready(Err(Error::closed(text).with_sent(Sent::No).with_phase(Phase::Queue)));
                     }
-                    let Request { spec: Some(spec), body } = request else {
-                        return Poll::Ready(Err(Error::closed("the request was lost").with_sent(Sent::No)));
-                    };
                     let (slot, _) = self.channel.get().pick();
-                    self.step = self.start_foreign(cx, slot, Request { spec: Some(spec), body });
+                    self.step = self.start_foreign(cx, slot, request);
                 }
                 Step::Foreign { slot, cell } => match cell.poll(cx) {
                     Poll::Ready(Found::Done(outcome)) => {
                         self.channel.get().keep_cell(cell);
                         return Poll::Ready(outcome);
                     }
-                    Poll::Ready(Found::Returned(request)) => self.step = Step::Again(request),
+                    Poll::Ready(Found::Returned(request)) => self.step = Step::Again(*request),
                     Poll::Pending => {
                         self.step = Step::Foreign { slot, cell };
                         return Poll::Pending;
@@ -396,26 +401,31 @@ impl<'a, B: Body> Wire<'a, B> {
         }
     }
 
-    fn collect(&mut self, cx: &mut TaskContext<'_>, slot: usize, conn: ConnId, seq: SeqId) -> Poll<Result<Reply>> {
-        let found = local::visit::<ClientHandler, _>(conn, |handler, io| handler.collect(io, seq, cx.waker()));
-        let found = match found {
-            Some(found) => found,
-            None => self.channel.get().slots[slot].adopt(conn, seq).or_else(|| {
-                let text = "the call was begun on another reactor's thread, and cannot be polled on this one";
-                Some(Err(Error::closed(text)))
-            }),
-        };
-        match found {
-            Some(outcome) => {
-                self.step = Step::Done;
-                Poll::Ready(outcome)
+    /// Asks the connection. A call that was begun on its reactor's thread may be polled on another later: then it waits at a cell.
+    fn collect(&self, cx: &mut TaskContext<'_>, slot: usize, conn: ConnId, seq: SeqId) -> Collected {
+        let channel = self.channel.get();
+        let reactor = &channel.slots[slot].reactor;
+        if reactor.is_current() {
+            match local::visit::<ClientHandler, _>(conn, |handler, io| handler.collect(io, seq, cx.waker())) {
+                Some(None) => return Collected::Pending,
+                Some(Some(found)) => return Collected::Found(found),
+                // The connection has ended, or its handler is running just now.
+                None => {
+                    if let Some(found) = channel.slots[slot].adopt(conn, seq) {
+                        return Collected::Found(found);
+                    }
+                }
             }
-            None => Poll::Pending,
         }
+        let cell = channel.take_cell();
+        cell.follow(conn, seq, cx.waker());
+        let moved = Moved { channel: Arc::clone(channel), slot, conn, seq, cell: Arc::clone(&cell) };
+        reactor.run(move || drop(moved));
+        Collected::Elsewhere(cell)
     }
 
     fn start(&mut self, cx: &mut TaskContext<'_>, spec: Spec, body: B) -> Result<Step<B>> {
-        let channel = Arc::clone(self.channel.get());
+        let channel = self.channel.get();
         let (slot, is_local) = match self.prefer {
             Some(slot) => (slot, channel.slots[slot].reactor.is_current()),
             None => channel.pick(),
@@ -426,11 +436,16 @@ impl<'a, B: Body> Wire<'a, B> {
         let conn = channel.ensure(slot)?;
         let mut parts = Some((spec, body));
         let submitted = local::visit::<ClientHandler, _>(conn, |handler, io| {
-            parts.take().map(|(spec, body)| handler.submit(io, spec, body, Waiter::new(cx.waker())))
+            let (spec, body) = handler.admits(io).then(|| parts.take()).flatten()?;
+            Some(handler.submit(io, spec, body, Waiter::new(cx.waker())))
         });
         match (submitted.flatten(), parts) {
-            (Some(seq), _) => Ok(Step::Local { slot, conn, seq: seq? }),
-            // The connection's handler is running just now, or has just ended: through the inbox, then.
+            (Some(seq), _) => {
+                let step = Step::Local { slot, conn, seq: seq? };
+                self.enter(slot);
+                Ok(step)
+            }
+            // The connection's handler is running just now, or it ends: through the inbox, then.
             (None, Some((spec, body))) => {
                 Ok(self.start_foreign(cx, slot, Request { spec: Some(spec), body: body.into_link() }))
             }
@@ -438,12 +453,22 @@ impl<'a, B: Body> Wire<'a, B> {
         }
     }
 
-    fn start_foreign(&self, cx: &mut TaskContext<'_>, slot: usize, request: Request) -> Step<B> {
+    fn start_foreign(&mut self, cx: &mut TaskContext<'_>, slot: usize, request: Request) -> Step<B> {
+        self.enter(slot);
         let channel = self.channel.get();
         let cell = channel.take_cell();
         cell.submit(request, cx.waker());
         channel.send(slot, &cell);
         Step::Foreign { slot, cell }
+    }
+
+    fn enter(&mut self, slot: usize) {
+        let before = self.entered.replace(slot);
+        let channel = self.channel.get();
+        channel.enter(slot);
+        if let Some(before) = before {
+            channel.leave(before);
+        }
     }
 
     fn explain(&self, error: Error) -> Error {
@@ -454,22 +479,65 @@ impl<'a, B: Body> Wire<'a, B> {
 
 impl<B: Body> Drop for Wire<'_, B> {
     fn drop(&mut self) {
+        let channel = self.channel.get();
+        if let Some(slot) = self.entered {
+            channel.leave(slot);
+        }
         match std::mem::replace(&mut self.step, Step::Done) {
             Step::Local { slot, conn, seq } => {
-                let channel = self.channel.get();
-                let give_up = move || local::visit::<ClientHandler, _>(conn, |handler, io| handler.cancel(io, seq));
-                if give_up().is_none() && channel.slots[slot].adopt(conn, seq).is_none() {
-                    // Dropped on another thread than it was polled on.
-                    let channel = Arc::clone(channel);
-                    self.channel.get().slots[slot].reactor.run(move || {
-                        if give_up().is_none() {
-                            channel.slots[slot].adopt(conn, seq);
-                        }
-                    });
+                let give_up = move |channel: &ChannelInner| {
+                    let slot = &channel.slots[slot];
+                    slot.reactor.is_current()
+                        && (local::visit::<ClientHandler, _>(conn, |handler, io| handler.cancel(io, seq)).is_some()
+                            || slot.adopt(conn, seq).is_some())
+                };
+                if !give_up(channel) {
+                    // Dropped on another thread than it was begun on, or under the connection's own handler.
+                    let there = Arc::clone(channel);
+                    channel.slots[slot].reactor.run(move || _ = give_up(&there));
                 }
             }
-            Step::Foreign { slot, cell } if cell.drop_call() => self.channel.get().send_drop(slot, &cell),
+            Step::Foreign { slot, cell } => {
+                if let Some(conn) = cell.drop_call() {
+                    channel.slots[slot].reactor.send(conn, cell);
+                }
+            }
             _ => {}
+        }
+    }
+}
+
+/// What a look at a call's connection finds.
+#[allow(clippy::large_enum_variant, reason = "passed on at once, never kept")]
+enum Collected {
+    Pending,
+    Found(Found),
+    /// The call has left its reactor's thread and waits here now.
+    Elsewhere(Arc<ReplyCell>),
+}
+
+/// A call that has left its reactor's thread, on its way back there to tell the connection. Works when it is dropped, so that it is
+/// never silent: if the reactor has stopped, that is the answer.
+struct Moved {
+    channel: Arc<ChannelInner>,
+    slot: usize,
+    conn: ConnId,
+    seq: SeqId,
+    cell: Arc<ReplyCell>,
+}
+
+impl Drop for Moved {
+    fn drop(&mut self) {
+        let slot = &self.channel.slots[self.slot];
+        let tell =
+            || local::visit::<ClientHandler, _>(self.conn, |handler, io| handler.hand_over(io, self.seq, &self.cell));
+        if slot.reactor.is_current() && tell().is_some() {
+            return;
+        }
+        let gone = || Found::Done(Err(Error::closed("the reactor stopped")));
+        let found = slot.adopt(self.conn, self.seq).unwrap_or_else(gone);
+        if let Some(waker) = self.cell.complete(found) {
+            waker.wake();
         }
     }
 }

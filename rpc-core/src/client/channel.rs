@@ -3,13 +3,13 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicIsize, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Weak};
 use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
 use parking_lot::Mutex;
-use rpc_transport::{CloseReason, ConnId, Connector, Endpoint, Message, ReactorHandle, ReactorPool, Url, local};
+use rpc_transport::{ConnId, Connector, Endpoint, Message, ReactorHandle, ReactorPool, Url, local};
 
 use super::builder::{ChannelBuilder, Config};
 use super::call::Call;
@@ -17,13 +17,16 @@ use super::handler::ClientHandler;
 use crate::codegen::MethodDescriptor;
 use crate::error::{Error, Peer, Phase, Refusal, Result, Sent};
 use crate::middleware::Middleware;
-use crate::mux::{Outcome, ReplyCell, SeqId};
+use crate::mux::{Found, ReplyCell, SeqId};
 use crate::protocol::KitexFraming;
 use crate::protocol::ttheader::{RequestHead, RequestHeadSpec};
 
 /// First pause after a failed connect; it doubles up to [`BACKOFF_MAX`].
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
+
+/// How often a call that met a dying connection moves on to another, unsent, before it fails.
+const MOVES: usize = 4;
 
 /// Cells kept for reuse by one channel.
 const CELLS_KEPT: usize = 4096;
@@ -81,7 +84,14 @@ impl Channel {
         }
         let channel = Channel::builder(url).build()?;
         SHARED.retain(|_, weak| weak.strong_count() > 0);
-        SHARED.insert(parsed, Arc::downgrade(&channel.owner));
+        // Another thread may have been here meanwhile: the first one's is everybody's.
+        let mut shared = SHARED.entry(parsed).or_insert_with(|| Arc::downgrade(&channel.owner));
+        if let Some(owner) = shared.upgrade() {
+            drop(shared);
+            return Ok(Channel { owner, layers: Arc::new(()) });
+        }
+        *shared = Arc::downgrade(&channel.owner);
+        drop(shared);
         Ok(channel)
     }
 
@@ -166,23 +176,23 @@ pub(crate) struct ChannelInner {
 /// A place for one connection, on one reactor.
 pub(crate) struct Slot {
     pub(crate) reactor: ReactorHandle,
-    pub(crate) state: Mutex<SlotState>,
-    /// Calls that have not ended.
-    load: AtomicIsize,
-    /// Outcomes of local calls whose connection ended before they were fetched.
-    orphans: Mutex<HashMap<(ConnId, SeqId), Outcome>>,
+    state: Mutex<SlotState>,
+    /// Calls that have not ended; counted without multiplexing only.
+    load: AtomicUsize,
+    /// What came of local calls whose connection ended before they asked.
+    orphans: Mutex<HashMap<(ConnId, SeqId), Found>>,
 }
 
 #[derive(Default)]
-pub(crate) struct SlotState {
+struct SlotState {
     conn: Option<ConnId>,
     /// Failures in a row.
     failures: u32,
-    /// How often a connection of this slot has ended.
-    ends: u64,
+    /// Failures ever: each is another endpoint's turn.
+    turn: usize,
     retry_at: Option<Instant>,
     /// Why the last connection failed.
-    pub(crate) why: Option<String>,
+    why: Option<String>,
 }
 
 impl ChannelInner {
@@ -202,7 +212,7 @@ impl ChannelInner {
         let slots = (0..config.connections).map(|index| Slot {
             reactor: reactors[index % reactors.len()].clone(),
             state: Mutex::default(),
-            load: AtomicIsize::new(0),
+            load: AtomicUsize::new(0),
             orphans: Mutex::default(),
         });
         ChannelInner {
@@ -243,15 +253,30 @@ impl ChannelInner {
         slots.min_by_key(|(_, slot)| slot.load.load(Ordering::Relaxed)).map(|(index, _)| index)
     }
 
-    pub(crate) fn note_load(&self, slot: usize, by: isize) {
-        self.slots[slot].load.fetch_add(by, Ordering::Relaxed);
+    /// A call takes this slot. Counted by the caller, before a connection knows of it: callers choose faster than reactors accept.
+    pub(crate) fn enter(&self, slot: usize) {
+        if !self.config.multiplexed {
+            self.slots[slot].load.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// That call has ended, or goes elsewhere.
+    pub(crate) fn leave(&self, slot: usize) {
+        if !self.config.multiplexed {
+            self.slots[slot].load.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// How often a call that no connection took is tried again.
+    pub(crate) fn moves(&self) -> usize {
+        MOVES + self.endpoints.len()
     }
 
     /// The slot's connection, made now if there is none. Only on the slot's reactor.
     pub(crate) fn ensure(self: &Arc<Self>, index: usize) -> Result<ConnId> {
         let slot = &self.slots[index];
         let now = local::now();
-        let (ends, failures) = {
+        let turn = {
             let state = slot.state.lock();
             if let Some(id) = state.conn {
                 return Ok(id);
@@ -259,22 +284,38 @@ impl ChannelInner {
             if let Some(at) = state.retry_at.filter(|at| *at > now) {
                 return Err(backoff(&state, at - now));
             }
-            (state.ends, state.failures)
+            state.turn
         };
         self.stats.connects.add(1);
-        let endpoint = &self.endpoints[failures as usize % self.endpoints.len()];
+        let endpoint = &self.endpoints[turn % self.endpoints.len()];
         let framing = KitexFraming::new(self.config.limits.max_frame_size);
         let handler = ClientHandler::new(Arc::clone(self), index);
         let Some(id) = self.connector.connect(endpoint, framing, handler) else {
             return Err(Error::closed("the connection's reactor is not turned by this thread"));
         };
-        let mut state = slot.state.lock();
-        if state.ends != ends {
-            // It failed at once, and told so before `connect` returned.
-            return Err(backoff(&state, state.retry_at.map_or(BACKOFF_MIN, |at| at.saturating_duration_since(now))));
-        }
-        state.conn = Some(id);
+        slot.state.lock().conn = Some(id); // if it fails at once, it says so later
         Ok(id)
+    }
+
+    /// A connection has ended. `failed_at` is given if it never worked. Then the next endpoint has its turn, after a pause if all have
+    /// had theirs; returns whether it is now.
+    pub(crate) fn closed(&self, index: usize, id: ConnId, failed_at: Option<Instant>, why: &str) -> bool {
+        let mut state = self.slots[index].state.lock();
+        if state.conn == Some(id) {
+            state.conn = None;
+        }
+        let Some(now) = failed_at else { return true };
+        state.turn = state.turn.wrapping_add(1);
+        state.failures = state.failures.saturating_add(1);
+        state.why = Some(why.to_owned());
+        let endpoints = u32::try_from(self.endpoints.len()).unwrap_or(u32::MAX);
+        if !state.failures.is_multiple_of(endpoints) {
+            return true;
+        }
+        let rounds = state.failures / endpoints - 1;
+        let pause = BACKOFF_MIN.saturating_mul(1 << rounds.min(10)).min(BACKOFF_MAX);
+        state.retry_at = Some(now + jitter(pause));
+        false
     }
 
     /// Sends a cell to the slot's connection, from any thread.
@@ -294,6 +335,9 @@ impl ChannelInner {
     }
 
     fn deliver(self: Arc<Self>, index: usize, mut cell: Undelivered) {
+        if cell.0.as_ref().is_some_and(|cell| cell.is_dropped()) {
+            return; // nobody waits: no reason to connect
+        }
         match self.ensure(index) {
             Ok(id) => {
                 local::visit::<ClientHandler, _>(id, |handler, cx| {
@@ -303,19 +347,10 @@ impl ChannelInner {
                 });
             }
             Err(error) => {
-                if let Some(waker) = cell.0.take().and_then(|cell| cell.complete(Err(error))) {
+                if let Some(waker) = cell.0.take().and_then(|cell| cell.complete(Found::Done(Err(error)))) {
                     waker.wake();
                 }
             }
-        }
-    }
-
-    /// Tells the connection that the caller of this cell is gone.
-    pub(crate) fn send_drop(&self, index: usize, cell: &Arc<ReplyCell>) {
-        let slot = &self.slots[index];
-        let conn = slot.state.lock().conn;
-        if let Some(id) = conn {
-            slot.reactor.send(id, Arc::clone(cell));
         }
     }
 
@@ -390,31 +425,11 @@ impl Slot {
         state.why = None;
     }
 
-    /// The connection has ended; says why, in words. `failed_at` is given if it never worked: then the next attempt waits.
-    pub(crate) fn closed(&self, id: ConnId, failed_at: Option<Instant>, reason: &CloseReason, retired: bool) -> String {
-        let mut state = self.state.lock();
-        state.ends += 1;
-        if state.conn == Some(id) {
-            state.conn = None;
-        }
-        let why = match (&state.why, reason) {
-            (Some(why), CloseReason::Local(_)) if !retired => why.clone(),
-            _ => reason.to_string(),
-        };
-        if let Some(now) = failed_at {
-            let pause = BACKOFF_MIN.saturating_mul(1 << state.failures.min(10)).min(BACKOFF_MAX);
-            state.failures = state.failures.saturating_add(1);
-            state.retry_at = Some(now + jitter(pause));
-            state.why = Some(why.clone());
-        }
-        why
+    pub(crate) fn orphan(&self, conn: ConnId, seq: SeqId, found: Found) {
+        self.orphans.lock().insert((conn, seq), found);
     }
 
-    pub(crate) fn orphan(&self, conn: ConnId, seq: SeqId, outcome: Outcome) {
-        self.orphans.lock().insert((conn, seq), outcome);
-    }
-
-    pub(crate) fn adopt(&self, conn: ConnId, seq: SeqId) -> Option<Outcome> {
+    pub(crate) fn adopt(&self, conn: ConnId, seq: SeqId) -> Option<Found> {
         self.orphans.lock().remove(&(conn, seq))
     }
 }

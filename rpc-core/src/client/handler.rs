@@ -13,7 +13,7 @@ use super::{Body, Request, Spec};
 use crate::codegen::MethodDescriptor;
 use crate::error::{Error, Phase, Refusal, Sent};
 use crate::glitch::{Glitches, Verdict};
-use crate::mux::{Abandon, Arrived, Late, Outcome, Pending, Reply, ReplyCell, SeqId};
+use crate::mux::{Abandon, Arrived, Found, Late, Outcome, Pending, Reply, ReplyCell, SeqId};
 use crate::protocol::ttheader::{EXCEPTION_INFO, REPLY_INFO, ReplyInfo, RequestHead, TtFrame};
 use crate::protocol::{MessageType, Payload};
 use crate::status::Code;
@@ -38,6 +38,8 @@ pub(crate) struct ClientHandler {
     answered: bool,
     /// Retired because of calls that this side gave up, not by the peer's doing.
     given_up: bool,
+    /// Why this side closes the connection, if more is to be said than the reason of the close.
+    why: Option<String>,
 }
 
 /// A call that has an id.
@@ -54,8 +56,8 @@ enum Place {
     Queued,
     /// Written; where its frame begins in the stream.
     OnWire(u64),
-    /// Its outcome waits for a local caller; what becomes of the id when it has been fetched.
-    Done(Outcome, Abandon),
+    /// What came of it waits for a local caller; what becomes of the id when it has been fetched.
+    Done(Found, Abandon),
 }
 
 /// Who waits for a reply.
@@ -85,12 +87,21 @@ impl ClientHandler {
             retired: false,
             answered: false,
             given_up: false,
+            why: None,
             channel,
         }
     }
 
     fn slot(&self) -> &Slot {
         &self.channel.slots[self.slot]
+    }
+
+    /// Whether new calls may come here. One that is closing or retired lets go of its slot: they go to another connection.
+    pub(crate) fn admits(&self, cx: &Cx<'_>) -> bool {
+        if cx.is_closing() {
+            self.slot().forget(cx.id());
+        }
+        !self.retired && !cx.is_closing()
     }
 
     /// A call made on this reactor: its message is encoded straight into the output.
@@ -108,7 +119,9 @@ impl ClientHandler {
             return Err(refusal_error(refusal));
         }
         let write_now = self.queue.is_empty() && self.has_room(cx);
-        if !write_now && self.queue.len() >= limits.client_max_waiting {
+        // While connecting, those that will be written at once wait, too.
+        let soon = if cx.is_open() { 0 } else { self.max_on_wire };
+        if !write_now && self.queue.len() >= limits.client_max_waiting + soon {
             let refusal = Refusal::TooManyInFlight { name: "client_max_waiting", limit: limits.client_max_waiting };
             return Err(refusal_error(refusal));
         }
@@ -138,7 +151,6 @@ impl ClientHandler {
         if let Some(entry) = self.pending.get(seq) {
             entry.timer = Some(timer);
         }
-        self.channel.note_load(self.slot, 1);
         Ok(seq)
     }
 
@@ -166,9 +178,10 @@ impl ClientHandler {
         Ok(())
     }
 
-    /// Whether another call may go on the wire.
+    /// Whether another call may go on the wire. Not before there is a connection: until then calls can still go elsewhere, and what
+    /// ends meanwhile is certainly not sent.
     fn has_room(&self, cx: &Cx<'_>) -> bool {
-        self.on_wire + self.pending.abandoned() < self.max_on_wire && !cx.is_crowded()
+        cx.is_open() && self.on_wire + self.pending.abandoned() < self.max_on_wire && !cx.is_crowded()
     }
 
     /// Writes queued calls as far as there is room.
@@ -188,8 +201,12 @@ impl ClientHandler {
         }
     }
 
-    /// Ends a call: its caller gets the outcome, now or when it asks.
     fn finish(&mut self, cx: &mut Cx<'_>, seq: SeqId, outcome: Outcome, how: Abandon) {
+        self.settle(cx, seq, Found::Done(outcome), how);
+    }
+
+    /// Ends a call, here at least: its caller gets what came of it, now or when it asks.
+    fn settle(&mut self, cx: &mut Cx<'_>, seq: SeqId, found: Found, how: Abandon) {
         let Some(entry) = self.pending.get(seq) else { return };
         match entry.place {
             Place::Queued => {}
@@ -199,38 +216,51 @@ impl ClientHandler {
         if let Some(timer) = entry.timer.take() {
             cx.disarm(timer);
         }
-        self.channel.note_load(self.slot, -1);
         match &entry.waiter {
             Waiter::Foreign(cell) => {
-                if let Some(waker) = cell.complete(outcome) {
+                if let Some(waker) = cell.complete(found) {
                     cx.wake(waker);
                 }
                 self.pending.abandon(seq, how);
             }
             Waiter::Task(task) => {
                 let task = *task;
-                entry.place = Place::Done(outcome, how);
+                entry.place = Place::Done(found, how);
                 local::wake(task);
             }
             Waiter::Waker(waker) => {
                 let waker = waker.clone();
-                entry.place = Place::Done(outcome, how);
-                waker.wake();
+                entry.place = Place::Done(found, how);
+                cx.wake(waker);
             }
         }
     }
 
-    /// A local caller asks for its outcome.
-    pub(crate) fn collect(&mut self, cx: &mut Cx<'_>, seq: SeqId, waker: &Waker) -> Option<Outcome> {
-        let entry = self.pending.get(seq)?;
+    /// A local caller asks what came of its call.
+    pub(crate) fn collect(&mut self, cx: &mut Cx<'_>, seq: SeqId, waker: &Waker) -> Option<Found> {
+        self.take_or_wait(cx, seq, || Waiter::new(waker))
+    }
+
+    /// The caller has left this reactor's thread: from now on it waits at this cell.
+    pub(crate) fn hand_over(&mut self, cx: &mut Cx<'_>, seq: SeqId, cell: &Arc<ReplyCell>) {
+        let found = self.take_or_wait(cx, seq, || Waiter::Foreign(Arc::clone(cell)));
+        if let Some(waker) = found.and_then(|found| cell.complete(found)) {
+            cx.wake(waker);
+        }
+    }
+
+    fn take_or_wait(&mut self, cx: &mut Cx<'_>, seq: SeqId, waiter: impl FnOnce() -> Waiter) -> Option<Found> {
+        let Some(entry) = self.pending.get(seq) else {
+            return Some(Found::Done(Err(Error::closed("its connection does not know the call")))); // never silent
+        };
         let Place::Done(_, how) = entry.place else {
-            entry.waiter = Waiter::new(waker);
+            entry.waiter = waiter();
             return None;
         };
         let entry = self.pending.abandon(seq, how)?;
         self.after(cx);
         match entry.place {
-            Place::Done(outcome, _) => Some(outcome),
+            Place::Done(found, _) => Some(found),
             _ => None,
         }
     }
@@ -242,13 +272,9 @@ impl ClientHandler {
             cx.disarm(timer);
         }
         let how = match &entry.place {
-            Place::Queued => {
-                self.channel.note_load(self.slot, -1);
-                Abandon::Unsent
-            }
+            Place::Queued => Abandon::Unsent,
             Place::OnWire(_) => {
                 self.on_wire -= 1;
-                self.channel.note_load(self.slot, -1);
                 Abandon::OnWire
             }
             Place::Done(_, how) => *how,
@@ -269,10 +295,23 @@ impl ClientHandler {
         }
     }
 
-    /// New calls go to another connection from now on.
-    fn retire(&mut self, cx: &Cx<'_>) {
-        if !std::mem::replace(&mut self.retired, true) {
-            self.slot().forget(cx.id());
+    /// New calls go to another connection from now on, and so do those that wait for their turn here.
+    fn retire(&mut self, cx: &mut Cx<'_>) {
+        if std::mem::replace(&mut self.retired, true) {
+            return;
+        }
+        self.slot().forget(cx.id());
+        self.give_back_queued(cx);
+    }
+
+    /// Calls of which nothing has been written go back to their callers, who try another connection.
+    fn give_back_queued(&mut self, cx: &mut Cx<'_>) {
+        self.queued_bytes = 0;
+        for (seq, spec, body) in std::mem::take(&mut self.queue) {
+            if self.pending.get(seq).is_some_and(|entry| matches!(entry.place, Place::Queued)) {
+                let request = Box::new(Request { spec: Some(spec), body });
+                self.settle(cx, seq, Found::Returned(request), Abandon::Unsent);
+            }
         }
     }
 
@@ -302,24 +341,26 @@ impl ClientHandler {
     }
 
     fn accept(&mut self, cx: &mut Cx<'_>, cell: Arc<ReplyCell>, request: Request) {
-        let Some(spec) = request.spec else { return };
-        if cx.now() >= spec.deadline {
-            if let Some(waker) = cell.complete(Err(expired(spec.timeout))) {
-                cx.wake(waker);
-            }
-            return;
-        }
-        match self.submit(cx, spec, request.body, Waiter::Foreign(Arc::clone(&cell))) {
-            Ok(seq) => {
-                if !cell.accept(seq) {
-                    self.cancel(cx, seq);
+        let done = if !self.admits(cx) {
+            Found::Returned(Box::new(request))
+        } else {
+            let Request { spec: Some(spec), body } = request else { return };
+            if cx.now() >= spec.deadline {
+                Found::Done(Err(expired(spec.timeout)))
+            } else {
+                match self.submit(cx, spec, body, Waiter::Foreign(Arc::clone(&cell))) {
+                    Ok(seq) => {
+                        if !cell.accept(cx.id(), seq) {
+                            self.cancel(cx, seq);
+                        }
+                        return;
+                    }
+                    Err(error) => Found::Done(Err(error)),
                 }
             }
-            Err(error) => {
-                if let Some(waker) = cell.complete(Err(error)) {
-                    cx.wake(waker);
-                }
-            }
+        };
+        if let Some(waker) = cell.complete(done) {
+            cx.wake(waker);
         }
     }
 
@@ -361,10 +402,7 @@ impl ClientHandler {
             MessageType::Reply => {
                 let method = entry.method;
                 if payload.method != method.name().as_bytes() || payload.seq != tt.seq {
-                    let text = format!(
-                        "the reply to {method} is of another call: {}",
-                        String::from_utf8_lossy(payload.method)
-                    );
+                    let text = format!("the reply to {method} is of another call: {}", shown(payload.method));
                     self.finish(cx, seq, Err(Error::closed(text).with_phase(Phase::Decode)), Abandon::Unsent);
                     cx.close(CloseReason::Local("a reply does not match its call"));
                     return Ok(());
@@ -418,11 +456,15 @@ impl ClientHandler {
 }
 
 impl Handler for ClientHandler {
+    fn on_open(&mut self, cx: &mut Cx<'_>) {
+        self.pump(cx);
+    }
+
     fn on_frame(&mut self, cx: &mut Cx<'_>, frame: Frame<'_>) {
         if let Err(error) = self.reply(cx, frame) {
             let text = error.to_string();
             tracing::warn!(peer = %cx.peer(), error = %text, "the peer's bytes are not replies; closing");
-            self.slot().state.lock().why = Some(text);
+            self.why = Some(text);
             cx.abort(CloseReason::Local("the peer's bytes are not replies"));
         }
     }
@@ -441,10 +483,13 @@ impl Handler for ClientHandler {
         let seq = SeqId::from_key(key);
         let written = cx.written();
         let Some(entry) = self.pending.get(seq) else { return };
-        let (sent, phase) = where_it_was(&entry.place, cx.is_open(), written);
-        let error = Error::deadline(entry.timeout).with_sent(sent).with_phase(phase);
+        let (_, phase) = where_it_was(&entry.place, cx.is_open(), written);
         // What stands in the output will be sent, even if it has not been yet.
-        let how = if phase == Phase::Queue { Abandon::Unsent } else { Abandon::OnWire };
+        let (sent, how) = match entry.place {
+            Place::Queued => (Sent::No, Abandon::Unsent),
+            _ => (Sent::Maybe, Abandon::OnWire),
+        };
+        let error = Error::deadline(entry.timeout).with_sent(sent).with_phase(phase);
         self.finish(cx, seq, Err(error), how);
         self.after(cx);
     }
@@ -461,32 +506,38 @@ impl Handler for ClientHandler {
         let connected = !matches!(reason, CloseReason::Connect(_) | CloseReason::ConnectTimeout(_));
         // A connection whose calls were cancelled or timed out before its first reply did not fail.
         let failed = !connected || (!self.answered && !self.given_up);
-        let why = self.slot().closed(cx.id(), failed.then_some(cx.now()), reason, self.retired);
+        let why = match (self.why.take(), reason) {
+            (Some(why), CloseReason::Local(_)) => why,
+            _ => reason.to_string(),
+        };
+        let moves_on = self.channel.closed(self.slot, cx.id(), failed.then_some(cx.now()), &why) || connected;
+        if moves_on && !matches!(reason, CloseReason::Stopped) {
+            self.give_back_queued(cx);
+        }
         for (seq, entry) in self.pending.drain() {
             if let Some(timer) = entry.timer {
                 cx.disarm(timer);
             }
             let (sent, phase) = where_it_was(&entry.place, connected, cx.written());
-            let outcome = match entry.place {
-                Place::Done(outcome, _) => outcome,
+            let found = match entry.place {
+                Place::Done(found, _) => found,
                 Place::Queued | Place::OnWire(_) => {
-                    self.channel.note_load(self.slot, -1);
-                    Err(Error::closed(why.clone()).with_sent(sent).with_phase(phase))
+                    Found::Done(Err(Error::closed(why.clone()).with_sent(sent).with_phase(phase)))
                 }
             };
             match entry.waiter {
                 Waiter::Foreign(cell) => {
-                    if let Some(waker) = cell.complete(outcome) {
-                        waker.wake();
+                    if let Some(waker) = cell.complete(found) {
+                        cx.wake(waker);
                     }
                 }
                 Waiter::Task(task) => {
-                    self.channel.slots[self.slot].orphan(cx.id(), seq, outcome);
+                    self.slot().orphan(cx.id(), seq, found);
                     local::wake(task);
                 }
                 Waiter::Waker(waker) => {
-                    self.channel.slots[self.slot].orphan(cx.id(), seq, outcome);
-                    waker.wake();
+                    self.slot().orphan(cx.id(), seq, found);
+                    cx.wake(waker);
                 }
             }
         }
@@ -511,6 +562,11 @@ fn where_it_was(place: &Place, connected: bool, written: u64) -> (Sent, Phase) {
         Place::OnWire(start) if written <= *start => (Sent::No, Phase::Write),
         Place::OnWire(_) | Place::Done(..) => (Sent::Maybe, Phase::Wait),
     }
+}
+
+/// A peer's text, short enough for an error.
+fn shown(text: &[u8]) -> String {
+    String::from_utf8_lossy(&text[..text.len().min(64)]).into_owned()
 }
 
 fn refusal_error(refusal: Refusal) -> Error {

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use rpc_transport::Message;
+use rpc_transport::{ConnId, Message};
 
 use super::SeqId;
 use crate::client::Request;
@@ -29,12 +29,19 @@ pub(crate) struct Reply {
 /// How a call ended.
 pub(crate) type Outcome = Result<Reply, Error>;
 
-/// The meeting place of a caller outside the reactor and its connection.
-#[derive(Debug, Default)]
-pub(crate) struct ReplyCell(Mutex<State>);
+/// The meeting place of a caller outside the reactor and its connection, which `C` names.
+#[derive(Debug)]
+pub(crate) struct ReplyCell<C = ConnId>(Mutex<State<C>>);
+
+impl<C> Default for ReplyCell<C> {
+    fn default() -> Self {
+        ReplyCell(Mutex::default())
+    }
+}
 
 #[derive(Debug, Default)]
-enum State {
+#[allow(clippy::large_enum_variant, reason = "one pooled cell a call: a box would be an allocation")]
+enum State<C> {
     #[default]
     Empty,
     /// Sent to the connection, which has not seen it.
@@ -42,8 +49,9 @@ enum State {
         request: Request,
         waker: Option<Waker>,
     },
-    /// The connection has the request.
+    /// This connection has the request, and calls it so.
     Accepted {
+        conn: C,
         seq: SeqId,
         waker: Option<Waker>,
     },
@@ -52,16 +60,16 @@ enum State {
         seq: Option<SeqId>,
     },
     /// It never reached a connection: the caller may try another.
-    Returned(Request),
+    Returned(Box<Request>),
     Done(Outcome),
 }
 
 /// What the caller finds.
-#[allow(clippy::large_enum_variant, reason = "passed on at once, never kept")]
+#[derive(Debug)]
 pub(crate) enum Found {
     Done(Outcome),
-    /// The connection was gone before it saw the request.
-    Returned(Request),
+    /// The connection ended, or took no more calls, before any of the request was written.
+    Returned(Box<Request>),
 }
 
 /// What the connection finds in a cell it was sent.
@@ -72,10 +80,15 @@ pub(crate) enum Arrived {
     Dropped(Option<SeqId>),
 }
 
-impl ReplyCell {
+impl<C: Copy> ReplyCell<C> {
     /// The caller: puts the request in, before the cell is sent.
     pub(crate) fn submit(&self, request: Request, waker: &Waker) {
         *self.0.lock() = State::Submitted { request, waker: Some(waker.clone()) };
+    }
+
+    /// The caller: waits here for a call that a connection has already.
+    pub(crate) fn follow(&self, conn: C, seq: SeqId, waker: &Waker) {
+        *self.0.lock() = State::Accepted { conn, seq, waker: Some(waker.clone()) };
     }
 
     /// The caller: what came of it.
@@ -83,9 +96,12 @@ impl ReplyCell {
         let mut state = self.0.lock();
         match &mut *state {
             State::Submitted { waker, .. } | State::Accepted { waker, .. } => {
-                if !waker.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
-                    *waker = Some(cx.waker().clone());
+                if waker.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
+                    return Poll::Pending;
                 }
+                let old = waker.replace(cx.waker().clone());
+                drop(state);
+                drop(old); // outside of the lock: the end of a waker may run any code
                 Poll::Pending
             }
             _ => match std::mem::take(&mut *state) {
@@ -96,16 +112,23 @@ impl ReplyCell {
         }
     }
 
-    /// The caller gives up; true if the connection has to be told.
-    pub(crate) fn drop_call(&self) -> bool {
+    /// The caller gives up; returns the connection that has to be told. Only that one: another knows some other call by that id.
+    pub(crate) fn drop_call(&self) -> Option<C> {
         let mut state = self.0.lock();
         let (seq, tell) = match &*state {
-            State::Submitted { .. } => (None, false), // the cell itself is on its way and will tell
-            State::Accepted { seq, .. } => (Some(*seq), true),
-            _ => return false,
+            State::Submitted { .. } => (None, None), // the cell itself is on its way and will tell
+            State::Accepted { conn, seq, .. } => (Some(*seq), Some(*conn)),
+            _ => return None,
         };
-        *state = State::Dropped { seq };
+        let old = std::mem::replace(&mut *state, State::Dropped { seq });
+        drop(state);
+        drop(old); // outside of the lock, as above
         tell
+    }
+
+    /// Whether a call on its way to a connection has been dropped.
+    pub(crate) fn is_dropped(&self) -> bool {
+        matches!(*self.0.lock(), State::Dropped { .. })
     }
 
     /// The connection: opens a cell it was sent.
@@ -125,25 +148,28 @@ impl ReplyCell {
     }
 
     /// The connection: the call has this id now. False if the caller is gone.
-    pub(crate) fn accept(&self, seq: SeqId) -> bool {
+    pub(crate) fn accept(&self, conn: C, seq: SeqId) -> bool {
         let mut state = self.0.lock();
         match &mut *state {
             State::Submitted { waker, .. } => {
                 let waker = waker.take();
-                *state = State::Accepted { seq, waker };
+                *state = State::Accepted { conn, seq, waker };
                 true
             }
             _ => false,
         }
     }
 
-    /// The connection: the end of the call. Returns whom to wake; `None` if nobody waits any more.
-    pub(crate) fn complete(&self, outcome: Outcome) -> Option<Waker> {
+    /// The connection: the end of the call, here at least. Returns whom to wake; `None` if nobody waits any more.
+    pub(crate) fn complete(&self, found: Found) -> Option<Waker> {
         let mut state = self.0.lock();
         match &mut *state {
             State::Submitted { waker, .. } | State::Accepted { waker, .. } => {
                 let waker = waker.take();
-                *state = State::Done(outcome);
+                *state = match found {
+                    Found::Done(outcome) => State::Done(outcome),
+                    Found::Returned(request) => State::Returned(request),
+                };
                 waker
             }
             _ => None,
@@ -156,7 +182,7 @@ impl Message for ReplyCell {
         let mut state = self.0.lock();
         if let State::Submitted { request, waker } = &mut *state {
             let (request, waker) = (std::mem::take(request), waker.take());
-            *state = State::Returned(request);
+            *state = State::Returned(Box::new(request));
             drop(state);
             if let Some(waker) = waker {
                 waker.wake();
@@ -180,8 +206,8 @@ mod tests {
         }
     }
 
-    fn outcome() -> Outcome {
-        Err(Error::cancelled())
+    fn outcome() -> Found {
+        Found::Done(Err(Error::cancelled()))
     }
 
     #[test]
@@ -191,7 +217,7 @@ mod tests {
         let cell = ReplyCell::default();
         cell.submit(Request::default(), &waker);
         assert!(matches!(cell.arrive(), Some(Arrived::New(_))));
-        assert!(cell.accept(SeqId::new(0, 1)));
+        assert!(cell.accept('a', SeqId::new(0, 1)));
         cell.complete(outcome()).expect("the caller waits").wake();
         assert!(cell.complete(outcome()).is_none(), "I1: a second completion is nobody's");
         let mut cx = Context::from_waker(&waker);
@@ -203,14 +229,15 @@ mod tests {
     fn a_dropped_call_is_told_to_the_connection_that_has_it() {
         let cell = ReplyCell::default();
         cell.submit(Request::default(), Waker::noop());
-        assert!(!cell.drop_call(), "the cell is on its way and tells by itself");
+        assert!(cell.drop_call().is_none(), "the cell is on its way and tells by itself");
+        assert!(cell.is_dropped());
         assert!(matches!(cell.arrive(), Some(Arrived::Dropped(None))));
 
         let seq = SeqId::new(3, 1);
         cell.submit(Request::default(), Waker::noop());
         assert!(matches!(cell.arrive(), Some(Arrived::New(_))));
-        assert!(cell.accept(seq));
-        assert!(cell.drop_call());
+        assert!(cell.accept('a', seq));
+        assert_eq!(cell.drop_call(), Some('a'), "the connection that has it, and no other");
         assert!(cell.complete(outcome()).is_none(), "nobody waits");
         assert!(matches!(cell.arrive(), Some(Arrived::Dropped(Some(s))) if s == seq));
     }
@@ -218,7 +245,7 @@ mod tests {
     /// B16: what is submitted to a connection that is gone comes back; it is never silent.
     #[test]
     fn an_undelivered_call_comes_back_to_its_caller() {
-        let cell = Arc::new(ReplyCell::default());
+        let cell = Arc::new(ReplyCell::<ConnId>::default());
         cell.submit(Request::default(), Waker::noop());
         Arc::clone(&cell).undelivered();
         let mut cx = Context::from_waker(Waker::noop());

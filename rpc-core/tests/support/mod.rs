@@ -1,11 +1,18 @@
 //! An echo service as the generator would write it, by hand: these tests need no build step.
 #![allow(dead_code, unreachable_pub, reason = "each test uses the part it needs")]
 
+use std::io::Read;
+use std::net::{TcpListener, TcpStream};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+use std::time::Duration;
 
 use bytes::Bytes;
 use rpc_core::codegen::{Blocking, MethodDescriptor, Methods, Service, ServiceDescriptor};
-use rpc_core::{Call, Channel, Context, Middleware};
+use rpc_core::protocol::ttheader::{TtFrame, write_frame_head};
+use rpc_core::protocol::{MessageType, Payload};
+use rpc_core::{Call, Channel, Context, Middleware, Result};
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Blob {
@@ -95,4 +102,146 @@ pub fn on_reactor<T: Send + 'static>(
         let _ = tell.send(future.await);
     });
     hear.recv_timeout(std::time::Duration::from_secs(60)).expect("the reactor answers")
+}
+
+pub type Answer = Pin<Box<dyn Future<Output = (Context, Result<Blob>)> + Send>>;
+pub type OnCall = Box<dyn Fn(Context, Blob) -> Answer + Send + Sync>;
+
+/// Answers what a closure makes of each call; under the name of [`EchoServer`]'s first method.
+pub struct AnyServer {
+    pub handler: Arc<OnCall>,
+    pub blocking: Blocking,
+}
+
+impl AnyServer {
+    pub fn new<F>(handler: impl Fn(Context, Blob) -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = (Context, Result<Blob>)> + Send + 'static,
+    {
+        let handler: OnCall = Box::new(move |cx, req| Box::pin(handler(cx, req)));
+        AnyServer { handler: Arc::new(handler), blocking: Blocking::default() }
+    }
+}
+
+impl Service for AnyServer {
+    fn descriptor(&self) -> &'static ServiceDescriptor {
+        &ECHO
+    }
+
+    fn blocking(&self) -> &Blocking {
+        &self.blocking
+    }
+
+    fn register<M: Middleware>(self, methods: &mut Methods<M>) {
+        methods.unary(
+            &ECHO_BLOB,
+            Arc::clone(&self.handler),
+            |handler: Arc<OnCall>, cx: Context, req: Blob| async move {
+                let (cx, result) = handler(cx, req).await;
+                (handler, cx, result)
+            },
+        );
+        methods.unary(
+            &ECHO_NESTED,
+            Arc::new(()),
+            |service, cx: Context, _: Nested| async move { (service, cx, Ok(Bomb)) },
+        );
+    }
+}
+
+/// A message that cannot be encoded: it panics.
+#[derive(Debug, Default)]
+pub struct Bomb;
+
+impl prost::Message for Bomb {
+    fn encode_raw(&self, _: &mut impl bytes::BufMut) {
+        panic!("a bomb, as it was asked for");
+    }
+
+    fn merge_field(
+        &mut self,
+        _: u32,
+        _: prost::encoding::WireType,
+        _: &mut impl bytes::Buf,
+        _: prost::encoding::DecodeContext,
+    ) -> std::result::Result<(), prost::DecodeError> {
+        Ok(())
+    }
+
+    fn encoded_len(&self) -> usize {
+        1
+    }
+
+    fn clear(&mut self) {}
+}
+
+/// A peer written by hand: `serve` gets each connection, on a thread of its own.
+pub fn peer(serve: impl Fn(usize, TcpStream) + Send + Sync + 'static) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let url = format!("tcp://{}", listener.local_addr().expect("bound"));
+    let serve = Arc::new(serve);
+    std::thread::spawn(move || {
+        for (n, socket) in listener.incoming().flatten().enumerate() {
+            let serve = Arc::clone(&serve);
+            std::thread::spawn(move || serve(n, socket));
+        }
+    });
+    url
+}
+
+/// One frame as it came, and what it says; `None` at the end of the stream.
+pub struct Raw {
+    pub frame: Vec<u8>,
+    pub seq: i32,
+    pub kind: Option<MessageType>,
+    pub body: Vec<u8>,
+}
+
+pub fn read_raw(socket: &mut TcpStream) -> Option<Raw> {
+    let mut frame = vec![0; 4];
+    socket.read_exact(&mut frame).ok()?;
+    frame.resize(4 + u32::from_be_bytes([frame[0], frame[1], frame[2], frame[3]]) as usize, 0);
+    socket.read_exact(&mut frame[4..]).ok()?;
+    let tt = TtFrame::decode(&frame).expect("a TTHeader");
+    let payload = Payload::decode(tt.payload).ok();
+    let (kind, body) = payload.map_or((None, Vec::new()), |p| (Some(p.kind), p.body.to_vec()));
+    Some(Raw { seq: tt.seq, kind, body, frame })
+}
+
+/// The payload of a raw [`Blob`].
+pub fn blob(body: &[u8]) -> Vec<u8> {
+    <Blob as prost::Message>::decode(body).expect("a blob").payload.to_vec()
+}
+
+/// A reply to a call of [`ECHO_BLOB`].
+pub fn raw_reply(seq: i32, body: &[u8]) -> Vec<u8> {
+    raw_frame(0, seq, MessageType::Reply, body)
+}
+
+/// A request of a multiplexing client.
+pub fn raw_request(seq: i32, payload: &'static [u8]) -> Vec<u8> {
+    let body = prost::Message::encode_to_vec(&Blob { payload: Bytes::from_static(payload) });
+    raw_frame(1, seq, MessageType::Call, &body)
+}
+
+fn raw_frame(flags: u16, seq: i32, kind: MessageType, body: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    write_frame_head(&mut out, flags, seq, [b"", b""], kind, b"Blob", body.len()).expect("short");
+    out.extend(body);
+    out
+}
+
+/// "Connection will be closed."
+pub const GOODBYE: &[u8] = b"\0\0\0\x2b\x10\0\0\0\0\0\0\0\0\x04\0\0\x01\0\x01\0\x05crrst\0\x011\0\
+    \x80\x01\0\x02\0\0\0\x04none\0\0\0\0\0";
+
+/// Makes a call on a thread of its own; the outcome comes through the channel.
+pub fn call_apart(channel: &Channel, payload: &'static [u8], timeout: Duration) -> Receiver<Result<Bytes>> {
+    let (tell, hear) = std::sync::mpsc::channel();
+    let client = EchoClient(channel.clone());
+    std::thread::spawn(move || {
+        let call = client.blob(Blob { payload: Bytes::from_static(payload) }).timeout(timeout);
+        let _ = tell.send(call.wait().map(|reply| reply.payload));
+    });
+    hear
 }

@@ -1,0 +1,230 @@
+//! Calls over connections that end, retire or change, and futures that move: each call ends once, with its own reply.
+
+mod support;
+
+use std::future::Future;
+use std::io::Write;
+use std::net::TcpStream;
+use std::pin::Pin;
+use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+use rpc_core::transport::{PoolOptions, ReactorHandle, ReactorPool};
+use rpc_core::{Channel, Code, Phase, Result, Sent};
+use support::{Blob, EchoClient, GOODBYE, blob, call_apart, on_reactor, peer, raw_reply, read_raw};
+
+const LIMIT: Duration = Duration::from_secs(10);
+
+type Boxed = Pin<Box<dyn Future<Output = Result<Bytes>> + Send>>;
+
+/// A call that owns all it needs, so that it can go anywhere.
+fn call(channel: &Channel, payload: &'static [u8], timeout: Duration) -> Boxed {
+    let client = EchoClient(channel.clone());
+    Box::pin(async move {
+        let call = client.blob(Blob { payload: Bytes::from_static(payload) }).timeout(timeout);
+        call.await.map(|reply| reply.payload)
+    })
+}
+
+fn poll_once<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
+    Pin::new(future).poll(&mut Context::from_waker(Waker::noop()))
+}
+
+fn one_reactor() -> Arc<ReactorPool> {
+    pool(1)
+}
+
+fn pool(reactors: usize) -> Arc<ReactorPool> {
+    let options = PoolOptions { reactors, ..PoolOptions::default() };
+    Arc::new(ReactorPool::start(options).expect("reactors"))
+}
+
+/// Runs a closure on a reactor and waits for what it returns.
+fn there<T: Send + 'static>(reactor: &ReactorHandle, f: impl FnOnce() -> T + Send + 'static) -> T {
+    let (tell, hear) = mpsc::channel();
+    reactor.run(move || drop(tell.send(f())));
+    hear.recv_timeout(LIMIT).expect("the reactor runs it")
+}
+
+/// Answers every call but those that begin with `held`, whose ids it tells.
+fn answer_others(mut socket: &TcpStream, held: &Mutex<Sender<(i32, Vec<u8>)>>, before: &[u8]) {
+    while let Some(request) = read_raw(&mut socket.try_clone().expect("a handle")) {
+        if blob(&request.body).starts_with(b"held") {
+            let _ = held.lock().expect("no panic").send((request.seq, request.body));
+        } else {
+            let _ = socket.write_all(&[before, &raw_reply(request.seq, &request.body)].concat());
+        }
+    }
+}
+
+/// I1, I7: who gives up a call on a connection that says goodbye must not take away the call that has the same id on the next one.
+#[test]
+fn a_dropped_call_ends_no_call_of_another_connection() {
+    let (tell, held) = mpsc::channel();
+    let (go, gone) = mpsc::channel();
+    let (tell, gone) = (Mutex::new(tell), Mutex::new(Some(gone)));
+    let url = peer(move |n, socket| {
+        if n == 1 {
+            let (mut late, go) = (socket.try_clone().expect("a handle"), gone.lock().unwrap().take().expect("once"));
+            std::thread::spawn(move || {
+                let (seq, body): (i32, Vec<u8>) = go.recv().expect("the test goes on");
+                late.write_all(&raw_reply(seq, &body)).expect("written");
+            });
+        }
+        answer_others(&socket, &tell, if n == 0 { GOODBYE } else { b"" });
+    });
+    let channel = Channel::builder(url).connections(1).reactors(one_reactor()).build().unwrap();
+    let mut first = call(&channel, b"held: first", LIMIT);
+    assert!(poll_once(&mut first).is_pending());
+    let (first_seq, _) = held.recv_timeout(LIMIT).expect("it arrives");
+    // The goodbye stands before this reply.
+    call_apart(&channel, b"probe", LIMIT).recv_timeout(LIMIT).unwrap().expect("an echo");
+    let second = call_apart(&channel, b"held: second", LIMIT);
+    let (second_seq, body) = held.recv_timeout(LIMIT).expect("it arrives");
+    assert_eq!((first_seq, channel.stats().connects.get()), (second_seq, 2), "the same id on another connection");
+
+    drop(first);
+    call_apart(&channel, b"probe", LIMIT).recv_timeout(LIMIT).unwrap().expect("the drop has been seen");
+    go.send((second_seq, body)).expect("the peer waits");
+    assert_eq!(&second.recv_timeout(LIMIT).expect("it ends").expect("its reply")[..], b"held: second");
+}
+
+/// A call begun on one reactor and polled or dropped on another, whose connection has the same number and knows a call by the same id.
+#[test]
+fn a_call_may_move_to_another_thread() {
+    let (tell, held) = mpsc::channel();
+    let (tell, sockets) = (Mutex::new(tell), Arc::new(Mutex::new(Vec::new())));
+    let keep = Arc::clone(&sockets);
+    let url = peer(move |_, socket| {
+        keep.lock().unwrap().push(socket.try_clone().expect("a handle"));
+        answer_others(&socket, &tell, b"");
+    });
+    for dropped in [false, true] {
+        sockets.lock().unwrap().clear();
+        let pool = pool(2);
+        let [one, other] = [0, 1].map(|i| pool.handles()[i].clone());
+        let channel = Channel::builder(url.clone()).connections(2).reactors(pool).build().unwrap();
+        let begin = |reactor: &ReactorHandle, payload| {
+            let mut future = call(&channel, payload, LIMIT);
+            let future = there(reactor, move || {
+                assert!(poll_once(&mut future).is_pending());
+                future
+            });
+            (future, held.recv_timeout(LIMIT).expect("it arrives"))
+        };
+        let (mut moving, moving_id) = begin(&one, b"held: moving");
+        let (staying, staying_id) = begin(&other, b"held: staying");
+        assert_eq!(moving_id.0, staying_id.0, "the same id");
+        let moving = there(&other, move || {
+            if dropped {
+                return None;
+            }
+            assert!(poll_once(&mut moving).is_pending());
+            Some(moving)
+        });
+        {
+            let sockets = sockets.lock().unwrap();
+            for (mut socket, (seq, body)) in sockets.iter().zip([&moving_id, &staying_id]) {
+                socket.write_all(&raw_reply(*seq, body)).expect("written");
+            }
+        }
+        let finish = |reactor: &ReactorHandle, future: Boxed| {
+            let (tell, hear) = mpsc::channel();
+            reactor.spawn(async move { drop(tell.send(future.await)) });
+            hear.recv_timeout(LIMIT).expect("it ends").expect("a reply")
+        };
+        assert_eq!(&finish(&other, staying)[..], b"held: staying");
+        if let Some(moving) = moving {
+            assert_eq!(&finish(&one, moving)[..], b"held: moving", "and it may go back");
+        }
+    }
+}
+
+/// A connection without multiplexing is done for when its call has timed out; calls that wait behind it go on.
+#[test]
+fn calls_behind_a_timed_out_one_go_to_another_connection() {
+    let (tell, held) = mpsc::channel();
+    let tell = Mutex::new(tell);
+    let url = peer(move |_, socket| answer_others(&socket, &tell, b""));
+    let channel = Channel::builder(url).ping_pong().connections(1).reactors(one_reactor()).build().unwrap();
+    let stuck = call_apart(&channel, b"held", Duration::from_millis(200));
+    held.recv_timeout(LIMIT).expect("it is on the wire");
+    let (local, foreign) = (call(&channel, b"local", LIMIT), call_apart(&channel, b"foreign", LIMIT));
+    let local = on_reactor(&channel, local);
+    assert_eq!(stuck.recv_timeout(LIMIT).unwrap().unwrap_err().code(), Code::DeadlineExceeded);
+    assert_eq!(&local.expect("it moved on")[..], b"local");
+    assert_eq!(&foreign.recv_timeout(LIMIT).unwrap().expect("it moved on")[..], b"foreign");
+    assert_eq!(channel.stats().connects.get(), 2);
+}
+
+/// Callers choose a connection faster than reactors hear of it.
+#[test]
+fn a_ping_pong_pool_is_used_by_callers_elsewhere() {
+    let (tell, held) = mpsc::channel();
+    let tell = Mutex::new(tell);
+    let url = peer(move |_, socket| answer_others(&socket, &tell, b""));
+    let channel = Channel::builder(url).ping_pong().connections(8).reactors(one_reactor()).build().unwrap();
+    let mut calls: Vec<Boxed> = (0..8).map(|_| call(&channel, b"held", LIMIT)).collect();
+    let reactor = channel.reactors().next().unwrap().clone();
+    let (go, wait) = mpsc::channel::<()>();
+    reactor.run(move || _ = wait.recv());
+    assert!(calls.iter_mut().all(|call| poll_once(call).is_pending()));
+    go.send(()).unwrap();
+    for _ in 0..8 {
+        held.recv_timeout(LIMIT).expect("all of them are on the wire at once");
+    }
+    assert_eq!(channel.stats().connects.get(), 8);
+}
+
+/// `Sent::No` is a promise: a request in the output leaves even when its call has timed out meanwhile.
+#[test]
+fn a_call_that_timed_out_in_the_output_may_be_processed() {
+    let (keep, kept) = mpsc::channel();
+    let keep = Mutex::new(keep);
+    let url = peer(move |_, socket| drop(keep.lock().unwrap().send(socket)));
+    let channel = Channel::builder(url).connections(1).reactors(one_reactor());
+    let channel = channel.set("write_high", "64MiB").set("write_hard", "64MiB").build().unwrap();
+    static LARGE: [u8; 1 << 20] = [7; 1 << 20];
+    let calls: Vec<_> = (0..24).map(|_| call_apart(&channel, &LARGE, Duration::from_millis(400))).collect();
+    let errors: Vec<_> = calls.iter().map(|call| call.recv_timeout(LIMIT).unwrap().unwrap_err()).collect();
+    for error in &errors {
+        assert_eq!(error.code(), Code::DeadlineExceeded, "{error}");
+        let expected =
+            if matches!(error.phase(), Some(Phase::Queue | Phase::Connect)) { Sent::No } else { Sent::Maybe };
+        assert_eq!(error.sent(), expected, "{error}");
+    }
+    assert!(errors.iter().any(|error| error.phase() == Some(Phase::Write)), "some stood in the output: {errors:?}");
+    drop(kept);
+}
+
+/// Nobody waits: no reason to connect, and nothing that would keep the channel alive.
+#[test]
+fn a_call_dropped_before_the_reactor_saw_it_does_not_connect() {
+    let url = peer(|_, _| {});
+    let channel = Channel::builder(url).connections(1).reactors(one_reactor()).build().unwrap();
+    let reactor = channel.reactors().next().unwrap().clone();
+    let (go, wait) = mpsc::channel::<()>();
+    reactor.run(move || _ = wait.recv());
+    let mut dropped = call(&channel, b"dropped", LIMIT);
+    assert!(poll_once(&mut dropped).is_pending());
+    drop(dropped);
+    go.send(()).unwrap();
+    there(&reactor, || ());
+    assert_eq!(channel.stats().connects.get(), 0);
+}
+
+/// B35.
+#[test]
+fn no_timeout_is_too_long() {
+    let (tell, _held) = mpsc::channel();
+    let tell = Mutex::new(tell);
+    let url = peer(move |_, socket| answer_others(&socket, &tell, b""));
+    let long = Duration::MAX;
+    let plain = Channel::builder(&url).reactors(one_reactor()).timeout(long).build().unwrap();
+    call_apart(&plain, b"plain", long).recv_timeout(LIMIT).expect("it ends").expect("an echo");
+    let layered = Channel::builder(&url).reactors(one_reactor()).layer(rpc_core::Logging).build().unwrap();
+    EchoClient(layered).blob(Blob::default()).timeout(long).wait().expect("an echo");
+}
