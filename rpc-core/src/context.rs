@@ -158,6 +158,8 @@ impl Context {
         inner.started = now;
         inner.deadline = deadline;
         inner.cancelled = AtomicBool::new(false);
+        // A clone that outlived the last call may have added to it since.
+        inner.backward.get_mut().clear();
         if !inner.received.as_ref().is_some_and(|old| Arc::ptr_eq(old, info)) {
             inner.received = Some(Arc::clone(info));
             inner.peer = Some(peer.clone());

@@ -142,7 +142,7 @@ impl Limits {
                 format!("it must not exceed write_high, {}", self.write_high),
             ));
         }
-        if self.client_max_inflight + self.client_max_waiting > crate::mux::MAX_SLOTS {
+        if self.client_max_inflight.saturating_add(self.client_max_waiting) > crate::mux::MAX_SLOTS {
             let value = format!("{} + {}", self.client_max_inflight, self.client_max_waiting);
             let reason = format!("a connection can number {} calls at once", crate::mux::MAX_SLOTS);
             return Err(ConfigError::new("client_max_inflight + client_max_waiting", value, reason));
@@ -162,7 +162,7 @@ impl Limits {
             connect_timeout: self.connect_timeout,
             write_high: self.write_high,
             write_low: self.write_low,
-            write_hard: self.write_hard.max(self.max_frame_size as usize + self.write_high),
+            write_hard: self.write_hard.max(self.write_high.saturating_add(self.max_frame_size as usize)),
             write_stall_timeout: self.write_stall_timeout,
             turn_frames: self.turn_frames,
             turn_bytes: self.turn_bytes,
@@ -234,6 +234,7 @@ mod tests {
                 Err(e) => e.to_string(),
             };
             assert!(got.contains(expected), "{name}={value}: {got}");
+            limits.conn(); // whatever is allowed can be added up
         };
         check("max_frame_size",     "1MiB",       "1048576");
         check("max_frame_size",     "1 MiB",      "1048576");
@@ -251,5 +252,7 @@ mod tests {
         check("max_inflight",       "99999999999999GiB", "too large");
         check("max_fraem_size",     "1",          "there is no such limit; the names are max_frame_size");
         check("client_max_waiting", "1000000",    "can number");
+        check("client_max_waiting", "18446744073709551615", "can number");
+        check("write_high",         "18446744073709551615", "18446744073709551615");
     }
 }

@@ -1,9 +1,11 @@
 //! The server's side of one connection: requests in, replies out.
 
 use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::BufMut;
 use rpc_transport::{CloseReason, Cx, Frame, Handler, TaskId, TimerId, local};
 
 use super::reply::{self, ReplyTo};
@@ -24,6 +26,9 @@ const PING_PONG_LINGER: Duration = Duration::from_millis(100);
 
 /// How long a multiplexing peer has to leave after the goodbye.
 const GOODBYE_LINGER: Duration = Duration::from_secs(1);
+
+/// No more than this of a method's name goes back with a refusal, in bytes.
+const LONGEST_NAME: usize = 255;
 
 /// The timer of a connection that is shutting down; calls use their [`CallKey`].
 const DRAIN: u64 = u64::MAX;
@@ -54,6 +59,7 @@ enum Drain {
     Draining,
     /// The peer has been told, or the time for stragglers runs.
     Goodbye,
+    /// That time is over: what comes now is refused, unexecuted. Closes when nothing runs.
     Over,
 }
 
@@ -181,7 +187,6 @@ impl ServerHandler {
                 return Ok(());
             }
         };
-        self.here.counters.accepted.add(1);
         self.multiplexed |= flags & FLAG_OUT_OF_ORDER != 0;
         let mut to = ReplyTo {
             form,
@@ -198,12 +203,18 @@ impl ServerHandler {
                 if error.is_fatal() {
                     return Err(error.into());
                 }
+                self.here.counters.accepted.add(1);
                 self.refuse(cx, payload.method, to, &Error::from(error).with_sent(Sent::No));
                 self.glitch(cx, "a header over a limit");
                 return Ok(());
             }
         }
+        self.here.counters.accepted.add(1);
         to.ours = self.info.capabilities().is_some();
+        if self.drain == Drain::Over {
+            self.refuse(cx, payload.method, to, &Refusal::ShuttingDown.into());
+            return Ok(());
+        }
         let Some(mut table) = self.table.take() else { return Err(Error::closed("no methods outside of a batch")) };
         let found = match self.last {
             Some(index) if table.methods[index].method.name().as_bytes() == payload.method => Ok(index),
@@ -212,11 +223,19 @@ impl ServerHandler {
         match found {
             Ok(index) => {
                 self.last = Some(index);
-                self.start(cx, &mut table, index, frame, payload.body, to, flags);
+                // Whatever panics in there ends this connection; the methods are every connection's.
+                let start = || self.start(cx, &mut table, index, frame, payload.body, to, flags);
+                let panic = catch_unwind(AssertUnwindSafe(start)).err();
+                self.table = Some(table);
+                if let Some(panic) = panic {
+                    resume_unwind(panic);
+                }
             }
-            Err(error) => self.refuse(cx, payload.method, to, &error),
+            Err(error) => {
+                self.table = Some(table);
+                self.refuse(cx, payload.method, to, &error);
+            }
         }
-        self.table = Some(table);
         Ok(())
     }
 
@@ -244,9 +263,12 @@ impl ServerHandler {
         flags: u16,
     ) {
         let method = &mut table.methods[index];
-        if cx.memory().refuses_work() {
-            let refusal = Refusal::TooManyInFlight { name: "max_buffered_bytes", limit: cx.memory().limit() };
-            let error = Error::from(refusal);
+        let full = match cx.memory() {
+            memory if memory.refuses_work() => Some(("max_buffered_bytes", memory.limit())),
+            _ => self.shared.is_full().then_some(("max_inflight", self.shared.limits.max_inflight)),
+        };
+        if let Some((name, limit)) = full {
+            let error = Refusal::TooManyInFlight { name, limit }.into();
             return self.refuse(cx, method.method.name().as_bytes(), to, &error);
         }
         let now = cx.now();
@@ -320,6 +342,8 @@ impl ServerHandler {
 
     fn refuse(&mut self, cx: &mut Cx<'_>, method: &[u8], to: ReplyTo, error: &Error) {
         self.here.counters.replied.add(1);
+        // A name that no method has may be as long as a frame; callers know a refused call by its id.
+        let method = &method[..method.len().min(LONGEST_NAME)];
         reply::write_error(cx.output(), method, to, &Metadata::new(), error);
     }
 
@@ -350,7 +374,7 @@ impl ServerHandler {
         match self.drain {
             Drain::Draining => {
                 let linger = if self.multiplexed {
-                    write_goodbye(cx);
+                    write_goodbye(cx.output());
                     GOODBYE_LINGER
                 } else {
                     PING_PONG_LINGER
@@ -366,15 +390,13 @@ impl ServerHandler {
 }
 
 /// "Connection will be closed", as Kitex's multiplexing clients know it: id 0, `crrst`, and an empty Thrift reply that nobody reads.
-fn write_goodbye(cx: &mut Cx<'_>) {
-    use bytes::BufMut;
+fn write_goodbye(out: &mut impl BufMut) {
     let mut strings = StringBlock::new();
     if strings.push(str_key::CLOSING, b"1").is_err() {
         return;
     }
     let payload = b"\x80\x01\x00\x02\x00\x00\x00\x04none\x00\x00\x00\x00\x00";
     let header = (2 + strings.as_bytes().len()).next_multiple_of(4);
-    let out = cx.output();
     out.put_u32((10 + header + payload.len()) as u32);
     out.put_slice(&[0x10, 0x00, 0, 0, 0, 0, 0, 0]);
     out.put_u16((header / 4) as u16);
@@ -475,5 +497,20 @@ impl Handler for ServerHandler {
                 What::Blocking(context) => context.cancel(),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_goodbye_is_what_kitex_sends() {
+        let mut out = Vec::new();
+        write_goodbye(&mut out);
+        let hex: String = out.iter().map(|byte| format!("{byte:02x}")).collect();
+        let vectors = include_str!("../../tests/wire/wire_vectors.tsv");
+        let expected = vectors.lines().find_map(|line| line.strip_prefix("E9b-mux-control-close\tok\t"));
+        assert_eq!(Some(hex.as_str()), expected);
     }
 }

@@ -73,12 +73,12 @@ pub(crate) fn write<R: ReplyBody>(
         };
         if !to.closing && backward.is_empty() {
             within(0)?;
-            head.write(out, to.form, ReplyKind::Reply, to.seq, len, b"")?;
+            head.write(out, to.form, ReplyKind::Reply, to.seq, len, b"").map_err(unsendable)?;
         } else {
-            let mut strings = closing_block(to)?;
-            push_backward(&mut strings, backward)?;
+            let mut strings = closing_block(to).map_err(unsendable)?;
+            push_backward(&mut strings, backward).map_err(unsendable)?;
             within(strings.as_bytes().len())?;
-            head.write(out, to.form, ReplyKind::Reply, to.seq, len, strings.as_bytes())?;
+            head.write(out, to.form, ReplyKind::Reply, to.seq, len, strings.as_bytes()).map_err(unsendable)?;
         }
         body.write(out);
         Ok(())
@@ -90,10 +90,16 @@ pub(crate) fn write<R: ReplyBody>(
 
 #[cold]
 fn too_large(len: usize, limit: u32) -> Error {
-    Error::new(
-        Code::ResourceExhausted,
-        format!("the reply's frame has {len} bytes, the limit max_frame_size is {limit}"),
-    )
+    let text = format!(
+        "the reply's frame has {len} bytes, the limit max_frame_size is {limit}: send less at once, or raise it at both ends"
+    );
+    Error::new(Code::ResourceExhausted, text)
+}
+
+/// It is the reply that cannot be sent: the handler has run.
+#[cold]
+fn unsendable(error: HeaderError) -> Error {
+    Error::from(error).with_sent(Sent::Maybe)
 }
 
 /// Writes an error: a business status as a reply, everything else as an exception.
@@ -110,7 +116,7 @@ pub(crate) fn write_error(out: &mut LinkBuffer, method: &[u8], to: ReplyTo, back
             });
             strings.and_then(|s| ReplyHead::write_for(method, out, to.form, ReplyKind::Reply, to.seq, 0, s.as_bytes()))
         }
-        _ => write_exception(out, method, to, error, exception_of(error)),
+        _ => write_exception(out, method, to, error, shortened(exception_of(error), to.max_frame_size)),
     };
     if let Err(header) = written {
         // What the handler wants to say does not fit into a header: say that instead.
@@ -141,6 +147,16 @@ fn write_exception(
     ReplyHead::write_for(method, out, to.form, ReplyKind::Exception, to.seq, len, strings.as_bytes())?;
     exception.encode(out);
     Ok(())
+}
+
+/// A text that leaves room for the rest of a frame: a longer one would end the connection at the caller's side.
+fn shortened(mut exception: Exception, max_frame_size: u32) -> Exception {
+    let most = max_frame_size as usize / 2;
+    if exception.message.len() > most {
+        let end = (0..=most).rev().find(|at| exception.message.is_char_boundary(*at));
+        exception.message.truncate(end.unwrap_or(0));
+    }
+    exception
 }
 
 fn closing_block(to: ReplyTo) -> Result<StringBlock, HeaderError> {

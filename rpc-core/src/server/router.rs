@@ -1,9 +1,13 @@
 //! Which method a request names.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use crate::codegen::{MethodDescriptor, ServiceDescriptor};
 use crate::error::{ConfigError, Error};
+
+/// Bytes of an unknown name that its error shows.
+const LONGEST_SHOWN: usize = 128;
 
 /// Services by name and methods by name; built once, shared by all reactors. Its size depends on the services only, never on what
 /// callers ask for.
@@ -47,13 +51,16 @@ impl Router {
         let known = service.and_then(|s| self.services.get(std::str::from_utf8(s).ok()?));
         if let Some((descriptor, methods)) = known {
             let found = methods.get(name).copied();
-            return found.ok_or_else(|| Error::unknown_method(descriptor.name(), &String::from_utf8_lossy(method)));
+            return found.ok_or_else(|| Error::unknown_method(descriptor.name(), &shown(method)));
         }
-        self.by_method.get(name).copied().flatten().ok_or_else(|| {
-            let service = String::from_utf8_lossy(service.unwrap_or_default());
-            Error::unknown_service(&service, &String::from_utf8_lossy(method))
-        })
+        let found = self.by_method.get(name).copied().flatten();
+        found.ok_or_else(|| Error::unknown_service(&shown(service.unwrap_or_default()), &shown(method)))
     }
+}
+
+/// A name as it goes into a text: a caller may have made one as long as a frame.
+fn shown(name: &[u8]) -> Cow<'_, str> {
+    String::from_utf8_lossy(&name[..name.len().min(LONGEST_SHOWN)])
 }
 
 #[cfg(test)]
@@ -88,6 +95,8 @@ mod tests {
         check(None,        "Echo",      "exception 20: unknown service , method Echo");
         check(Some("C"),   "Nope",      "exception 20: unknown service C, method Nope");
         check(Some("A"),   "Nope",      "exception 1: unknown method Nope (service A)");
+        let long = router.find(None, &[b'x'; 1 << 20]).unwrap_err().to_string();
+        assert!(long.len() < 256, "{} bytes about an unknown name", long.len());
         let error = router.add(&OTHER_A, 3).unwrap_err();
         assert!(error.to_string().contains("a.A and x.A"), "{error}");
     }

@@ -202,7 +202,7 @@ where
             Ok(Poll::Ready((service, mut context, result))) => {
                 let backward = context.take_backward();
                 self.parts = Some((service, context));
-                Polled::Ready(result, backward)
+                Polled::Ready(result.map_err(executed), backward)
             }
             Ok(Poll::Pending) => Polled::Pending,
             Err(_) => {
@@ -260,6 +260,11 @@ where
             }
         }
     }
+}
+
+/// An error of a handler may come from a call of its own that was not sent; to this caller it says nothing of the kind.
+fn executed(error: Error) -> Error {
+    error.with_sent(Sent::Maybe)
 }
 
 fn panicked() -> Error {
@@ -321,25 +326,28 @@ where
         let (to, key, conn, deadline) = (call.to, call.key, cx.conn_ref(), call.deadline);
         let watched = context.clone();
         workers.run(move || {
-            let mut out = LinkBuffer::new();
             // Late in the queue: the caller has given up, so the handler does not start.
             let expired = context.is_cancelled() || deadline.is_some_and(|at| Instant::now() >= at);
-            let result = if expired {
-                Err(Error::from(Refusal::Expired))
-            } else {
-                catch_unwind(AssertUnwindSafe(|| {
-                    let prepared = prepare(&body, &body).map_err(|e| Error::from(e).with_sent(Sent::No))?;
-                    let (_, mut context, result) = conn.reactor().block_on(run(service, context, prepared));
-                    let backward = context.take_backward();
-                    result.map(|body| (body, backward))
-                }))
-                .unwrap_or_else(|_| Err(panicked()))
+            let answer = || {
+                let mut backward = Metadata::new();
+                let result = if expired {
+                    Err(Refusal::Expired.into())
+                } else {
+                    prepare(&body, &body).map_err(|e| Error::from(e).with_sent(Sent::No)).and_then(|prepared| {
+                        let (_, mut context, result) = conn.reactor().block_on(run(service, context, prepared));
+                        backward = context.take_backward();
+                        result.map_err(executed)
+                    })
+                };
+                let mut out = LinkBuffer::new();
+                reply::write(&mut out, &head, method.name(), to, &backward, result);
+                out
             };
-            let (result, backward) = match result {
-                Ok((body, backward)) => (Ok(body), backward),
-                Err(error) => (Err::<R, _>(error), Metadata::new()),
-            };
-            reply::write(&mut out, &head, method.name(), to, &backward, result);
+            let mut out = catch_unwind(AssertUnwindSafe(answer)).unwrap_or_else(|_| {
+                let mut out = LinkBuffer::new();
+                reply::write_error(&mut out, method.name().as_bytes(), to, &Metadata::new(), &panicked());
+                out
+            });
             out.seal();
             drop(in_flight);
             conn.send(Arc::new(Finished { key, frame: Mutex::new(Some(out)) }));

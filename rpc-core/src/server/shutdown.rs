@@ -74,6 +74,12 @@ impl ServerShared {
         self.workers.as_ref()
     }
 
+    /// Whether `max_inflight` handlers run: nothing new begins.
+    #[inline]
+    pub(crate) fn is_full(&self) -> bool {
+        self.running.load(Ordering::Relaxed) >= self.limits.max_inflight
+    }
+
     pub(crate) fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Acquire)
     }
@@ -124,7 +130,7 @@ pub struct ServerStats {
     pub connections: u64,
     /// Handlers that run and did not end at once.
     pub in_flight: u64,
-    /// Requests received.
+    /// Requests received. At rest they are as many as `replied`, and those whose connection ended before their handler did.
     pub accepted: u64,
     /// Requests answered: with a reply or an error. Oneway ones count as answered when their handler ends.
     pub replied: u64,
@@ -221,9 +227,8 @@ impl ServerHandle {
             listener.close();
             listener.shut_down_connections();
         }
-        let until = start + shared.limits.shutdown_grace;
         let mut open = shared.open.lock();
-        while *open > 0 && Instant::now() < until && !hurry.load(Ordering::Acquire) {
+        while *open > 0 && start.elapsed() < shared.limits.shutdown_grace && !hurry.load(Ordering::Acquire) {
             // In steps, so that a hurried end is noticed.
             shared.closed.wait_for(&mut open, Duration::from_millis(20));
         }

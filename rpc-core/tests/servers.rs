@@ -1,0 +1,233 @@
+//! What a server says of calls that fail, what it carries from one call to the next, and how it ends.
+
+mod support;
+
+use std::future::{pending, poll_fn};
+use std::io::Write;
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::task::{Poll, Waker};
+use std::time::{Duration, Instant};
+
+use rpc_core::protocol::{Exception, MessageType};
+use rpc_core::{Channel, Code, Context, Error, Sent, Server, ServerHandle};
+use support::{AnyServer, Blob, EchoClient, GOODBYE, Nested, call_apart, raw_request, read_raw};
+
+const LIMIT: Duration = Duration::from_secs(10);
+
+fn connect(server: &ServerHandle) -> Channel {
+    Channel::builder(server.url().to_string()).connections(1).build().expect("a channel")
+}
+
+fn dial(server: &ServerHandle) -> TcpStream {
+    let url = server.url().to_string();
+    let socket = TcpStream::connect(url.strip_prefix("tcp://").expect("TCP")).expect("it listens");
+    socket.set_read_timeout(Some(LIMIT)).expect("a timeout");
+    socket
+}
+
+fn bind(service: AnyServer) -> ServerHandle {
+    Server::builder().reactors(1).add(service).bind("tcp://127.0.0.1:0").expect("bound")
+}
+
+/// I6: a handler ran, whatever its error says of a call of its own, and whatever becomes of its reply.
+#[test]
+fn a_handler_that_ran_is_never_called_unexecuted() {
+    for blocking in [false, true] {
+        let mut service = AnyServer::new(|cx: Context, req: Blob| async move {
+            match &req.payload[..] {
+                b"downstream" => (cx, Err(Error::closed("nobody there").with_sent(Sent::No))),
+                b"reserved" => {
+                    cx.set_backward("isn", "not ours to set");
+                    (cx, Ok(req))
+                }
+                _ => {
+                    cx.set_backward("key", vec![7; 70_000]);
+                    (cx, Ok(req))
+                }
+            }
+        });
+        if blocking {
+            service.blocking.all();
+        }
+        let server = bind(service);
+        let client = EchoClient(connect(&server));
+        for payload in ["downstream", "reserved", "too long"] {
+            let error = client.blob(Blob { payload: payload.into() }).wait().expect_err(payload);
+            assert_eq!(error.sent(), Sent::Maybe, "{payload}: {error}");
+            assert!(!error.is_retryable(), "{payload}: {error}");
+        }
+    }
+}
+
+/// T40: what a clone of a context says after its call has ended goes to nobody else's call.
+#[test]
+fn nothing_is_carried_from_one_call_to_the_next() {
+    let kept = Arc::new(Mutex::new(None::<Context>));
+    let keep = Arc::clone(&kept);
+    let server = bind(AnyServer::new(move |cx: Context, req: Blob| {
+        assert!(cx.backward().is_empty() && !cx.is_cancelled());
+        assert_eq!(cx.transient().get("secret").is_some(), req.payload == "keep");
+        if req.payload == "keep" {
+            cx.set_backward("mine", "yes");
+            *keep.lock().unwrap() = Some(cx.clone());
+        }
+        async move { (cx, Ok(req)) }
+    }));
+    let client = EchoClient(connect(&server));
+    let call = |payload: &'static str| client.blob(Blob { payload: payload.into() });
+    let first = call("keep").metadata("secret", "1").response().wait().expect("a reply");
+    assert_eq!(first.metadata.text("mine"), Some("yes"));
+    kept.lock().unwrap().take().expect("kept").set_backward("late", "secret");
+    let second = call("other").response().wait().expect("a reply");
+    assert!(second.metadata.is_empty(), "{:?}", second.metadata);
+}
+
+/// Calls over `max_inflight` do not begin.
+#[test]
+fn what_is_over_the_limit_is_not_executed() {
+    let begun = Arc::new(AtomicUsize::new(0));
+    let (count, (tell, began)) = (Arc::clone(&begun), mpsc::channel());
+    let service = AnyServer::new(move |cx: Context, req: Blob| {
+        count.fetch_add(1, Ordering::Relaxed);
+        let _ = tell.send(());
+        async move {
+            if req.payload == "stay" {
+                pending::<()>().await;
+            }
+            (cx, Ok(req))
+        }
+    });
+    let server = Server::builder().reactors(1).set("max_inflight", "1").add(service).bind("tcp://127.0.0.1:0").unwrap();
+    let channel = connect(&server);
+    let _stays = call_apart(&channel, b"stay", LIMIT);
+    began.recv_timeout(LIMIT).expect("it runs");
+    let error = EchoClient(channel).blob(Blob::default()).wait().expect_err("over the limit");
+    assert_eq!(
+        (error.code(), error.sent(), error.is_retryable()),
+        (Code::ResourceExhausted, Sent::No, true),
+        "{error}"
+    );
+    assert_eq!(begun.load(Ordering::Relaxed), 1);
+}
+
+/// T18: a reply whose encoding panics ends its own connection at worst, and never the methods of the others.
+#[test]
+fn a_panic_in_encoding_leaves_the_server_whole() {
+    for blocking in [false, true] {
+        let mut service = AnyServer::new(|cx: Context, req: Blob| async move { (cx, Ok(req)) });
+        if blocking {
+            service.blocking.all();
+        }
+        let server = bind(service);
+        let (victim, other) = (EchoClient(connect(&server)), EchoClient(connect(&server)));
+        other.blob(Blob::default()).wait().expect("an echo");
+        let error = victim.nested(Nested::default()).wait().expect_err("it panics");
+        let expected = if blocking { Code::Internal } else { Code::Unavailable };
+        assert_eq!(error.code(), expected, "{error}");
+        other.blob(Blob::default()).wait().expect("an echo, still");
+        EchoClient(connect(&server)).blob(Blob::default()).wait().expect("an echo, on a new connection");
+        assert_eq!(server.stats().in_flight, 0);
+    }
+}
+
+/// A peer that goes on after the goodbye is refused in the end, unexecuted, so that what runs can end and the server with it.
+#[test]
+fn requests_that_keep_coming_do_not_hold_up_the_end() {
+    let waiting = Arc::new(Mutex::new((false, None::<Waker>)));
+    let gate = Arc::clone(&waiting);
+    let server = bind(AnyServer::new(move |cx: Context, req: Blob| {
+        let gate = Arc::clone(&gate);
+        async move {
+            if req.payload == "stay" {
+                poll_fn(|task| {
+                    let mut gate = gate.lock().unwrap();
+                    gate.1 = Some(task.waker().clone());
+                    if gate.0 { Poll::Ready(()) } else { Poll::Pending }
+                })
+                .await;
+            }
+            (cx, Ok(req))
+        }
+    }));
+    let mut socket = dial(&server);
+    socket.write_all(&raw_request(1, b"hello")).unwrap();
+    assert_eq!(read_raw(&mut socket).expect("a reply").seq, 1);
+    let ending = {
+        let server = server.clone();
+        std::thread::spawn(move || server.shutdown())
+    };
+    assert_eq!(read_raw(&mut socket).expect("the goodbye").frame, GOODBYE);
+    socket.write_all(&raw_request(2, b"stay")).unwrap();
+    let (start, mut seq) = (Instant::now(), 3);
+    let refused = loop {
+        assert!(start.elapsed() < LIMIT, "it takes new calls for ever");
+        socket.write_all(&raw_request(seq, b"more")).unwrap();
+        let reply = read_raw(&mut socket).expect("a reply");
+        assert_eq!(reply.seq, seq);
+        seq += 1;
+        if reply.kind == Some(MessageType::Exception) {
+            break reply;
+        }
+    };
+    let exception = Exception::decode(&refused.body[..]).expect("an exception");
+    assert!(exception.message.contains("shutting down"), "{}", exception.message);
+    {
+        let mut gate = waiting.lock().unwrap();
+        gate.0 = true;
+        gate.1.take().expect("it waits").wake();
+    }
+    assert_eq!(read_raw(&mut socket).expect("the reply to what ran").seq, 2);
+    assert!(read_raw(&mut socket).is_none(), "then the end");
+    let drained = ending.join().expect("no panic");
+    assert_eq!((drained.cut_calls, drained.cut_connections), (0, 0));
+    let stats = server.stats();
+    assert_eq!((stats.accepted, stats.in_flight), (stats.replied, 0));
+}
+
+/// B35: a limit may be as long as its type allows.
+#[test]
+fn no_grace_is_too_long() {
+    let service = AnyServer::new(|cx: Context, req: Blob| async move { (cx, Ok(req)) });
+    let mut limits = rpc_core::Limits::server();
+    limits.shutdown_grace = Duration::MAX;
+    limits.idle_timeout = Duration::MAX;
+    limits.frame_progress = Duration::MAX;
+    let server = Server::builder().reactors(1).limits(limits).add(service).bind("tcp://127.0.0.1:0").unwrap();
+    EchoClient(connect(&server)).blob(Blob::default()).wait().expect("an echo");
+    let (first, second) = (server.clone(), server.clone());
+    let both = [first, second].map(|server| std::thread::spawn(move || server.shutdown()));
+    for ending in both {
+        assert_eq!(ending.join().expect("no panic").cut_connections, 0);
+    }
+    assert_eq!(server.shutdown().cut_calls, 0, "once more: nothing left to do");
+}
+
+/// A text over the frame limit would end the connection at the caller's side, with every other call on it.
+#[test]
+fn a_long_error_is_shortened() {
+    let service =
+        AnyServer::new(
+            |cx: Context, _: Blob| async move { (cx, Err(Error::new(Code::NotFound, "é".repeat(100_000)))) },
+        );
+    let server = Server::builder().reactors(1).set("max_frame_size", "64KiB").add(service);
+    let server = server.bind("tcp://127.0.0.1:0").unwrap();
+    let channel = Channel::builder(server.url().to_string()).set("max_frame_size", "64KiB").connections(1);
+    let channel = channel.build().unwrap();
+    let error = EchoClient(channel.clone()).blob(Blob::default()).wait().expect_err("not found");
+    assert_eq!((error.code(), channel.stats().connects.get()), (Code::NotFound, 1));
+    assert!(error.to_string().len() > 30_000);
+}
+
+#[test]
+fn a_malformed_header_is_no_accepted_call() {
+    let server = bind(AnyServer::new(|cx: Context, req: Blob| async move { (cx, Ok(req)) }));
+    let mut socket = dial(&server);
+    // The info section names a block that does not exist: fatal, and nothing was accepted.
+    let mut frame = raw_request(1, b"");
+    frame[16] = 0x7f;
+    socket.write_all(&frame).unwrap();
+    assert!(read_raw(&mut socket).is_none());
+    assert_eq!((server.stats().accepted, server.stats().replied), (0, 0));
+}
