@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rpc_core::transport::{PoolOptions, ReactorHandle, ReactorPool};
@@ -227,4 +227,22 @@ fn no_timeout_is_too_long() {
     call_apart(&plain, b"plain", long).recv_timeout(LIMIT).expect("it ends").expect("an echo");
     let layered = Channel::builder(&url).reactors(one_reactor()).layer(rpc_core::Logging).build().unwrap();
     EchoClient(layered).blob(Blob::default()).timeout(long).wait().expect("an echo");
+}
+
+/// T37: a peer that says goodbye on every connection and keeps them open is not given a connection for each call.
+#[test]
+fn a_peer_that_always_says_goodbye_is_backed_off_from() {
+    let url = peer(|_, mut socket| {
+        let _ = socket.write_all(GOODBYE);
+        while read_raw(&mut socket).is_some() {}
+    });
+    let channel = Channel::builder(url).connections(1).reactors(one_reactor()).build().unwrap();
+    let start = Instant::now();
+    let mut calls = Vec::new();
+    while start.elapsed() < Duration::from_millis(500) {
+        let next = call_apart(&channel, b"call", Duration::from_secs(2));
+        calls.push(next.recv_timeout(Duration::from_millis(5)));
+    }
+    let connects = channel.stats().connects.get();
+    assert!((2..=12).contains(&connects), "{} calls made {connects} connections", calls.len());
 }

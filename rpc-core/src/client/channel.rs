@@ -305,6 +305,21 @@ impl ChannelInner {
             state.conn = None;
         }
         let Some(now) = failed_at else { return true };
+        self.note_failure(&mut state, now, why)
+    }
+
+    /// A connection says goodbye before it has answered anything. Once that may be chance; a peer that goes on like this is backed off
+    /// from, though the connection stays for the calls it has.
+    pub(crate) fn turned_away(&self, index: usize, now: Instant, why: &str) {
+        let mut state = self.slots[index].state.lock();
+        let first = state.failures == 0;
+        self.note_failure(&mut state, now, why);
+        if first {
+            state.retry_at = None;
+        }
+    }
+
+    fn note_failure(&self, state: &mut SlotState, now: Instant, why: &str) -> bool {
         state.turn = state.turn.wrapping_add(1);
         state.failures = state.failures.saturating_add(1);
         state.why = Some(why.to_owned());
@@ -450,4 +465,40 @@ fn backoff(state: &SlotState, retry_in: Duration) -> Error {
 
 pub(crate) fn config_error(e: rpc_transport::UrlError) -> Error {
     crate::ConfigError::new("url", e.url, e.why).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+    use crate::client::builder::Config;
+    use crate::limits::Limits;
+
+    static METHOD: MethodDescriptor = MethodDescriptor::new("test", "Echo", "Blob");
+
+    /// A name may have several addresses: where nobody listens at the first, the call tries the next, and none fails for it.
+    #[test]
+    fn a_call_tries_every_endpoint() {
+        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+        let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let endpoints = [nobody, silent.local_addr().unwrap()].map(Endpoint::Tcp).to_vec();
+        let reactors = ReactorPool::global().unwrap().handles().to_vec();
+        let config = Config {
+            limits: Limits { default_timeout: Duration::from_millis(200), ..Limits::client() },
+            connections: 1,
+            multiplexed: true,
+            from_service: String::new(),
+            to_service: None,
+        };
+        let url = "tcp://two.example:1".parse().unwrap();
+        let channel = Channel::new(ChannelInner::new(&url, endpoints, config, reactors, None), ());
+        let error = channel.unary::<(), ()>(&METHOD, ()).wait().unwrap_err();
+        assert_eq!(
+            error.code(),
+            crate::Code::DeadlineExceeded,
+            "the second endpoint takes it, and says nothing: {error}"
+        );
+        assert_eq!(channel.stats().connects.get(), 2);
+    }
 }

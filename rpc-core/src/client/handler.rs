@@ -38,6 +38,8 @@ pub(crate) struct ClientHandler {
     answered: bool,
     /// Retired because of calls that this side gave up, not by the peer's doing.
     given_up: bool,
+    /// Retired before it answered, by the peer's doing: counted as a failure then, not at its end.
+    turned_away: bool,
     /// Why this side closes the connection, if more is to be said than the reason of the close.
     why: Option<String>,
 }
@@ -87,6 +89,7 @@ impl ClientHandler {
             retired: false,
             answered: false,
             given_up: false,
+            turned_away: false,
             why: None,
             channel,
         }
@@ -448,6 +451,10 @@ impl ClientHandler {
         match ReplyInfo::parse(tt.info, &self.channel.config.limits.header()) {
             Ok(info) if info.closing => {
                 tracing::debug!(peer = %cx.peer(), "the peer says goodbye");
+                if !self.answered && !self.retired {
+                    self.turned_away = true;
+                    self.channel.turned_away(self.slot, cx.now(), "the peer says goodbye at once");
+                }
                 self.retire(cx);
             }
             _ => self.glitch(cx, "a frame with id 0 that is no goodbye"),
@@ -505,7 +512,7 @@ impl Handler for ClientHandler {
     fn on_close(&mut self, cx: &mut Cx<'_>, reason: &CloseReason) {
         let connected = !matches!(reason, CloseReason::Connect(_) | CloseReason::ConnectTimeout(_));
         // A connection whose calls were cancelled or timed out before its first reply did not fail.
-        let failed = !connected || (!self.answered && !self.given_up);
+        let failed = !connected || !(self.answered || self.given_up || self.turned_away);
         let why = match (self.why.take(), reason) {
             (Some(why), CloseReason::Local(_)) => why,
             _ => reason.to_string(),
