@@ -406,6 +406,10 @@ impl<'a, B: Body> Wire<'a, B> {
         let channel = self.channel.get();
         let reactor = &channel.slots[slot].reactor;
         if reactor.is_current() {
+            let plain = local::peek::<ClientHandler, _>(conn, |handler| handler.collect_plainly(seq)).flatten();
+            if let Some((found, _waiter)) = plain {
+                return Collected::Found(found);
+            }
             match local::visit::<ClientHandler, _>(conn, |handler, io| handler.collect(io, seq, cx.waker())) {
                 Some(None) => return Collected::Pending,
                 Some(Some(found)) => return Collected::Found(found),
