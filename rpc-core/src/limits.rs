@@ -46,7 +46,7 @@ macro_rules! limits {
                         return Err(wrong(reason));
                     }
                 }
-                self.check()
+                self.check_each()
             }
 
             /// Every limit as (name, value).
@@ -117,35 +117,33 @@ limits! {
 }
 
 impl Limits {
-    /// Checks what a single value cannot tell.
+    /// Checks every limit, and what they must be to each other. Binding a server and building a channel do it.
     ///
     /// # Errors
-    /// A limit of 0, a frame limit over what the protocol can say, `write_low` over `write_high`.
+    /// A limit of 0, a frame limit over what the protocol can say, `write_low` over `write_high`, more calls than have numbers.
     pub fn check(&self) -> Result<(), ConfigError> {
+        self.check_each()?;
+        if self.write_low > self.write_high {
+            let reason = format!("it must not exceed write_high, {}", self.write_high);
+            return Err(ConfigError::new("write_low", self.write_low.to_string(), reason));
+        }
+        if self.client_max_inflight.saturating_add(self.client_max_waiting) > crate::mux::MAX_SLOTS {
+            let value = format!("{} + {}", self.client_max_inflight, self.client_max_waiting);
+            let reason = format!("a connection can number {} calls at once", crate::mux::MAX_SLOTS);
+            return Err(ConfigError::new("client_max_inflight + client_max_waiting", value, reason));
+        }
+        Ok(())
+    }
+
+    fn check_each(&self) -> Result<(), ConfigError> {
         for (name, value) in self.describe() {
             if value == "0" || value == "0ns" {
                 return Err(ConfigError::new(name, value, "a limit cannot be 0, nor be switched off"));
             }
         }
         if self.max_frame_size > 0x3FFF_FFFF {
-            return Err(ConfigError::new(
-                "max_frame_size",
-                self.max_frame_size.to_string(),
-                "the protocol ends at 1073741823 bytes",
-            ));
-        }
-        if self.write_low > self.write_high {
-            let value = self.write_low.to_string();
-            return Err(ConfigError::new(
-                "write_low",
-                value,
-                format!("it must not exceed write_high, {}", self.write_high),
-            ));
-        }
-        if self.client_max_inflight.saturating_add(self.client_max_waiting) > crate::mux::MAX_SLOTS {
-            let value = format!("{} + {}", self.client_max_inflight, self.client_max_waiting);
-            let reason = format!("a connection can number {} calls at once", crate::mux::MAX_SLOTS);
-            return Err(ConfigError::new("client_max_inflight + client_max_waiting", value, reason));
+            let value = self.max_frame_size.to_string();
+            return Err(ConfigError::new("max_frame_size", value, "the protocol ends at 1073741823 bytes"));
         }
         Ok(())
     }
@@ -229,7 +227,7 @@ mod tests {
     fn limits_are_set_from_text() {
         let check = |name: &str, value: &str, expected: &str| {
             let mut limits = Limits::server();
-            let got = match limits.set(name, value) {
+            let got = match limits.set(name, value).and_then(|()| limits.check()) {
                 Ok(()) => limits.describe().into_iter().find(|(n, _)| *n == name).expect("it was set").1,
                 Err(e) => e.to_string(),
             };

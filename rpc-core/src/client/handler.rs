@@ -9,11 +9,10 @@ use std::time::Duration;
 use rpc_transport::{CloseReason, Cx, Frame, Handler, LinkBuffer, TaskId, TimerId, local};
 
 use super::channel::{ChannelInner, Slot};
-use super::{Body, Request, Spec};
 use crate::codegen::MethodDescriptor;
 use crate::error::{Error, Phase, Refusal, Sent};
 use crate::glitch::{Glitches, Verdict};
-use crate::mux::{Abandon, Arrived, Found, Late, Outcome, Pending, Reply, ReplyCell, SeqId};
+use crate::mux::{Abandon, Arrived, Body, Found, Late, Outcome, Pending, Reply, ReplyCell, Request, SeqId, Spec};
 use crate::protocol::ttheader::{EXCEPTION_INFO, REPLY_INFO, ReplyInfo, RequestHead, TtFrame};
 use crate::protocol::{MessageType, Payload};
 use crate::status::Code;

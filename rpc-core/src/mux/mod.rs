@@ -10,9 +10,11 @@
 
 mod pending;
 mod reply;
+mod request;
 mod seq;
 
 pub(crate) use pending::{Abandon, Late, Pending};
 pub(crate) use reply::{Arrived, Found, Outcome, Reply, ReplyCell};
+pub(crate) use request::{Body, Encoded, Request, Spec};
 pub(crate) use seq::MAX_SLOTS;
 pub(crate) use seq::SeqId;

@@ -10,8 +10,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use rpc_transport::{ConnId, Message};
 
-use super::SeqId;
-use crate::client::Request;
+use super::{Request, SeqId};
 use crate::error::Error;
 use crate::protocol::MessageType;
 use crate::protocol::ttheader::ReplyInfo;

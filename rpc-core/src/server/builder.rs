@@ -6,10 +6,11 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use rpc_transport::{ListenOptions, MemoryBudget, Placement, PoolOptions, ReactorPool, SocketOptions, Url};
 
+use super::handle::{Drained, ServerHandle, set_default_pool};
 use super::handler::ServerHandler;
 use super::methods::Methods;
 use super::router::Router;
-use super::shutdown::{Counters, Drained, OnReactor, ServerHandle, ServerShared, Table, TableEntry, set_default_pool};
+use super::shared::{Counters, OnReactor, ServerShared, Table, TableEntry};
 use super::workers::Workers;
 use crate::client::config_error;
 use crate::codegen::Service;

@@ -10,7 +10,7 @@ use rpc_transport::{CloseReason, Cx, Frame, Handler, TaskId, TimerId, local};
 
 use super::reply::{self, ReplyTo};
 use super::runner::{Finished, Incoming, Started};
-use super::shutdown::{InFlight, OnReactor, Open, ServerShared, Table};
+use super::shared::{InFlight, OnReactor, Open, ServerShared, Table};
 use crate::codegen::MethodDescriptor;
 use crate::context::Context;
 use crate::error::{Error, Peer, Refusal, Sent};

@@ -7,15 +7,18 @@
 //! ```
 
 mod builder;
+mod handle;
 mod handler;
 mod methods;
+mod monitor;
 mod reply;
 mod router;
 mod runner;
-mod shutdown;
+mod shared;
 mod workers;
 
 pub use builder::{Server, ServerBuilder, Services};
+pub(crate) use handle::default_pool;
+pub use handle::{Drained, ServerHandle};
 pub use methods::Methods;
-pub(crate) use shutdown::default_pool;
-pub use shutdown::{Drained, Monitor, ServerHandle, ServerStats};
+pub use monitor::{Monitor, ServerStats};

@@ -17,7 +17,7 @@ use rpc_transport::{ConnId, Cx, Frame, LinkBuffer, LocalTask, Message, ReservedT
 
 use super::handler::{CallKey, ServerHandler};
 use super::reply::{self, ReplyBody, ReplyTo};
-use super::shutdown::InFlight;
+use super::shared::InFlight;
 use super::workers::Workers;
 use crate::codegen::MethodDescriptor;
 use crate::context::Context;

@@ -1,144 +1,15 @@
-//! A running server: what its connections share, its counters, and its end.
+//! A running server, and its end.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex, RwLock};
-use rpc_transport::{Counter, ListenerHandle, MemoryBudget, ReactorPool, ReservedTask, Url};
+use parking_lot::RwLock;
+use rpc_transport::{ListenerHandle, MemoryBudget, ReactorPool, Url};
 
-use super::router::Router;
-use super::runner::Runner;
-use super::workers::Workers;
-use crate::codegen::MethodDescriptor;
-use crate::error::Refusal;
-use crate::limits::Limits;
-
-/// What all connections of a server share.
-pub(crate) struct ServerShared {
-    pub(crate) limits: Limits,
-    pub(crate) router: Router,
-    pub(crate) reactors: Vec<Arc<OnReactor>>,
-    workers: Option<Arc<Workers>>,
-    running: AtomicUsize,
-    draining: AtomicBool,
-    open: Mutex<usize>,
-    closed: Condvar,
-}
-
-/// What a server has on one reactor.
-pub(crate) struct OnReactor {
-    /// Taken out while a batch is handled.
-    pub(crate) table: Mutex<Option<Box<Table>>>,
-    pub(crate) counters: Counters,
-}
-
-/// The methods of a server on one reactor.
-pub(crate) struct Table {
-    pub(crate) methods: Vec<TableEntry>,
-    /// A task slot at hand, for the next handler that does not end at once.
-    pub(crate) reserved: Option<ReservedTask>,
-}
-
-pub(crate) struct TableEntry {
-    pub(crate) method: &'static MethodDescriptor,
-    pub(crate) runner: Box<dyn Runner>,
-}
-
-/// Counters of one reactor, written by it alone.
-#[derive(Debug, Default)]
-#[repr(align(128))]
-pub(crate) struct Counters {
-    pub(crate) accepted: Counter,
-    pub(crate) replied: Counter,
-    pub(crate) in_flight: Counter,
-    pub(crate) glitches: Counter,
-}
-
-impl ServerShared {
-    pub(crate) fn new(limits: Limits, router: Router, reactors: Vec<Arc<OnReactor>>, workers: Option<Workers>) -> Self {
-        ServerShared {
-            limits,
-            router,
-            reactors,
-            workers: workers.map(Arc::new),
-            running: AtomicUsize::new(0),
-            draining: AtomicBool::new(false),
-            open: Mutex::new(0),
-            closed: Condvar::new(),
-        }
-    }
-
-    pub(crate) fn workers(&self) -> Option<&Arc<Workers>> {
-        self.workers.as_ref()
-    }
-
-    /// Whether `max_inflight` handlers run: nothing new begins.
-    #[inline]
-    pub(crate) fn is_full(&self) -> bool {
-        self.running.load(Ordering::Relaxed) >= self.limits.max_inflight
-    }
-
-    pub(crate) fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Acquire)
-    }
-}
-
-/// One running handler that did not end at once, counted until it does.
-pub(crate) struct InFlight(Arc<ServerShared>);
-
-impl InFlight {
-    pub(crate) fn begin(shared: &Arc<ServerShared>) -> Result<InFlight, Refusal> {
-        let limit = shared.limits.max_inflight;
-        if shared.running.fetch_add(1, Ordering::AcqRel) >= limit {
-            shared.running.fetch_sub(1, Ordering::AcqRel);
-            return Err(Refusal::TooManyInFlight { name: "max_inflight", limit });
-        }
-        Ok(InFlight(Arc::clone(shared)))
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.0.running.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
-/// One open connection.
-pub(crate) struct Open(Arc<ServerShared>);
-
-impl Open {
-    pub(crate) fn new(shared: &Arc<ServerShared>) -> Open {
-        *shared.open.lock() += 1;
-        Open(Arc::clone(shared))
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        *self.0.open.lock() -= 1;
-        self.0.closed.notify_all();
-    }
-}
-
-/// What a server has done, and what it holds now.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct ServerStats {
-    /// Open connections.
-    pub connections: u64,
-    /// Handlers that run and did not end at once.
-    pub in_flight: u64,
-    /// Requests received. At rest they are as many as `replied`, and those whose connection ended before their handler did.
-    pub accepted: u64,
-    /// Requests answered: with a reply or an error. Oneway ones count as answered when their handler ends.
-    pub replied: u64,
-    /// Bytes held for peers: partial frames and queued output.
-    pub buffered_bytes: u64,
-    /// Content errors of peers.
-    pub glitches: u64,
-}
+use super::monitor::{Monitor, ServerStats};
+use super::shared::ServerShared;
 
 /// How a shutdown went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -281,41 +152,6 @@ impl ServerHandle {
 impl fmt::Debug for ServerHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "server at {:?}", self.urls())
-    }
-}
-
-/// See [`ServerHandle::monitor`].
-#[derive(Clone)]
-pub struct Monitor {
-    shared: Weak<ServerShared>,
-    memory: Arc<MemoryBudget>,
-    pool: Weak<ReactorPool>,
-}
-
-impl Monitor {
-    /// The counters now; all zero when the server is gone.
-    pub fn stats(&self) -> ServerStats {
-        let Some(shared) = self.shared.upgrade() else { return ServerStats::default() };
-        let sum = |f: fn(&Counters) -> &Counter| shared.reactors.iter().map(|r| f(&r.counters).get()).sum();
-        ServerStats {
-            connections: *shared.open.lock() as u64,
-            in_flight: sum(|c| &c.in_flight),
-            accepted: sum(|c| &c.accepted),
-            replied: sum(|c| &c.replied),
-            glitches: sum(|c| &c.glitches),
-            buffered_bytes: self.memory.used() as u64,
-        }
-    }
-
-    /// The server's reactors, while it lives.
-    pub fn reactors(&self) -> Option<Arc<ReactorPool>> {
-        self.pool.upgrade()
-    }
-}
-
-impl fmt::Debug for Monitor {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.stats().fmt(f)
     }
 }
 

@@ -1,0 +1,76 @@
+//! What goes out: a request's message, and what has to be known to send it.
+
+use std::time::{Duration, Instant};
+
+use rpc_transport::LinkBuffer;
+
+use crate::codegen::MethodDescriptor;
+
+/// What the connection has to know to send a request, but for its message.
+#[derive(Clone, Debug)]
+pub(crate) struct Spec {
+    pub(crate) method: &'static MethodDescriptor,
+    /// Encoded metadata; usually none.
+    pub(crate) extra: Vec<u8>,
+    pub(crate) timeout: Duration,
+    pub(crate) deadline: Instant,
+}
+
+/// A request with its message encoded.
+#[derive(Debug, Default)]
+pub(crate) struct Request {
+    /// `None` in a request that has been taken out of its cell.
+    pub(crate) spec: Option<Spec>,
+    pub(crate) body: LinkBuffer,
+}
+
+/// An encodable message: encoded straight into a connection's output, or into a buffer that can travel.
+pub(crate) trait Body {
+    fn len(&self) -> usize;
+    fn write(self, out: &mut LinkBuffer);
+    fn into_link(self) -> LinkBuffer;
+}
+
+/// A protobuf message that was measured once.
+pub(crate) struct Encoded<T> {
+    message: T,
+    len: usize,
+}
+
+impl<T: prost::Message> Encoded<T> {
+    pub(crate) fn new(message: T) -> Self {
+        let len = message.encoded_len();
+        Encoded { message, len }
+    }
+}
+
+impl<T: prost::Message> Body for Encoded<T> {
+    fn len(&self) -> usize {
+        self.len
+    }
+
+    fn write(self, out: &mut LinkBuffer) {
+        self.message.encode_raw(out);
+    }
+
+    fn into_link(self) -> LinkBuffer {
+        let mut link = LinkBuffer::new();
+        self.message.encode_raw(&mut link);
+        link.seal();
+        link
+    }
+}
+
+impl Body for LinkBuffer {
+    fn len(&self) -> usize {
+        LinkBuffer::len(self)
+    }
+
+    fn write(self, out: &mut LinkBuffer) {
+        out.append(self);
+    }
+
+    fn into_link(self) -> LinkBuffer {
+        self
+    }
+}

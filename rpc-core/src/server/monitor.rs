@@ -1,0 +1,61 @@
+//! A server's counters, from outside.
+
+use std::fmt;
+use std::sync::{Arc, Weak};
+
+use rpc_transport::{Counter, MemoryBudget, ReactorPool};
+
+use super::shared::{Counters, ServerShared};
+
+/// What a server has done, and what it holds now.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ServerStats {
+    /// Open connections.
+    pub connections: u64,
+    /// Handlers that run and did not end at once.
+    pub in_flight: u64,
+    /// Requests received. At rest they are as many as `replied`, and those whose connection ended before their handler did.
+    pub accepted: u64,
+    /// Requests answered: with a reply or an error. Oneway ones count as answered when their handler ends.
+    pub replied: u64,
+    /// Bytes held for peers: partial frames and queued output.
+    pub buffered_bytes: u64,
+    /// Content errors of peers.
+    pub glitches: u64,
+}
+
+/// See [`ServerHandle::monitor`].
+#[derive(Clone)]
+pub struct Monitor {
+    pub(super) shared: Weak<ServerShared>,
+    pub(super) memory: Arc<MemoryBudget>,
+    pub(super) pool: Weak<ReactorPool>,
+}
+
+impl Monitor {
+    /// The counters now; all zero when the server is gone.
+    pub fn stats(&self) -> ServerStats {
+        let Some(shared) = self.shared.upgrade() else { return ServerStats::default() };
+        let sum = |f: fn(&Counters) -> &Counter| shared.reactors.iter().map(|r| f(&r.counters).get()).sum();
+        ServerStats {
+            connections: *shared.open.lock() as u64,
+            in_flight: sum(|c| &c.in_flight),
+            accepted: sum(|c| &c.accepted),
+            replied: sum(|c| &c.replied),
+            glitches: sum(|c| &c.glitches),
+            buffered_bytes: self.memory.used() as u64,
+        }
+    }
+
+    /// The server's reactors, while it lives.
+    pub fn reactors(&self) -> Option<Arc<ReactorPool>> {
+        self.pool.upgrade()
+    }
+}
+
+impl fmt::Debug for Monitor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.stats().fmt(f)
+    }
+}

@@ -1,0 +1,121 @@
+//! What the connections of a server share, and what it has on each reactor.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use parking_lot::{Condvar, Mutex};
+use rpc_transport::{Counter, ReservedTask};
+
+use super::router::Router;
+use super::runner::Runner;
+use super::workers::Workers;
+use crate::codegen::MethodDescriptor;
+use crate::error::Refusal;
+use crate::limits::Limits;
+
+/// What all connections of a server share.
+pub(crate) struct ServerShared {
+    pub(crate) limits: Limits,
+    pub(crate) router: Router,
+    pub(crate) reactors: Vec<Arc<OnReactor>>,
+    pub(super) workers: Option<Arc<Workers>>,
+    pub(super) running: AtomicUsize,
+    pub(super) draining: AtomicBool,
+    pub(super) open: Mutex<usize>,
+    pub(super) closed: Condvar,
+}
+
+/// What a server has on one reactor.
+pub(crate) struct OnReactor {
+    /// Taken out while a batch is handled.
+    pub(crate) table: Mutex<Option<Box<Table>>>,
+    pub(crate) counters: Counters,
+}
+
+/// The methods of a server on one reactor.
+pub(crate) struct Table {
+    pub(crate) methods: Vec<TableEntry>,
+    /// A task slot at hand, for the next handler that does not end at once.
+    pub(crate) reserved: Option<ReservedTask>,
+}
+
+pub(crate) struct TableEntry {
+    pub(crate) method: &'static MethodDescriptor,
+    pub(crate) runner: Box<dyn Runner>,
+}
+
+/// Counters of one reactor, written by it alone.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(crate) struct Counters {
+    pub(crate) accepted: Counter,
+    pub(crate) replied: Counter,
+    pub(crate) in_flight: Counter,
+    pub(crate) glitches: Counter,
+}
+
+impl ServerShared {
+    pub(crate) fn new(limits: Limits, router: Router, reactors: Vec<Arc<OnReactor>>, workers: Option<Workers>) -> Self {
+        ServerShared {
+            limits,
+            router,
+            reactors,
+            workers: workers.map(Arc::new),
+            running: AtomicUsize::new(0),
+            draining: AtomicBool::new(false),
+            open: Mutex::new(0),
+            closed: Condvar::new(),
+        }
+    }
+
+    pub(crate) fn workers(&self) -> Option<&Arc<Workers>> {
+        self.workers.as_ref()
+    }
+
+    /// Whether `max_inflight` handlers run: nothing new begins.
+    #[inline]
+    pub(crate) fn is_full(&self) -> bool {
+        self.running.load(Ordering::Relaxed) >= self.limits.max_inflight
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+}
+
+/// One running handler that did not end at once, counted until it does.
+pub(crate) struct InFlight(Arc<ServerShared>);
+
+impl InFlight {
+    pub(crate) fn begin(shared: &Arc<ServerShared>) -> Result<InFlight, Refusal> {
+        let limit = shared.limits.max_inflight;
+        if shared.running.fetch_add(1, Ordering::AcqRel) >= limit {
+            shared.running.fetch_sub(1, Ordering::AcqRel);
+            return Err(Refusal::TooManyInFlight { name: "max_inflight", limit });
+        }
+        Ok(InFlight(Arc::clone(shared)))
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// One open connection.
+pub(crate) struct Open(Arc<ServerShared>);
+
+impl Open {
+    pub(crate) fn new(shared: &Arc<ServerShared>) -> Open {
+        *shared.open.lock() += 1;
+        Open(Arc::clone(shared))
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        *self.0.open.lock() -= 1;
+        self.0.closed.notify_all();
+    }
+}
