@@ -25,7 +25,7 @@ pub struct ServerStats {
     pub glitches: u64,
 }
 
-/// See [`ServerHandle::monitor`].
+/// See [`ServerHandle::monitor`](crate::ServerHandle::monitor).
 #[derive(Clone)]
 pub struct Monitor {
     pub(super) shared: Weak<ServerShared>,
