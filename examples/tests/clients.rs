@@ -142,7 +142,7 @@ fn late_replies_are_counted_and_hurt_nobody() {
     for n in 0..20 {
         // The server is told of the deadline and answers with its error at the same moment: either side may be first.
         let error = client.sleep(millis(500)).timeout(Duration::from_millis(10)).wait().expect_err("too short");
-        assert_eq!((error.code(), error.sent()), (Code::DeadlineExceeded, Sent::Maybe), "{error}");
+        assert_eq!(error.code(), Code::DeadlineExceeded, "{error}");
         echo(&client, n).expect("the connection is fine");
     }
     assert_eq!((channel.stats().connects.get(), channel.stats().glitches.get()), (1, 0));
@@ -159,8 +159,16 @@ fn late_replies_are_counted_and_hurt_nobody() {
     });
     let (channel, client) = one(Channel::builder(url));
     for n in 1..=3 {
-        let error = client.sleep(millis(0)).timeout(Duration::from_millis(10)).wait().expect_err("too late");
-        assert_eq!(error.code(), Code::DeadlineExceeded);
+        // On a busy machine the time may be over before the request has left: such a call has no late reply.
+        let late = || loop {
+            let call = client.sleep(millis(0)).timeout(Duration::from_millis(10));
+            let error = call.wait().expect_err("too late");
+            assert_eq!(error.code(), Code::DeadlineExceeded);
+            if error.sent() == Sent::Maybe {
+                return error;
+            }
+        };
+        let error = late();
         assert!(error.to_string().contains("no reply within 10 ms"), "{error}");
         echo(&client, n).expect("its own reply, after the late one");
         assert_eq!(channel.stats().late_replies.get(), n);
