@@ -15,6 +15,7 @@ use crate::conn::{self, Framed, Pipeline, Setup, Token};
 use crate::driver::{CloseHow, Key, RawSocket};
 use crate::framing::Framing;
 use crate::handler::Handler;
+use crate::log_limit::LogLimit;
 use crate::reactor::core::{Core, TimerKey, with};
 use crate::reactor::{ReactorHandle, ReactorPool, guarded};
 use crate::socket::SocketOptions;
@@ -343,7 +344,10 @@ fn accept_one(core: &mut Core, index: usize) -> Accept {
             listener.backoff =
                 pause.saturating_mul(2).min(listener.shared.limits.accept_backoff_max.max(FIRST_BACKOFF));
             core.timers.insert(core.now + pause, TimerKey::Accept(index));
-            tracing::warn!(url = %listener.shared.url, error = %e, ?pause, "cannot accept; pausing");
+            static PAUSES: LogLimit = LogLimit::new();
+            if let Some(skipped) = PAUSES.pass(core.now) {
+                tracing::warn!(url = %listener.shared.url, error = %e, ?pause, skipped, "cannot accept; pausing");
+            }
             Accept::Nothing
         }
     }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::local;
+use crate::log_limit::LogLimit;
 use crate::reactor::core::{TimerKey, try_with, with};
 use crate::reactor::{ReactorHandle, ReactorPool};
 use crate::timer::TimerId;
@@ -97,7 +98,10 @@ impl Future for Sleep {
                     State::Elsewhere(reactor, remote)
                 }
                 Err(error) => {
-                    tracing::error!(%error, "no reactor for a timer: the sleep ends at once");
+                    static UNTIMED: LogLimit = LogLimit::new();
+                    if let Some(skipped) = UNTIMED.pass(local::now()) {
+                        tracing::error!(%error, skipped, "no reactor for a timer: the sleep ends at once");
+                    }
                     return Poll::Ready(());
                 }
             },

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
-use rpc_transport::{CloseReason, Cx, Frame, Handler, LinkBuffer, TaskId, TimerId, local};
+use rpc_transport::{CloseReason, Cx, Frame, Handler, LinkBuffer, LogLimit, TaskId, TimerId, local};
 
 use super::channel::{ChannelInner, Slot};
 use crate::codegen::MethodDescriptor;
@@ -485,7 +485,10 @@ impl Handler for ClientHandler {
     fn on_frame(&mut self, cx: &mut Cx<'_>, frame: Frame<'_>) {
         if let Err(error) = self.reply(cx, frame) {
             let text = error.to_string();
-            tracing::warn!(peer = %cx.peer(), error = %text, "the peer's bytes are not replies; closing");
+            static JUNK: LogLimit = LogLimit::new();
+            if let Some(skipped) = JUNK.pass(cx.now()) {
+                tracing::warn!(peer = %cx.peer(), error = %text, skipped, "the peer's bytes are not replies; closing");
+            }
             self.why = Some(text);
             cx.abort(CloseReason::Local("the peer's bytes are not replies"));
         }

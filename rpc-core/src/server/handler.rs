@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BufMut;
-use rpc_transport::{CloseReason, Cx, Frame, Handler, TaskId, TimerId, local};
+use rpc_transport::{CloseReason, Cx, Frame, Handler, LogLimit, TaskId, TimerId, local};
 
 use super::reply::{self, ReplyTo};
 use super::runner::{Finished, Incoming, Started};
@@ -418,7 +418,10 @@ impl Handler for ServerHandler {
 
     fn on_frame(&mut self, cx: &mut Cx<'_>, frame: Frame<'_>) {
         if let Err(error) = self.request(cx, frame) {
-            tracing::info!(peer = %self.peer, %error, "the peer's bytes are not requests; closing");
+            static JUNK: LogLimit = LogLimit::new();
+            if let Some(skipped) = JUNK.pass(cx.now()) {
+                tracing::info!(peer = %self.peer, %error, skipped, "the peer's bytes are not requests; closing");
+            }
             cx.close(CloseReason::Local("the peer's bytes are not requests"));
         }
     }

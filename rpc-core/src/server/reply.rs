@@ -1,6 +1,6 @@
 //! Replies, as bytes.
 
-use rpc_transport::LinkBuffer;
+use rpc_transport::{LinkBuffer, LogLimit, local};
 
 use crate::error::{Cause, Error, Result, Sent};
 use crate::metadata::Metadata;
@@ -120,11 +120,17 @@ pub(crate) fn write_error(out: &mut LinkBuffer, method: &[u8], to: ReplyTo, back
     };
     if let Err(header) = written {
         // What the handler wants to say does not fit into a header: say that instead.
-        tracing::warn!(error = %header, "a reply's header cannot be sent");
+        static UNSENDABLE: LogLimit = LogLimit::new();
+        if let Some(skipped) = UNSENDABLE.pass(local::now()) {
+            tracing::warn!(error = %header, skipped, "a reply's header cannot be sent");
+        }
         let exception = Exception { type_id: 6, message: format!("the reply cannot be sent: {header}") };
         let plain = ReplyTo { ours: false, closing: false, ..to };
         if let Err(error) = write_exception(out, method, plain, error, exception) {
-            tracing::error!(%error, "an exception cannot be sent; its caller will time out");
+            static LOST: LogLimit = LogLimit::new();
+            if let Some(skipped) = LOST.pass(local::now()) {
+                tracing::error!(%error, skipped, "an exception cannot be sent; its caller will time out");
+            }
         }
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
 use parking_lot::{Condvar, Mutex};
+use rpc_transport::{LogLimit, local};
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -61,7 +62,10 @@ fn work(shared: &Shared) {
         };
         drop(queue);
         if catch_unwind(AssertUnwindSafe(job)).is_err() {
-            tracing::error!("a job on the worker pool panicked; the worker goes on");
+            static PANICS: LogLimit = LogLimit::new();
+            if let Some(skipped) = PANICS.pass(local::now()) {
+                tracing::error!(skipped, "a job on the worker pool panicked; the worker goes on");
+            }
         }
     }
 }

@@ -37,6 +37,7 @@ use crate::config::ConnLimits;
 use crate::driver::{CloseHow, Event, Key};
 use crate::error::CloseReason;
 use crate::listener::{Admission, ListenerShared};
+use crate::log_limit::LogLimit;
 use crate::reactor::core::{TimerKey, with};
 use crate::reactor::{ReactorHandle, guarded, wake};
 use crate::stats::MemoryBudget;
@@ -255,7 +256,11 @@ impl Entry {
         let (pipeline, conn) = (&mut *self.pipeline, &mut self.conn);
         let result = catch_unwind(AssertUnwindSafe(|| f(pipeline, &mut Cx::new(conn, now))));
         if result.is_err() {
-            tracing::error!(peer = %self.conn.peer, "a connection's handler panicked; the connection is closed");
+            static PANICS: LogLimit = LogLimit::new();
+            if let Some(skipped) = PANICS.pass(now) {
+                let peer = &self.conn.peer;
+                tracing::error!(%peer, skipped, "a connection's handler panicked; the connection is closed");
+            }
             self.conn.phase = Phase::Aborting(CloseReason::Local("its handler panicked"));
         }
         result.ok()

@@ -33,6 +33,8 @@ use crate::conn::{self, EARLY_FLUSH_FRAMES, Slab, Token};
 use crate::driver::{Driver, Wake};
 use crate::error::CloseReason;
 use crate::listener;
+use crate::local;
+use crate::log_limit::LogLimit;
 use crate::stats::ReactorStats;
 use crate::timer::TimerWheel;
 
@@ -284,7 +286,10 @@ fn wait(most: Option<Duration>) {
         core.handle.stats().polls.add(1);
         if let Err(error) = core.driver.wait(timeout, &mut core.events) {
             // Nothing here can cause this; do not spin on it.
-            tracing::error!(%error, "the poller failed");
+            static FAILURES: LogLimit = LogLimit::new();
+            if let Some(skipped) = FAILURES.pass(core.now) {
+                tracing::error!(%error, skipped, "the poller failed");
+            }
             std::thread::sleep(Duration::from_millis(10));
         }
         core.handle.0.inbox.announce(Attention::Running);
@@ -421,7 +426,10 @@ pub(crate) fn wake(waker: Waker) {
 pub(crate) fn guarded<T>(what: &str, f: impl FnOnce() -> T) -> Option<T> {
     let result = catch_unwind(AssertUnwindSafe(f));
     if result.is_err() {
-        tracing::error!("{what} panicked; the reactor goes on");
+        static PANICS: LogLimit = LogLimit::new();
+        if let Some(skipped) = PANICS.pass(local::now()) {
+            tracing::error!(skipped, "{what} panicked; the reactor goes on");
+        }
     }
     result.ok()
 }

@@ -336,7 +336,7 @@ impl ReplyInfo {
             let extra = match extra {
                 b"" => Default::default(),
                 text => json::read(text).unwrap_or_else(|reason| {
-                    tracing::warn!(status, reason, "extras of a business status dropped");
+                    tracing::debug!(status, reason, "extras of a business status dropped");
                     Default::default()
                 }),
             };
