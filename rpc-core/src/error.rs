@@ -23,13 +23,14 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 ///
 /// `Display` is one line with everything: code, method, peer, cause, phase, attempt, time, and whether the peer can have seen the
 /// request. `Debug` prints the same line, so that `fn main() -> rpc_core::Result<()>` ends readably. What programs ask is data:
-/// [`code`](Error::code), [`sent`](Error::sent), [`is_retryable`](Error::is_retryable), [`cause`](Error::cause).
+/// [`code`](Error::code), [`id`](Error::id), [`sent`](Error::sent), [`is_retryable`](Error::is_retryable), [`cause`](Error::cause).
 pub struct Error(Box<Inner>);
 
 struct Inner {
     code: Code,
     method: Cow<'static, str>,
     peer: Option<Peer>,
+    id: Option<i32>,
     attempt: u32,
     phase: Option<Phase>,
     elapsed: Duration,
@@ -185,6 +186,7 @@ impl Error {
             code,
             method: Cow::Borrowed(""),
             peer: None,
+            id: None,
             attempt: 0,
             phase: None,
             elapsed: Duration::ZERO,
@@ -216,6 +218,12 @@ impl Error {
     /// Says who was called.
     pub fn with_peer(mut self, peer: impl Into<Peer>) -> Error {
         self.0.peer = Some(peer.into());
+        self
+    }
+
+    /// Says by which number the call's connection knew it.
+    pub fn with_id(mut self, id: i32) -> Error {
+        self.0.id = Some(id);
         self
     }
 
@@ -256,6 +264,11 @@ impl Error {
     /// Who was called, if a peer was chosen.
     pub fn peer(&self) -> Option<&Peer> {
         self.0.peer.as_ref()
+    }
+
+    /// The number of the call on its connection, as it stands in the frames and in a packet dump; `None` if it never got one.
+    pub fn id(&self) -> Option<i32> {
+        self.0.id
     }
 
     /// Which attempt failed, counted from 1; 0 when unknown.
@@ -307,7 +320,7 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { code, method, peer, attempt, phase, elapsed, sent, cause } = &*self.0;
+        let Inner { code, method, peer, id, attempt, phase, elapsed, sent, cause } = &*self.0;
         write!(f, "{code}: ")?;
         match (method.is_empty(), peer) {
             (false, Some(peer)) => write!(f, "{method} at {peer}: ")?,
@@ -318,6 +331,9 @@ impl fmt::Display for Error {
         fmt::Write::write_fmt(&mut OneLine(f), format_args!("{cause}"))?;
         let Some(phase) = phase else { return Ok(()) };
         write!(f, " (phase {phase}")?;
+        if let Some(id) = id {
+            write!(f, ", id {id}")?;
+        }
         if *attempt > 0 {
             write!(f, ", attempt {attempt}")?;
         }
@@ -456,11 +472,12 @@ mod tests {
             .with_method("hello.Greeter/SayHello")
             .with_peer("tcp://127.0.0.1:7000")
             .with_phase(Phase::Wait)
+            .with_id(131_072)
             .with_attempt(1)
             .with_elapsed(Duration::from_millis(51));
         assert_eq!(
             error.to_string(),
-            "DeadlineExceeded: hello.Greeter/SayHello at tcp://127.0.0.1:7000: no reply within 50 ms (phase wait, attempt 1, maybe processed)"
+            "DeadlineExceeded: hello.Greeter/SayHello at tcp://127.0.0.1:7000: no reply within 50 ms (phase wait, id 131072, attempt 1, maybe processed)"
         );
         let error = Error::from(io::Error::from(io::ErrorKind::ConnectionRefused))
             .with_peer("unix:app.sock")

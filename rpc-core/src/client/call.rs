@@ -556,14 +556,15 @@ fn explain(error: Error, channel: &ChannelInner, method: &'static MethodDescript
 
 /// Turns what the peer calls an error into one.
 fn accept(reply: Reply) -> Result<Reply> {
+    let id = reply.id.to_wire();
     if reply.kind == MessageType::Exception {
-        let exception = Exception::decode(&reply.body).map_err(undecodable)?;
-        return Err(Error::remote(exception, reply.info.as_deref()).with_phase(Phase::Wait));
+        let exception = Exception::decode(&reply.body).map_err(|error| undecodable(error).with_id(id))?;
+        return Err(Error::remote(exception, reply.info.as_deref()).with_phase(Phase::Wait).with_id(id));
     }
     match reply.info {
         Some(mut info) if info.business.is_some() => {
             let status = info.business.take().unwrap_or_default();
-            Err(Error::from(status).with_phase(Phase::Wait))
+            Err(Error::from(status).with_phase(Phase::Wait).with_id(id))
         }
         info => Ok(Reply { info, ..reply }),
     }
@@ -571,7 +572,8 @@ fn accept(reply: Reply) -> Result<Reply> {
 
 fn decode<Resp: Message + Default>(reply: Reply) -> Result<Response<Resp>> {
     let reply = accept(reply)?;
-    let message = middleware::decode(&reply.body, &reply.body).map_err(undecodable)?;
+    let message = middleware::decode(&reply.body, &reply.body);
+    let message = message.map_err(|error| undecodable(error).with_id(reply.id.to_wire()))?;
     Ok(Response { message, metadata: reply.info.map(|info| info.backward).unwrap_or_default() })
 }
 

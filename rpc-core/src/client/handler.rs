@@ -204,7 +204,7 @@ impl ClientHandler {
     }
 
     fn finish(&mut self, cx: &mut Cx<'_>, seq: SeqId, outcome: Outcome, how: Abandon) {
-        self.settle(cx, seq, Found::Done(outcome), how);
+        self.settle(cx, seq, Found::Done(outcome.map_err(|error| error.with_id(seq.to_wire()))), how);
     }
 
     /// Ends a call, here at least: its caller gets what came of it, now or when it asks.
@@ -442,7 +442,7 @@ impl ClientHandler {
                 if info.as_ref().is_some_and(|info| info.closing) {
                     self.retire(cx);
                 }
-                Ok(Reply { kind: payload.kind, body: frame.slice(payload.body), info })
+                Ok(Reply { id: seq, kind: payload.kind, body: frame.slice(payload.body), info })
             }
             Err(error) if error.is_fatal() => return Err(error.into()),
             Err(error) => {
@@ -547,7 +547,8 @@ impl Handler for ClientHandler {
             let found = match entry.place {
                 Place::Done(found, _) => found,
                 Place::Queued | Place::OnWire(_) => {
-                    Found::Done(Err(Error::closed(why.clone()).with_sent(sent).with_phase(phase)))
+                    let error = Error::closed(why.clone()).with_sent(sent).with_phase(phase);
+                    Found::Done(Err(error.with_id(seq.to_wire())))
                 }
             };
             match entry.waiter {

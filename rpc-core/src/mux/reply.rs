@@ -18,6 +18,8 @@ use crate::protocol::ttheader::ReplyInfo;
 /// A reply as it came: its message is decoded by the caller.
 #[derive(Debug)]
 pub(crate) struct Reply {
+    /// The call's number on its connection.
+    pub(crate) id: SeqId,
     pub(crate) kind: MessageType,
     /// The encoded message: a slice of the read's buffer.
     pub(crate) body: Bytes,
