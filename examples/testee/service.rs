@@ -99,6 +99,7 @@ impl Service {
                 ("accept_errors", &s.accept_errors),
                 ("refused_connections", &s.refused_connections),
                 ("task_polls", &s.task_polls),
+                ("stalls", &s.stalls),
             ];
             for (at, (name, counter)) in figures.iter().enumerate() {
                 let comma = if at == 0 { "" } else { "," };

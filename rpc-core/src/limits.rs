@@ -99,6 +99,9 @@ limits! {
     turn_frames: usize = 64, 64;
     /// Bytes of one connection read before other ready connections get their turn. Default 256 KiB.
     turn_bytes: usize = 256 << 10, 256 << 10;
+    /// A handler that holds a server's reactor for longer than this, at the latest than twice this, is reported: counted as a stall, and
+    /// logged with its method. Default 500 ms.
+    reactor_stall: Duration = Duration::from_millis(500), Duration::from_millis(500);
     /// Longest pause of a listener after errors such as EMFILE. Default 1 s; the first is 10 ms.
     accept_backoff_max: Duration = secs(1), secs(1);
     /// How long a graceful shutdown waits for running calls. Default 25 s. Then they are cut, and counted.

@@ -61,6 +61,8 @@ pub struct ReactorStats {
     pub refused_connections: Counter,
     /// Polls of local tasks.
     pub task_polls: Counter,
+    /// Turns that took longer than a server's `reactor_stall`; written by its watchdog.
+    pub stalls: Counter,
 }
 
 /// Bytes held for peers in the whole process: partial frames and queued output.

@@ -11,6 +11,7 @@ use super::handler::ServerHandler;
 use super::methods::Methods;
 use super::router::Router;
 use super::shared::{Counters, OnReactor, ServerShared, Table, TableEntry};
+use super::watchdog::{Watchdog, Watched};
 use super::workers::Workers;
 use crate::client::config_error;
 use crate::codegen::Service;
@@ -164,8 +165,10 @@ impl<M: Middleware> Services<M> {
         };
         let pool = Arc::new(ReactorPool::start(settings.pool).map_err(Error::from)?);
         let tables = pool.handles().iter().map(|_| {
-            let methods = entries.iter().map(|e| TableEntry { method: e.method, runner: (e.make)() }).collect();
+            let methods: Vec<_> = entries.iter().map(|e| TableEntry { method: e.method, runner: (e.make)() }).collect();
+            let polling = methods.iter().filter_map(|entry| Some((entry.method, entry.runner.polling()?)));
             Arc::new(OnReactor {
+                polling: polling.collect(),
                 table: Mutex::new(Some(Box::new(Table { methods, reserved: None }))),
                 counters: Counters::default(),
             })
@@ -189,8 +192,11 @@ impl<M: Middleware> Services<M> {
             })
         });
         let listeners = listeners.collect::<std::io::Result<Vec<_>>>().map_err(Error::from)?;
+        let reactors = pool.handles().iter().zip(&shared.reactors);
+        let watched = reactors.map(|(reactor, here)| Watched::new(reactor.clone(), Arc::clone(here))).collect();
+        let watchdog = Watchdog::start(watched, shared.limits.reactor_stall).map_err(Error::from)?;
         set_default_pool(&pool);
-        Ok(ServerHandle::new(listeners, shared, memory, pool))
+        Ok(ServerHandle::new(listeners, shared, memory, pool, watchdog))
     }
 
     /// Binds one address and serves until SIGTERM or SIGINT, then lets running calls end: `fn main` in one line.

@@ -10,6 +10,7 @@ use rpc_transport::{ListenerHandle, MemoryBudget, ReactorPool, Url};
 
 use super::monitor::{Monitor, ServerStats};
 use super::shared::ServerShared;
+use super::watchdog::Watchdog;
 
 /// How a shutdown went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +35,8 @@ struct Bound {
     memory: Arc<MemoryBudget>,
     pool: Arc<ReactorPool>,
     hurry: AtomicBool,
+    #[allow(dead_code, reason = "held for its drop")]
+    watchdog: Watchdog,
 }
 
 impl Drop for Bound {
@@ -51,8 +54,9 @@ impl ServerHandle {
         shared: Arc<ServerShared>,
         memory: Arc<MemoryBudget>,
         pool: Arc<ReactorPool>,
+        watchdog: Watchdog,
     ) -> Self {
-        ServerHandle(Arc::new(Bound { listeners, shared, memory, pool, hurry: AtomicBool::new(false) }))
+        ServerHandle(Arc::new(Bound { listeners, shared, memory, pool, hurry: AtomicBool::new(false), watchdog }))
     }
 
     /// The addresses it is bound to, in the order they were given, with real ports.

@@ -15,6 +15,7 @@ mod reply;
 mod router;
 mod runner;
 mod shared;
+mod watchdog;
 mod workers;
 
 pub use builder::{Server, ServerBuilder, Services};

@@ -18,6 +18,7 @@ use rpc_transport::{ConnId, Cx, Frame, LinkBuffer, LocalTask, Message, ReservedT
 use super::handler::{CallKey, ServerHandler};
 use super::reply::{self, ReplyBody, ReplyTo};
 use super::shared::InFlight;
+use super::watchdog::Polling;
 use super::workers::Workers;
 use crate::codegen::MethodDescriptor;
 use crate::context::Context;
@@ -32,6 +33,11 @@ const KEPT: usize = 1024;
 /// One method on one reactor.
 pub(crate) trait Runner: Send {
     fn start(&mut self, call: Incoming<'_>, cx: &mut Cx<'_>) -> Started;
+
+    /// Says whether a handler of it is being polled on the reactor just now; `None` if they run elsewhere.
+    fn polling(&self) -> Option<Arc<Polling>> {
+        None
+    }
 }
 
 /// A request on its way to its handler.
@@ -75,7 +81,7 @@ where
     Run: Fn(Arc<S>, Context, P) -> Fut + Send + 'static,
     Fut: Future<Output = (Arc<S>, Context, Result<R>)> + Send + 'static,
 {
-    Box::new(Local { method, head, service, prepare, run, spare: None, kept: Arc::default() })
+    Box::new(Local { method, head, service, prepare, run, spare: None, kept: Arc::default(), polling: Arc::default() })
 }
 
 struct Local<S, Prepare, Run, Fut> {
@@ -86,6 +92,7 @@ struct Local<S, Prepare, Run, Fut> {
     run: Run,
     spare: Option<Box<Slot<S, Fut>>>,
     kept: Arc<Kept<S, Fut>>,
+    polling: Arc<Polling>,
 }
 
 /// Slots of calls that had to wait, free again.
@@ -98,6 +105,7 @@ struct Slot<S, Fut> {
     method: &'static MethodDescriptor,
     head: Arc<ReplyHead>,
     kept: Weak<Kept<S, Fut>>,
+    polling: Arc<Polling>,
     to: Option<(ConnId, CallKey, ReplyTo)>,
 }
 
@@ -158,6 +166,10 @@ where
             },
         }
     }
+
+    fn polling(&self) -> Option<Arc<Polling>> {
+        Some(Arc::clone(&self.polling))
+    }
 }
 
 impl<S, Prepare, Run, Fut> Local<S, Prepare, Run, Fut> {
@@ -168,6 +180,7 @@ impl<S, Prepare, Run, Fut> Local<S, Prepare, Run, Fut> {
             method: self.method,
             head: Arc::clone(&self.head),
             kept: Arc::downgrade(&self.kept),
+            polling: Arc::clone(&self.polling),
             to: None,
         })
     }
@@ -188,6 +201,7 @@ where
     #[inline]
     fn poll_once(&mut self, waker: &Waker) -> Polled<R> {
         let future = &mut self.future;
+        self.polling.set(true);
         let polled = catch_unwind(AssertUnwindSafe(|| {
             let poll = match future.as_mut().as_pin_mut() {
                 Some(future) => future.poll(&mut TaskContext::from_waker(waker)),
@@ -198,6 +212,7 @@ where
             }
             poll
         }));
+        self.polling.set(false);
         match polled {
             Ok(Poll::Ready((service, mut context, result))) => {
                 let backward = context.take_backward();

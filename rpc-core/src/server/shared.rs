@@ -8,6 +8,7 @@ use rpc_transport::{Counter, ReservedTask};
 
 use super::router::Router;
 use super::runner::Runner;
+use super::watchdog::PollingMethod;
 use super::workers::Workers;
 use crate::codegen::MethodDescriptor;
 use crate::error::Refusal;
@@ -30,6 +31,8 @@ pub(crate) struct OnReactor {
     /// Taken out while a batch is handled.
     pub(crate) table: Mutex<Option<Box<Table>>>,
     pub(crate) counters: Counters,
+    /// Which methods' handlers are being polled; for the watchdog.
+    pub(crate) polling: Vec<PollingMethod>,
 }
 
 /// The methods of a server on one reactor.

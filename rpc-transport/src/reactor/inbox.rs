@@ -82,6 +82,11 @@ impl Inbox {
         }
     }
 
+    /// Whether its host runs it, or is about to.
+    pub(crate) fn is_running(&self) -> bool {
+        self.attention.load(Ordering::Relaxed) == Attention::Running as u8
+    }
+
     /// Announces what the host is about to do. Returns whether commands wait, so that it must not.
     pub(crate) fn announce(&self, attention: Attention) -> bool {
         self.attention.store(attention as u8, Ordering::Release);

@@ -69,6 +69,12 @@ impl ReactorHandle {
         &self.0.stats
     }
 
+    /// The number of the turn it is in; `None` while it waits for events or nobody turns it. For who looks from outside whether a
+    /// reactor gets on.
+    pub fn turn(&self) -> Option<u64> {
+        self.0.inbox.is_running().then(|| self.0.stats.polls.get())
+    }
+
     /// Whether both name the same reactor.
     #[inline]
     pub fn is(&self, other: &ReactorHandle) -> bool {
