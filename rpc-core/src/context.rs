@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use rpc_transport::local;
 
 use crate::codegen::MethodDescriptor;
 use crate::error::Peer;
@@ -64,7 +65,7 @@ impl Context {
 
     /// What is left until the deadline; zero when it has passed.
     pub fn remaining(&self) -> Option<Duration> {
-        self.0.deadline.map(|at| at.saturating_duration_since(Instant::now()))
+        self.0.deadline.map(|at| at.saturating_duration_since(local::read_clock()))
     }
 
     /// The calling service's name, if it said so.
@@ -126,7 +127,7 @@ impl Context {
         Context(Arc::new(Inner {
             method: &NO_METHOD,
             peer: None,
-            started: Instant::now(),
+            started: local::now(),
             deadline: None,
             received: None,
             persistent: Metadata::new(),

@@ -43,6 +43,8 @@ mod mux;
 pub mod protocol;
 mod server;
 mod status;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use client::{
     Call, CallFuture, Channel, ChannelBuilder, ChannelStats, Count, Response, ResponseCall, ResponseFuture,

@@ -14,6 +14,7 @@
 //! * [`local`]: what code on a reactor can do beyond its own connection.
 
 mod buffer;
+mod clock;
 mod config;
 mod conn;
 mod connector;
@@ -28,6 +29,8 @@ mod reactor;
 mod sleep;
 mod socket;
 mod stats;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod timer;
 mod url;
 

@@ -7,7 +7,6 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc;
 use std::time::Duration;
 
 use crate::config::{ConnLimits, ListenLimits, Placement};
@@ -123,6 +122,11 @@ pub(crate) struct Listener {
 }
 
 impl Listener {
+    #[cfg(feature = "testing")]
+    pub(crate) fn is_paused(&self) -> bool {
+        self.paused
+    }
+
     /// Connections may wait.
     pub(crate) fn is_ready(&self) -> bool {
         self.ready && !self.paused
@@ -209,7 +213,6 @@ impl ReactorPool {
         F: Framing + 'static,
         H: Handler,
     {
-        assert!(crate::local::current().is_none(), "listen on a reactor's thread would wait for itself");
         let endpoints = url.resolve().map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
         let endpoint = endpoints.into_iter().next().ok_or(io::ErrorKind::AddrNotAvailable)?;
         let reactor = self.next().clone();
@@ -230,11 +233,9 @@ impl ReactorPool {
             placed: self.handles().iter().map(|_| AtomicUsize::new(0)).collect(),
             closed: AtomicBool::new(false),
         };
-        let (tell, hear) = mpsc::sync_channel(1);
-        reactor.run(move || {
-            let _ = tell.send(bind(&endpoint, shared));
-        });
-        let (shared, index) = hear.recv().map_err(|_| io::Error::other("the reactor has stopped"))?.map_err(|e| {
+        let bound =
+            reactor.ask(move || bind(&endpoint, shared)).ok_or_else(|| io::Error::other("the reactor has stopped"))?;
+        let (shared, index) = bound.map_err(|e| {
             let remedy = match e.kind() {
                 io::ErrorKind::AddrInUse => {
                     "; another process listens there: stop it, or choose another port (0: any free one)"

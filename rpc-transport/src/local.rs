@@ -3,6 +3,7 @@
 use std::task::Waker;
 use std::time::Instant;
 
+use crate::clock;
 use crate::conn::{self, ConnId, Cx};
 use crate::handler::Handler;
 use crate::reactor::core::{try_with, with};
@@ -67,5 +68,15 @@ pub fn cancel(task: TaskId) -> Option<Box<dyn LocalTask>> {
 /// The time of this turn; off a reactor, the clock's.
 #[inline]
 pub fn now() -> Instant {
-    try_with(|core| core.now).unwrap_or_else(Instant::now)
+    try_with(|core| core.now).unwrap_or_else(clock::now)
+}
+
+/// The clock, read now: what a turn does takes time, too.
+pub fn read_clock() -> Instant {
+    clock::now()
+}
+
+/// A number for back-off and the like; not for secrets. 0 off a reactor.
+pub fn random() -> u64 {
+    try_with(|core| core.driver.random()).unwrap_or(0)
 }

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Weak};
 use std::time::{Duration, Instant};
@@ -444,6 +443,11 @@ impl Slot {
         self.orphans.lock().insert((conn, seq), found);
     }
 
+    #[cfg(feature = "testing")]
+    pub(crate) fn orphans(&self) -> usize {
+        self.orphans.lock().len()
+    }
+
     pub(crate) fn adopt(&self, conn: ConnId, seq: SeqId) -> Option<Found> {
         self.orphans.lock().remove(&(conn, seq))
     }
@@ -451,7 +455,7 @@ impl Slot {
 
 /// Between half of the pause and all of it, so that many clients do not return at once.
 fn jitter(pause: Duration) -> Duration {
-    let random = RandomState::new().hash_one(pause) % 512;
+    let random = local::random() % 512;
     pause / 2 + pause / 1024 * random as u32
 }
 

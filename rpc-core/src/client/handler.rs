@@ -94,6 +94,47 @@ impl ClientHandler {
         }
     }
 
+    #[cfg(feature = "testing")]
+    pub(crate) fn is_of(&self, channel: &Arc<ChannelInner>) -> bool {
+        Arc::ptr_eq(&self.channel, channel)
+    }
+
+    /// What it holds, if what is known of it agrees.
+    #[cfg(feature = "testing")]
+    pub(crate) fn audit(&mut self) -> Result<super::audit::ChannelAudit, String> {
+        let (mut on_wire, mut queued) = (0, 0);
+        for entry in self.pending.calls() {
+            match entry.place {
+                Place::Queued => queued += 1,
+                Place::OnWire(_) => on_wire += 1,
+                Place::Done(..) => continue,
+            }
+            if entry.timer.is_none() {
+                return Err(format!("a call of {} has no timer for its deadline", entry.method));
+            }
+        }
+        if on_wire != self.on_wire {
+            return Err(format!("{on_wire} calls on the wire, {} counted", self.on_wire));
+        }
+        if on_wire + self.pending.abandoned() > self.max_on_wire {
+            return Err(format!("{on_wire} calls on the wire, {} allowed", self.max_on_wire));
+        }
+        let live = self
+            .queue
+            .iter()
+            .filter(|(seq, ..)| self.pending.get(*seq).is_some_and(|entry| matches!(entry.place, Place::Queued)));
+        let live = live.count();
+        if live != queued {
+            return Err(format!("{queued} calls wait for their turn, {live} of them in the queue"));
+        }
+        let bytes: usize = self.queue.iter().map(|(_, _, body)| body.len()).sum();
+        if bytes != self.queued_bytes {
+            return Err(format!("{bytes} bytes wait, {} counted", self.queued_bytes));
+        }
+        let (waiting, abandoned) = (self.pending.waiting(), self.pending.abandoned());
+        Ok(super::audit::ChannelAudit { connections: 1, waiting, on_wire, abandoned, orphans: 0 })
+    }
+
     fn slot(&self) -> &Slot {
         &self.channel.slots[self.slot]
     }

@@ -7,6 +7,8 @@
 //!
 //! A [`Channel`] has a fixed number of slots, each with a connection at most; connections are made when they are needed.
 
+#[cfg(feature = "testing")]
+pub(crate) mod audit;
 mod builder;
 mod call;
 mod channel;

@@ -108,6 +108,15 @@ impl<T> Pending<T> {
         })
     }
 
+    /// Every waiting call.
+    #[cfg(feature = "testing")]
+    pub(crate) fn calls(&self) -> impl Iterator<Item = &T> {
+        self.slots.iter().filter_map(|slot| match &slot.state {
+            State::Waiting(call) => Some(call),
+            State::Free | State::Abandoned => None,
+        })
+    }
+
     pub(crate) fn waiting(&self) -> usize {
         self.waiting
     }

@@ -33,6 +33,7 @@ impl Server {
                 limits: Limits::server(),
                 wrong: None,
                 pool: PoolOptions::default(),
+                shared_pool: None,
                 workers: 16,
                 placement: Placement::default(),
                 socket: SocketOptions::default(),
@@ -47,6 +48,7 @@ struct Settings {
     limits: Limits,
     wrong: Option<ConfigError>,
     pool: PoolOptions,
+    shared_pool: Option<Arc<ReactorPool>>,
     workers: usize,
     placement: Placement,
     socket: SocketOptions,
@@ -63,6 +65,13 @@ impl<M: Middleware> ServerBuilder<M> {
     /// Reactors, each with a thread. Default: the available cores.
     pub fn reactors(mut self, n: usize) -> Self {
         self.settings.pool.reactors = n;
+        self
+    }
+
+    /// Serves on reactors that exist already, and may have other servers and clients, instead of its own. Whoever holds the pool last
+    /// stops them.
+    pub fn pool(mut self, pool: Arc<ReactorPool>) -> Self {
+        self.settings.shared_pool = Some(pool);
         self
     }
 
@@ -163,7 +172,10 @@ impl<M: Middleware> Services<M> {
             true => Some(Workers::start(settings.workers.max(1)).map_err(Error::from)?),
             false => None,
         };
-        let pool = Arc::new(ReactorPool::start(settings.pool).map_err(Error::from)?);
+        let pool = match settings.shared_pool {
+            Some(pool) => pool,
+            None => Arc::new(ReactorPool::start(settings.pool).map_err(Error::from)?),
+        };
         let tables = pool.handles().iter().map(|_| {
             let methods: Vec<_> = entries.iter().map(|e| TableEntry { method: e.method, runner: (e.make)() }).collect();
             let polling = methods.iter().filter_map(|entry| Some((entry.method, entry.runner.polling()?)));

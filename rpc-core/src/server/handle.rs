@@ -59,6 +59,11 @@ impl ServerHandle {
         ServerHandle(Arc::new(Bound { listeners, shared, memory, pool, hurry: AtomicBool::new(false), watchdog }))
     }
 
+    #[cfg(feature = "testing")]
+    pub(crate) fn shared(&self) -> &Arc<ServerShared> {
+        &self.0.shared
+    }
+
     /// The addresses it is bound to, in the order they were given, with real ports.
     pub fn urls(&self) -> Vec<Url> {
         self.0.listeners.iter().map(|l| l.url().clone()).collect()
@@ -95,13 +100,9 @@ impl ServerHandle {
     /// On a reactor's thread, which it would wait for.
     pub fn shutdown(&self) -> Drained {
         assert!(rpc_transport::local::current().is_none(), "shutdown on a reactor's thread would wait for itself");
-        let Bound { listeners, shared, hurry, .. } = &*self.0;
+        let Bound { shared, hurry, .. } = &*self.0;
         let start = Instant::now();
-        shared.draining.store(true, Ordering::Release);
-        for listener in listeners {
-            listener.close();
-            listener.shut_down_connections();
-        }
+        self.begin_shutdown();
         let mut open = shared.open.lock();
         while *open > 0 && start.elapsed() < shared.limits.shutdown_grace && !hurry.load(Ordering::Acquire) {
             // In steps, so that a hurried end is noticed.
@@ -111,7 +112,7 @@ impl ServerHandle {
         drop(open);
         let cut_calls = shared.running.load(Ordering::Acquire);
         if cut_connections > 0 {
-            listeners.iter().for_each(|l| l.abort_connections("the server's shutdown_grace is over"));
+            self.cut();
             let mut open = shared.open.lock();
             let until = Instant::now() + Duration::from_secs(1);
             while *open > 0 && Instant::now() < until {
@@ -121,6 +122,20 @@ impl ServerHandle {
         let drained = Drained { cut_connections, cut_calls, elapsed: start.elapsed() };
         tracing::info!(?drained, "server stopped");
         drained
+    }
+
+    /// The first step of [`ServerHandle::shutdown`], which does not wait: stops accepting, and asks every connection to finish.
+    pub fn begin_shutdown(&self) {
+        self.0.shared.draining.store(true, Ordering::Release);
+        for listener in &self.0.listeners {
+            listener.close();
+            listener.shut_down_connections();
+        }
+    }
+
+    /// The last step of [`ServerHandle::shutdown`]: cuts the connections that are left.
+    pub fn cut(&self) {
+        self.0.listeners.iter().for_each(|l| l.abort_connections("the server's shutdown_grace is over"));
     }
 
     /// Ends a [`ServerHandle::shutdown`] that another thread waits in: what is left is cut now.

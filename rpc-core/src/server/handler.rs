@@ -164,6 +164,23 @@ impl ServerHandler {
         }
     }
 
+    #[cfg(feature = "testing")]
+    pub(crate) fn is_of(&self, shared: &Arc<ServerShared>) -> bool {
+        Arc::ptr_eq(&self.shared, shared)
+    }
+
+    /// How many calls run, if what is known of them agrees.
+    #[cfg(feature = "testing")]
+    pub(crate) fn audit(&self) -> Result<usize, String> {
+        let held = self.running.slots.iter().filter(|(_, call)| call.is_some()).count();
+        match (held == self.running.len, self.table.is_none()) {
+            (false, _) => Err(format!("{held} calls run, {} counted", self.running.len)),
+            (_, false) => Err("it kept the reactor's methods after its batch".to_owned()),
+            _ if self.running.len == 0 && self.in_order => Err("it waits for a call that has ended".to_owned()),
+            _ => Ok(held),
+        }
+    }
+
     fn request(&mut self, cx: &mut Cx<'_>, frame: Frame<'_>) -> Result<(), Error> {
         let form = form_of(frame.bytes())?;
         let (info, flags, payload) = match form {

@@ -6,6 +6,8 @@
 //!                                              └─ blocking: the worker pool ─► message ─► reply
 //! ```
 
+#[cfg(feature = "testing")]
+pub(crate) mod audit;
 mod builder;
 mod handle;
 mod handler;

@@ -342,7 +342,7 @@ where
         let watched = context.clone();
         workers.run(move || {
             // Late in the queue: the caller has given up, so the handler does not start.
-            let expired = context.is_cancelled() || deadline.is_some_and(|at| Instant::now() >= at);
+            let expired = context.is_cancelled() || deadline.is_some_and(|at| local::now() >= at);
             let answer = || {
                 let mut backward = Metadata::new();
                 let result = if expired {

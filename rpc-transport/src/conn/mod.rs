@@ -10,6 +10,8 @@
 //! the connection is taken out of the reactor's slab, so that code under the handler can reach other connections.
 //! Others hold a [`ConnRef`] and send it a message. Nothing here knows what a request is.
 
+#[cfg(feature = "testing")]
+mod audit;
 mod conn_ref;
 mod cx;
 mod framed;
@@ -24,6 +26,8 @@ use std::time::Instant;
 
 use bytes::Buf;
 
+#[cfg(feature = "testing")]
+pub(crate) use audit::audit;
 pub use conn_ref::ConnRef;
 pub(crate) use conn_ref::Parcel;
 pub use cx::Cx;

@@ -11,6 +11,8 @@
 //! clock can stand here.
 
 mod readiness;
+#[cfg(feature = "testing")]
+pub(crate) mod sim;
 
 use std::any::Any;
 use std::io;
@@ -57,6 +59,8 @@ pub(crate) enum CloseHow {
 /// One reactor's door to the system. Errors are the system call's; `WouldBlock` means "wait for the next event".
 pub(crate) trait Driver: Send {
     fn now(&self) -> Instant;
+    /// A number nobody else need be able to guess: for back-off, not for secrets.
+    fn random(&mut self) -> u64;
     fn waker(&self) -> Arc<dyn Wake>;
 
     /// Waits for events, at most `timeout` (`None`: for ever); returns early when woken.

@@ -4,6 +4,7 @@
 //! interests are registered. TCP sockets have both from the start and are never registered again. A Unix socket has
 //! WRITABLE only while a short write waits, because there each read of the peer would otherwise report it.
 
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -114,6 +115,10 @@ fn stream_of(socket: Socket, endpoint: &Endpoint) -> Source {
 impl Driver for ReadinessDriver {
     fn now(&self) -> Instant {
         Instant::now()
+    }
+
+    fn random(&mut self) -> u64 {
+        RandomState::new().hash_one(())
     }
 
     fn waker(&self) -> Arc<dyn Wake> {

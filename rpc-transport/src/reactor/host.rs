@@ -15,8 +15,8 @@
 use std::cell::Cell;
 use std::future::Future;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use std::sync::{Arc, mpsc};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::Duration;
@@ -32,11 +32,21 @@ const STAND_BACK: Duration = Duration::from_millis(20);
 /// How long the thread sleeps while a caller leads; whoever leads calls it on leaving, so this is only a safety net.
 const LED: Duration = Duration::from_secs(1);
 
+/// Who may turn a reactor.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum HostedBy {
+    Thread,
+    /// Its thread, and blocking callers meanwhile.
+    ThreadOrCallers,
+    /// No thread: whoever holds it turns it, step by step.
+    #[cfg(feature = "testing")]
+    Hand,
+}
+
 pub(crate) struct Host {
     reactor: Mutex<Option<Reactor>>,
     thread: Mutex<Option<Thread>>,
-    /// Blocking callers may turn it.
-    leadable: bool,
+    by: HostedBy,
     stopping: AtomicBool,
     /// A blocking caller found the lead taken. Stays until the thread stands back for it.
     lead_wanted: AtomicBool,
@@ -90,11 +100,11 @@ impl Wake for Caller {
 }
 
 impl Host {
-    pub(crate) fn new(leadable: bool) -> Self {
+    pub(crate) fn new(by: HostedBy) -> Self {
         Host {
             reactor: Mutex::new(None),
             thread: Mutex::new(None),
-            leadable,
+            by,
             stopping: AtomicBool::new(false),
             lead_wanted: AtomicBool::new(false),
             called: AtomicBool::new(false),
@@ -113,6 +123,10 @@ impl Host {
         if let Some(thread) = &*self.thread.lock() {
             thread.unpark();
         }
+    }
+
+    fn leadable(&self) -> bool {
+        self.by == HostedBy::ThreadOrCallers
     }
 
     fn is_stopping(&self) -> bool {
@@ -170,6 +184,42 @@ impl ReactorHandle {
         drop(place.take());
     }
 
+    /// Runs a closure on the reactor and waits for what it returns; `None` if the reactor has stopped.
+    ///
+    /// # Panics
+    /// On a reactor's thread, where it might wait for itself.
+    pub(crate) fn ask<R: Send + 'static>(&self, f: impl FnOnce() -> R + Send + 'static) -> Option<R> {
+        assert!(core::try_with(|_| ()).is_none(), "asking a reactor on a reactor's thread would wait for itself");
+        #[cfg(feature = "testing")]
+        if self.host().by == HostedBy::Hand {
+            return self.at_hand(f);
+        }
+        let (tell, hear) = mpsc::sync_channel(1);
+        self.run(move || {
+            let _ = tell.send(f());
+        });
+        hear.recv().ok()
+    }
+
+    /// Runs a closure on a reactor that is turned by hand, here and now.
+    #[cfg(feature = "testing")]
+    pub(crate) fn at_hand<R>(&self, f: impl FnOnce() -> R) -> Option<R> {
+        let mut result = None;
+        self.by_hand(|reactor| reactor.inside(|| result = Some(f())));
+        result
+    }
+
+    /// For who turns a reactor by hand; `None` if it has stopped. Ends it if that was asked for meanwhile.
+    #[cfg(feature = "testing")]
+    pub(crate) fn by_hand<R>(&self, f: impl FnOnce(&mut Reactor) -> R) -> Option<R> {
+        let mut place = self.host().reactor.try_lock()?;
+        let result = place.as_mut().map(f);
+        if self.host().is_stopping() {
+            drop(place.take());
+        }
+        result
+    }
+
     /// The body of the reactor's own thread; returns when the reactor has been stopped.
     pub(crate) fn host_on_this_thread(&self) {
         let host = self.host();
@@ -197,7 +247,7 @@ impl ReactorHandle {
                 host.lead_wanted.store(false, Ordering::Release);
                 return self.leave(place);
             }
-            reactor.turn(None);
+            reactor.turn();
         }
     }
 
@@ -245,6 +295,12 @@ impl ReactorHandle {
 
     pub(crate) fn stop(&self) {
         self.host().stopping.store(true, Ordering::Release);
+        #[cfg(feature = "testing")]
+        if self.host().by == HostedBy::Hand {
+            // If it is being turned just now, it ends after that.
+            self.by_hand(|_| ());
+            return;
+        }
         self.run(|| {}); // ends a wait for events
         self.host().call_thread();
     }
@@ -298,7 +354,7 @@ impl ReactorHandle {
     fn follow(&self, caller: &Arc<Caller>) {
         let host = self.host();
         let woken = || caller.woken.load(Ordering::Acquire);
-        if !host.leadable {
+        if !host.leadable() {
             while !woken() {
                 thread::park();
             }
@@ -320,7 +376,7 @@ impl ReactorHandle {
     }
 
     fn try_lead(&self) -> Option<MutexGuard<'_, Option<Reactor>>> {
-        if !self.host().leadable || self.host().is_stopping() {
+        if !self.host().leadable() || self.host().is_stopping() {
             return None;
         }
         let place = self.host().reactor.try_lock()?;

@@ -7,6 +7,8 @@
 //! Who turns it is the host's business ([`host`]): its own thread, or a blocking caller who would otherwise wait for
 //! that thread. At any time one thread turns it; nothing inside is shared with another.
 
+#[cfg(feature = "testing")]
+pub(crate) mod audit;
 pub(crate) mod core;
 mod host;
 mod inbox;
@@ -187,10 +189,29 @@ impl Reactor {
         self.core.as_ref().is_some_and(|core| core.has_work())
     }
 
-    /// One turn: waits at most `most` (`None`: until something happens), then does everything that is due once.
-    pub(crate) fn turn(&mut self, most: Option<Duration>) {
+    /// One turn: waits until something happens, then does everything that is due once.
+    pub(crate) fn turn(&mut self) {
         self.inside(|| {
-            wait(most);
+            let timeout = doze();
+            wake_up(timeout);
+            work();
+        });
+    }
+
+    /// The first half of a turn, for a host that knows by itself when the reactor's sleep is over: how long it may last. Whoever
+    /// submits something from here on uses the waker.
+    #[cfg(feature = "testing")]
+    pub(crate) fn doze(&mut self) -> Option<Duration> {
+        let mut timeout = None;
+        self.inside(|| timeout = doze());
+        timeout
+    }
+
+    /// The second half: the sleep is over.
+    #[cfg(feature = "testing")]
+    pub(crate) fn rouse(&mut self) {
+        self.inside(|| {
+            wake_up(Some(Duration::ZERO));
             work();
         });
     }
@@ -221,7 +242,8 @@ impl Reactor {
                     if main.stopping.load(Ordering::Acquire) {
                         return;
                     }
-                    wait(None);
+                    let timeout = doze();
+                    wake_up(timeout);
                     work();
                 }
             }
@@ -230,7 +252,7 @@ impl Reactor {
         done
     }
 
-    fn inside(&mut self, f: impl FnOnce()) {
+    pub(crate) fn inside(&mut self, f: impl FnOnce()) {
         struct PutBack<'a> {
             core: &'a mut Option<Box<Core>>,
             outer: Option<Box<Core>>,
@@ -275,20 +297,21 @@ impl Drop for Reactor {
     }
 }
 
-/// Waits for events, not at all if something is due already.
-fn wait(most: Option<Duration>) {
+/// Announces that the reactor is about to sleep, and says for how long: not at all if something is due already.
+fn doze() -> Option<Duration> {
     with(|core| {
         // Announced before the last look into the inbox: see `Inbox`.
         let sleep = core.is_idle() && !core.handle.0.inbox.announce(Attention::Polling);
-        let timeout = if sleep {
-            let timer = core.timers.next_at().map(|at| at.saturating_duration_since(core.now));
-            match (timer, most) {
-                (Some(a), Some(b)) => Some(a.min(b)),
-                (a, b) => a.or(b),
-            }
-        } else {
-            Some(Duration::ZERO)
-        };
+        match sleep {
+            true => core.timers.next_at().map(|at| at.saturating_duration_since(core.now)),
+            false => Some(Duration::ZERO),
+        }
+    })
+}
+
+/// Sleeps until something happens or the time is over, and ends the announcement.
+fn wake_up(timeout: Option<Duration>) {
+    with(|core| {
         core.handle.stats().polls.add(1);
         if let Err(error) = core.driver.wait(timeout, &mut core.events) {
             // Nothing here can cause this; do not spin on it.

@@ -7,8 +7,10 @@ use std::thread::{self, JoinHandle};
 
 use parking_lot::Mutex;
 
-use super::host::Host;
+use super::host::{Host, HostedBy};
 use super::{Reactor, ReactorHandle};
+#[cfg(feature = "testing")]
+use crate::driver::Driver;
 use crate::driver::ReadinessDriver;
 use crate::local;
 
@@ -50,7 +52,8 @@ impl ReactorPool {
         for index in 0..options.reactors.max(1) {
             let driver = Box::new(ReadinessDriver::new()?);
             let name = format!("{}-{index}", options.name);
-            let reactor = Reactor::new(driver, name.clone(), index, Host::new(options.callers_may_lead));
+            let by = if options.callers_may_lead { HostedBy::ThreadOrCallers } else { HostedBy::Thread };
+            let reactor = Reactor::new(driver, name.clone(), index, Host::new(by));
             let handle = reactor.handle().clone();
             handle.give(reactor);
             pool.handles.push(handle.clone());
@@ -64,6 +67,18 @@ impl ReactorPool {
             }
         }
         Ok(pool)
+    }
+
+    /// Reactors that nobody turns but whoever holds them, each over a driver of its own.
+    #[cfg(feature = "testing")]
+    pub(crate) fn by_hand(name: &str, drivers: Vec<Box<dyn Driver>>) -> ReactorPool {
+        let handles = drivers.into_iter().enumerate().map(|(index, driver)| {
+            let reactor = Reactor::new(driver, format!("{name}-{index}"), index, Host::new(HostedBy::Hand));
+            let handle = reactor.handle().clone();
+            handle.give(reactor);
+            handle
+        });
+        ReactorPool { handles: handles.collect(), threads: Mutex::default(), next: AtomicUsize::new(0) }
     }
 
     /// The pool of a process without a server: one reactor, started at the first call, never stopped.

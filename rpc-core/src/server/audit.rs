@@ -1,0 +1,72 @@
+//! What must hold of a server's connections between two turns.
+
+use std::sync::atomic::Ordering;
+
+use rpc_transport::testing::each_handler;
+
+use super::handle::ServerHandle;
+use super::handler::ServerHandler;
+
+/// What a server holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ServerAudit {
+    /// Its connections.
+    pub connections: usize,
+    /// Calls whose handler has not ended.
+    pub running: usize,
+    /// The most of them on one connection.
+    pub most_on_one: usize,
+    /// Requests received, in all.
+    pub accepted: u64,
+    /// Requests answered, in all.
+    pub replied: u64,
+}
+
+/// Looks at a server whose reactors are turned by hand.
+///
+/// # Errors
+/// The invariant that does not hold.
+pub fn audit_server(server: &ServerHandle) -> Result<ServerAudit, String> {
+    let shared = server.shared();
+    let mut audit = ServerAudit::default();
+    let mut broken = None;
+    for reactor in server.reactors().handles() {
+        each_handler::<ServerHandler>(reactor, |id, handler| {
+            if !handler.is_of(shared) {
+                return;
+            }
+            audit.connections += 1;
+            match handler.audit() {
+                Ok(running) => {
+                    audit.running += running;
+                    audit.most_on_one = audit.most_on_one.max(running);
+                }
+                Err(what) => broken = Some(format!("server connection {id:?}: {what}")),
+            }
+        });
+    }
+    if let Some(broken) = broken {
+        return Err(broken);
+    }
+    let stats = server.stats();
+    (audit.accepted, audit.replied) = (stats.accepted, stats.replied);
+    if stats.in_flight != audit.running as u64 {
+        return Err(format!("{} calls run, {} counted", audit.running, stats.in_flight));
+    }
+    let counted = shared.running.load(Ordering::Acquire);
+    if counted != audit.running {
+        return Err(format!("{} calls run, {counted} count towards max_inflight", audit.running));
+    }
+    if stats.connections != audit.connections as u64 {
+        return Err(format!("{} connections, {} counted", audit.connections, stats.connections));
+    }
+    if audit.running > shared.limits.max_inflight {
+        return Err(format!("{} calls run, max_inflight is {}", audit.running, shared.limits.max_inflight));
+    }
+    if audit.most_on_one > shared.limits.max_inflight_per_conn {
+        let limit = shared.limits.max_inflight_per_conn;
+        return Err(format!("{} calls of one connection run, max_inflight_per_conn is {limit}", audit.most_on_one));
+    }
+    Ok(audit)
+}

@@ -1,0 +1,5 @@
+//! For tests of this workspace: what must hold of clients and servers between two turns of simulated reactors, and what they hold.
+//! Feature `testing`; no stable API.
+
+pub use crate::client::audit::{ChannelAudit, audit_channel};
+pub use crate::server::audit::{ServerAudit, audit_server};

@@ -1,0 +1,23 @@
+//! The clock of threads that turn no reactor; on a reactor it is the driver's.
+
+use std::time::Instant;
+
+#[cfg(feature = "testing")]
+thread_local! {
+    /// Stands for the system's clock on a thread that drives a simulated network.
+    static VIRTUAL: std::cell::Cell<Option<Instant>> = const { std::cell::Cell::new(None) };
+}
+
+pub(crate) fn now() -> Instant {
+    #[cfg(feature = "testing")]
+    if let Some(now) = VIRTUAL.get() {
+        return now;
+    }
+    Instant::now()
+}
+
+/// Sets this thread's clock, or gives it the system's back.
+#[cfg(feature = "testing")]
+pub(crate) fn set(now: Option<Instant>) {
+    VIRTUAL.set(now);
+}

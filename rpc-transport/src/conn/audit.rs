@@ -1,0 +1,64 @@
+//! What must hold of a connection between two turns.
+
+use std::sync::Arc;
+
+use super::{ACCOUNT_STEP, ConnId, Entry, Phase};
+use crate::stats::MemoryBudget;
+
+/// A connection's share of what its reactor holds.
+pub(crate) struct ConnAudit {
+    pub(crate) in_ready: bool,
+    pub(crate) armed: usize,
+    pub(crate) has_check: bool,
+    pub(crate) accounted: usize,
+    pub(crate) held: usize,
+    pub(crate) memory: Arc<MemoryBudget>,
+}
+
+pub(crate) fn audit(id: ConnId, entry: &Entry) -> Result<ConnAudit, String> {
+    let conn = &entry.conn;
+    let broken = |what: &str| Err(format!("connection {id:?} to {}: {what}", conn.peer));
+    let held = conn.inbound.len() + conn.outbound.len();
+    if conn.id != id {
+        return broken("it has another's place");
+    }
+    if conn.key.is_none() && !matches!(conn.phase, Phase::Aborting(_)) {
+        return broken("no socket, and it is not ending");
+    }
+    if matches!(conn.phase, Phase::Open)
+        && conn.is_read()
+        && (conn.readable || conn.inbound.has_frames())
+        && !conn.in_ready
+    {
+        return broken("something can be read, and it is not on the ready list");
+    }
+    let connecting = matches!(conn.phase, Phase::Connecting | Phase::Aborting(_));
+    if !conn.outbound.is_empty() && conn.writable && !connecting {
+        return broken("output waits though the socket has room");
+    }
+    if !conn.outbound.is_empty() && !connecting && (conn.stalled_since.is_none() || !conn.watched) {
+        return broken("output waits, and nothing will tell of room");
+    }
+    if conn.outbound.len() > conn.limits.write_hard {
+        return broken("more output than write_hard");
+    }
+    if conn.in_dirty {
+        return broken("a turn ended without its flush");
+    }
+    match (conn.next_check(), conn.check) {
+        (Some(_), None) if !matches!(conn.phase, Phase::Aborting(_)) => return broken("a time limit without a timer"),
+        (Some(at), Some((_, armed))) if armed > at => return broken("its timer comes after its time limit"),
+        _ => {}
+    }
+    if held.abs_diff(conn.accounted) > ACCOUNT_STEP {
+        return broken("bytes that the process's budget does not know");
+    }
+    Ok(ConnAudit {
+        in_ready: conn.in_ready,
+        armed: conn.armed,
+        has_check: conn.check.is_some(),
+        accounted: conn.accounted,
+        held,
+        memory: Arc::clone(&conn.memory),
+    })
+}

@@ -1,0 +1,72 @@
+//! The ends of simulated connections, and listeners.
+
+use std::collections::VecDeque;
+use std::io;
+use std::time::Duration;
+
+use super::pipe::Pipe;
+use crate::url::Endpoint;
+
+/// Names a socket for ever: no number is used twice, unlike the keys that drivers give out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct SockId(pub(super) usize);
+
+/// Where a socket's or listener's readiness is reported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Registered {
+    pub(super) driver: usize,
+    pub(super) token: usize,
+}
+
+#[derive(Debug)]
+pub(super) enum Link {
+    Connecting,
+    Failed(io::ErrorKind),
+    Open,
+}
+
+#[derive(Debug)]
+pub(super) struct Socket {
+    pub(super) link: Link,
+    pub(super) unix: bool,
+    /// The other end, while it is there.
+    pub(super) peer: Option<SockId>,
+    /// What this end reads.
+    pub(super) input: Pipe,
+    pub(super) registered: Option<Registered>,
+    /// Stands in its driver's list of events to report.
+    pub(super) listed: bool,
+    /// The last write came up short: room is worth an event.
+    pub(super) wants_room: bool,
+    /// Room is reported at all: always on TCP, on Unix sockets only while asked for.
+    pub(super) watches_room: bool,
+    /// It has said that it will write no more.
+    pub(super) write_closed: bool,
+    /// Nothing arrives before.
+    pub(super) stalled_until: Duration,
+}
+
+impl Socket {
+    pub(super) fn new(unix: bool, link: Link, peer: Option<SockId>) -> Socket {
+        Socket {
+            link,
+            unix,
+            peer,
+            input: Pipe::default(),
+            registered: None,
+            listed: false,
+            wants_room: false,
+            watches_room: !unix,
+            write_closed: false,
+            stalled_until: Duration::ZERO,
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct ListenerSocket {
+    pub(super) endpoint: Endpoint,
+    pub(super) registered: Option<Registered>,
+    pub(super) listed: bool,
+    pub(super) backlog: VecDeque<(SockId, Endpoint)>,
+}

@@ -1,0 +1,700 @@
+//! What a simulated network consists of, and how things happen in it.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use fastrand::Rng;
+
+use super::faults::Faults;
+use super::knobs::Knobs;
+use super::socket::{Link, ListenerSocket, Registered, SockId, Socket};
+use super::trace::Trace;
+use crate::clock;
+use crate::driver::{CloseHow, Event};
+use crate::url::Endpoint;
+
+/// Something on its way.
+#[derive(Debug)]
+pub(super) enum Due {
+    /// A connection attempt reaches its listener.
+    Attempt(SockId, Endpoint),
+    Established(SockId),
+    Refused(SockId),
+    Data(SockId, usize),
+    Finish(SockId),
+    Reset(SockId),
+    /// There may be room for this one to write.
+    Room(SockId),
+    /// An event that is reported late.
+    Report(Source),
+    Wake(usize),
+}
+
+/// What readiness is reported of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    Socket(SockId),
+    Listener(usize),
+}
+
+struct Timed(Duration, u64, Due);
+
+impl PartialEq for Timed {
+    fn eq(&self, other: &Self) -> bool {
+        (self.0, self.1) == (other.0, other.1)
+    }
+}
+
+impl Eq for Timed {}
+
+impl PartialOrd for Timed {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Timed {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.0, self.1).cmp(&(other.0, other.1))
+    }
+}
+
+/// When a reactor is to be turned, if nothing wakes it before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sleep {
+    /// It has not said yet.
+    None,
+    Until(Duration),
+    ForEver,
+    Gone,
+}
+
+/// Closed tokens that a driver may still report.
+const STALE_TOKENS: usize = 8;
+
+struct DriverState {
+    sleep: Sleep,
+    woken: bool,
+    listed: Vec<Source>,
+    closed_tokens: Vec<usize>,
+}
+
+pub(super) struct State {
+    base: Instant,
+    pub(super) now: Duration,
+    pub(super) rng: Rng,
+    pub(super) knobs: Knobs,
+    pub(super) faults: Faults,
+    pub(super) trace: Trace,
+    due: BinaryHeap<Reverse<Timed>>,
+    order: u64,
+    drivers: Vec<DriverState>,
+    pub(super) sockets: Vec<Option<Socket>>,
+    open: usize,
+    listeners: Vec<Option<ListenerSocket>>,
+    /// `accept` fails until then.
+    pub(super) starved_until: Duration,
+    next_port: u16,
+}
+
+impl State {
+    pub(super) fn new(base: Instant, seed: u64, knobs: Knobs) -> State {
+        State {
+            base,
+            now: Duration::ZERO,
+            rng: Rng::with_seed(seed),
+            knobs,
+            faults: Faults::default(),
+            trace: Trace::new(seed),
+            due: BinaryHeap::new(),
+            order: 0,
+            drivers: Vec::new(),
+            sockets: Vec::new(),
+            open: 0,
+            listeners: Vec::new(),
+            starved_until: Duration::ZERO,
+            next_port: 40_000,
+        }
+    }
+
+    pub(super) fn elapsed(&self) -> Duration {
+        self.now
+    }
+
+    pub(super) fn now(&self) -> Instant {
+        self.base + self.now
+    }
+
+    pub(super) fn note(&mut self, what: &str, a: u64, b: u64) {
+        self.trace.add(self.now, what, a, b);
+    }
+
+    fn chance(&mut self, per_mille: u32) -> bool {
+        per_mille > 0 && self.rng.u32(0..1000) < per_mille
+    }
+
+    pub(super) fn latency(&mut self) -> Duration {
+        let (low, high) = self.knobs.latency;
+        low + Duration::from_nanos(self.rng.u64(0..=high.saturating_sub(low).as_nanos() as u64))
+    }
+
+    fn set_now(&mut self, now: Duration) {
+        self.now = self.now.max(now);
+        clock::set(Some(self.now()));
+    }
+
+    pub(super) fn schedule(&mut self, at: Duration, due: Due) {
+        self.order += 1;
+        self.due.push(Reverse(Timed(at, self.order, due)));
+    }
+
+    // Reactors.
+
+    pub(super) fn add_driver(&mut self) -> usize {
+        let listed = Vec::new();
+        self.drivers.push(DriverState { sleep: Sleep::None, woken: false, listed, closed_tokens: Vec::new() });
+        self.drivers.len() - 1
+    }
+
+    /// The reactor to be turned next; `None`: let something happen first.
+    pub(super) fn choose(&mut self) -> Option<usize> {
+        let now = self.now;
+        let mut ready = 0;
+        let mut chosen = None;
+        for (index, driver) in self.drivers.iter().enumerate() {
+            let runs = match driver.sleep {
+                Sleep::Gone => false,
+                Sleep::None => true,
+                Sleep::Until(at) => at <= now || driver.woken || !driver.listed.is_empty(),
+                Sleep::ForEver => driver.woken || !driver.listed.is_empty(),
+            };
+            if runs {
+                ready += 1;
+                if self.rng.usize(0..ready) == 0 {
+                    chosen = Some(index);
+                }
+            }
+        }
+        let due = self.due.peek().is_some_and(|Reverse(next)| next.0 <= now);
+        if due && self.rng.bool() { None } else { chosen }
+    }
+
+    pub(super) fn awake(&mut self, driver: usize) {
+        self.drivers[driver].woken = false;
+        self.note("turn", driver as u64, 0);
+    }
+
+    /// A turn is over: it took a while, and the reactor says how long it sleeps; `None` if it has ended.
+    pub(super) fn asleep(&mut self, driver: usize, sleeps: Option<Option<Duration>>) {
+        let most = self.knobs.turn.as_nanos() as u64;
+        let took = Duration::from_nanos(self.rng.u64(0..=most));
+        self.drivers[driver].sleep = match sleeps {
+            None => Sleep::Gone,
+            Some(None) => Sleep::ForEver,
+            Some(Some(time)) => Sleep::Until(self.now.saturating_add(time)),
+        };
+        self.set_now(self.now + took);
+    }
+
+    pub(super) fn wake(&mut self, driver: usize) {
+        if self.chance(self.knobs.late_wake) {
+            self.faults.late_wakes += 1;
+            let at = self.now + self.latency() * 20;
+            return self.schedule(at, Due::Wake(driver));
+        }
+        self.drivers[driver].woken = true;
+    }
+
+    /// Lets the next thing happen; false if there is none.
+    pub(super) fn pass(&mut self) -> bool {
+        let timer = self.drivers.iter().filter_map(|driver| match driver.sleep {
+            Sleep::Until(at) => Some(at),
+            _ => None,
+        });
+        let timer = timer.min();
+        match self.due.peek() {
+            Some(Reverse(next)) if timer.is_none_or(|at| next.0 <= at) => {
+                let Some(Reverse(Timed(at, order, due))) = self.due.pop() else { return false };
+                self.set_now(at);
+                self.happen(order, due);
+                true
+            }
+            _ => match timer {
+                Some(at) => {
+                    self.set_now(at);
+                    true
+                }
+                None => false,
+            },
+        }
+    }
+
+    fn happen(&mut self, order: u64, due: Due) {
+        if let Due::Data(id, _) | Due::Finish(id) | Due::Reset(id) = &due {
+            let until = self.sockets[id.0].as_ref().map_or(Duration::ZERO, |socket| socket.stalled_until);
+            if until > self.now {
+                return self.due.push(Reverse(Timed(until, order, due))); // in its old order
+            }
+        }
+        match due {
+            Due::Attempt(client, endpoint) => self.attempt(client, &endpoint),
+            Due::Established(id) => {
+                if let Some(socket) = &mut self.sockets[id.0] {
+                    socket.link = Link::Open;
+                    self.report(Source::Socket(id));
+                }
+            }
+            Due::Refused(id) => {
+                if let Some(socket) = &mut self.sockets[id.0] {
+                    socket.link = Link::Failed(io::ErrorKind::ConnectionRefused);
+                    self.report(Source::Socket(id));
+                }
+            }
+            Due::Data(id, n) => {
+                self.note("data", id.0 as u64, n as u64);
+                if let Some(socket) = &mut self.sockets[id.0] {
+                    socket.input.arrive(n);
+                    self.report(Source::Socket(id));
+                }
+            }
+            Due::Finish(id) => {
+                self.note("fin", id.0 as u64, 0);
+                if let Some(socket) = &mut self.sockets[id.0] {
+                    socket.input.finished = true;
+                    self.report(Source::Socket(id));
+                }
+            }
+            Due::Reset(id) => {
+                self.note("rst", id.0 as u64, 0);
+                let loses = self.rng.bool();
+                if let Some(socket) = &mut self.sockets[id.0] {
+                    socket.input.reset = true;
+                    if loses {
+                        socket.input.lose();
+                    }
+                    self.report(Source::Socket(id));
+                }
+            }
+            Due::Room(id) => {
+                if self.room(id) > 0
+                    && let Some(socket) = &mut self.sockets[id.0]
+                    && std::mem::take(&mut socket.wants_room)
+                    && socket.watches_room
+                {
+                    self.report(Source::Socket(id));
+                }
+            }
+            Due::Report(source) => self.list(source),
+            Due::Wake(driver) => self.drivers[driver].woken = true,
+        }
+    }
+
+    // Readiness.
+
+    /// An edge: the source is reported at the next wait, or a while later.
+    fn report(&mut self, source: Source) {
+        if self.chance(self.knobs.late_event) {
+            self.faults.late_events += 1;
+            let at = self.now + self.latency() * 10;
+            return self.schedule(at, Due::Report(source));
+        }
+        self.list(source);
+    }
+
+    fn list(&mut self, source: Source) {
+        let (registered, listed) = match source {
+            Source::Socket(id) => match &mut self.sockets[id.0] {
+                Some(socket) => (socket.registered, &mut socket.listed),
+                None => return,
+            },
+            Source::Listener(index) => match &mut self.listeners[index] {
+                Some(listener) => (listener.registered, &mut listener.listed),
+                None => return,
+            },
+        };
+        if let Some(Registered { driver, .. }) = registered
+            && !std::mem::replace(listed, true)
+        {
+            self.drivers[driver].listed.push(source);
+        }
+    }
+
+    /// What a wait reports: the level of each listed source as it is now, in any order.
+    pub(super) fn events(&mut self, driver: usize, events: &mut Vec<Event>) {
+        let mut listed = std::mem::take(&mut self.drivers[driver].listed);
+        self.rng.shuffle(&mut listed);
+        for source in listed {
+            match source {
+                Source::Socket(id) if self.sockets[id.0].is_some() => {
+                    if self.chance(self.knobs.left_event) {
+                        self.faults.left_events += 1;
+                        self.drivers[driver].listed.push(source);
+                        continue;
+                    }
+                    events.extend(self.level(id));
+                    if let Some(socket) = &mut self.sockets[id.0] {
+                        socket.listed = false;
+                    }
+                }
+                Source::Listener(index) => {
+                    if let Some(listener) = &mut self.listeners[index] {
+                        listener.listed = false;
+                        let token = listener.registered.map(|r| r.token);
+                        events.extend(token.map(|token| Event {
+                            token,
+                            readable: true,
+                            writable: false,
+                            hangup: false,
+                        }));
+                    }
+                }
+                Source::Socket(_) => {}
+            }
+        }
+        if self.chance(self.knobs.spurious) {
+            let all = self.sockets.iter().flatten().filter_map(|socket| socket.registered);
+            let tokens: Vec<usize> = all.filter(|r| r.driver == driver).map(|r| r.token).collect();
+            if let Some(token) = self.rng.choice(tokens) {
+                self.faults.spurious += 1;
+                let writable = self.rng.bool();
+                events.push(Event { token, readable: true, writable, hangup: false });
+            }
+        }
+        if self.chance(self.knobs.stale)
+            && let Some(token) = self.rng.choice(self.drivers[driver].closed_tokens.clone())
+        {
+            self.faults.stale += 1;
+            events.push(Event { token, readable: true, writable: true, hangup: self.rng.bool() });
+        }
+    }
+
+    fn level(&self, id: SockId) -> Option<Event> {
+        let socket = self.sockets[id.0].as_ref()?;
+        let token = socket.registered?.token;
+        let event = match socket.link {
+            Link::Connecting => return None,
+            Link::Failed(_) => Event { token, readable: true, writable: true, hangup: true },
+            Link::Open => {
+                let input = &socket.input;
+                let writable = socket.watches_room && (self.room(id) > 0 || input.reset);
+                Event { token, readable: input.is_readable(), writable, hangup: input.finished || input.reset }
+            }
+        };
+        (event.readable || event.writable || event.hangup).then_some(event)
+    }
+
+    pub(super) fn register(&mut self, id: SockId, driver: usize, token: usize) {
+        if let Some(socket) = &mut self.sockets[id.0] {
+            socket.registered = Some(Registered { driver, token });
+            self.list(Source::Socket(id));
+        }
+    }
+
+    pub(super) fn watch_room(&mut self, id: SockId, on: bool) {
+        if let Some(socket) = &mut self.sockets[id.0]
+            && socket.unix
+        {
+            socket.watches_room = on;
+            if on && self.room(id) > 0 {
+                self.list(Source::Socket(id));
+            }
+        }
+    }
+
+    // Connections.
+
+    fn add_socket(&mut self, socket: Socket) -> SockId {
+        self.sockets.push(Some(socket));
+        self.open += 1;
+        SockId(self.sockets.len() - 1)
+    }
+
+    pub(super) fn sockets(&self) -> usize {
+        self.open
+    }
+
+    pub(super) fn listeners(&self) -> usize {
+        self.listeners.iter().flatten().count()
+    }
+
+    pub(super) fn listen(
+        &mut self,
+        endpoint: &Endpoint,
+        registered: Option<Registered>,
+    ) -> io::Result<(usize, Endpoint)> {
+        let mut endpoint = endpoint.clone();
+        if let Endpoint::Tcp(address) = &mut endpoint
+            && address.port() == 0
+        {
+            self.next_port += 1;
+            address.set_port(self.next_port);
+        }
+        if self.listeners.iter().flatten().any(|l| l.endpoint == endpoint) {
+            return Err(io::ErrorKind::AddrInUse.into());
+        }
+        let backlog = Default::default();
+        self.listeners.push(Some(ListenerSocket { endpoint: endpoint.clone(), registered, listed: false, backlog }));
+        Ok((self.listeners.len() - 1, endpoint))
+    }
+
+    pub(super) fn connect(&mut self, endpoint: &Endpoint, registered: Option<Registered>) -> io::Result<SockId> {
+        let unix = matches!(endpoint, Endpoint::Unix(_));
+        let id = self.add_socket(Socket { registered, ..Socket::new(unix, Link::Connecting, None) });
+        self.note("connect", id.0 as u64, 0);
+        if unix {
+            // A Unix socket connects at once or not at all.
+            if let Err(error) = self.pair(id, endpoint) {
+                self.sockets[id.0] = None;
+                self.open -= 1;
+                return Err(error);
+            }
+            if let Some(socket) = &mut self.sockets[id.0] {
+                socket.link = Link::Open;
+            }
+        } else if self.chance(self.knobs.lost_syn) {
+            self.faults.lost_syns += 1;
+        } else {
+            let at = self.now + self.latency();
+            self.schedule(at, Due::Attempt(id, endpoint.clone()));
+        }
+        Ok(id)
+    }
+
+    fn attempt(&mut self, client: SockId, endpoint: &Endpoint) {
+        if self.sockets[client.0].is_none() {
+            return;
+        }
+        let at = self.now + self.latency();
+        match self.pair(client, endpoint) {
+            Ok(()) => {
+                if let Some(socket) = &mut self.sockets[client.0] {
+                    socket.input.last = at; // what the other end writes comes after
+                }
+                self.schedule(at, Due::Established(client));
+            }
+            Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => self.schedule(at, Due::Refused(client)),
+            Err(_) => {} // a full backlog does not answer
+        }
+    }
+
+    /// Puts the other end of a connection into its listener's backlog.
+    fn pair(&mut self, client: SockId, endpoint: &Endpoint) -> io::Result<()> {
+        let listener = self.listeners.iter().position(|l| l.as_ref().is_some_and(|l| l.endpoint == *endpoint));
+        let Some(index) = listener else { return Err(io::ErrorKind::ConnectionRefused.into()) };
+        let unix = matches!(endpoint, Endpoint::Unix(_));
+        let waiting = self.listeners[index].as_ref().map_or(0, |l| l.backlog.len());
+        if waiting >= self.knobs.backlog {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let server = self.add_socket(Socket::new(unix, Link::Open, Some(client)));
+        if let Some(socket) = &mut self.sockets[client.0] {
+            socket.peer = Some(server);
+        }
+        let from = match endpoint {
+            Endpoint::Tcp(_) => {
+                self.next_port = self.next_port.checked_add(1).unwrap_or(40_000);
+                Endpoint::Tcp(SocketAddr::from((Ipv4Addr::new(10, 0, 0, 1), self.next_port)))
+            }
+            Endpoint::Unix(path) => Endpoint::Unix(path.clone()),
+        };
+        if let Some(listener) = &mut self.listeners[index] {
+            listener.backlog.push_back((server, from));
+        }
+        self.report(Source::Listener(index));
+        Ok(())
+    }
+
+    pub(super) fn accept(&mut self, listener: usize) -> io::Result<(SockId, Endpoint)> {
+        if self.now < self.starved_until {
+            self.faults.starved_accepts += 1;
+            return Err(io::Error::from_raw_os_error(libc::EMFILE));
+        }
+        let waiting = self.listeners[listener].as_mut().and_then(|l| l.backlog.pop_front());
+        let Some((id, from)) = waiting else { return Err(io::ErrorKind::WouldBlock.into()) };
+        if self.chance(self.knobs.aborted_accept) {
+            self.faults.aborted_accepts += 1;
+            self.close(id, CloseHow::Abort);
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
+        self.note("accept", id.0 as u64, 0);
+        Ok((id, from))
+    }
+
+    pub(super) fn connected(&mut self, id: SockId) -> io::Result<bool> {
+        match self.sockets[id.0].as_ref().map(|socket| &socket.link) {
+            Some(Link::Connecting) => Ok(false),
+            Some(Link::Open) => Ok(true),
+            Some(Link::Failed(kind)) => Err((*kind).into()),
+            None => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+
+    /// Bytes that this end may write now.
+    fn room(&self, id: SockId) -> usize {
+        match self.sockets[id.0].as_ref().map(|socket| socket.peer) {
+            Some(Some(peer)) => match &self.sockets[peer.0] {
+                Some(peer) => self.knobs.buffer.saturating_sub(peer.input.len()),
+                None => self.knobs.buffer,
+            },
+            _ => self.knobs.buffer,
+        }
+    }
+
+    pub(super) fn read(&mut self, id: SockId, max: usize, put: &mut dyn FnMut(&[u8])) -> io::Result<usize> {
+        let Some(socket) = &mut self.sockets[id.0] else { return Err(io::ErrorKind::NotConnected.into()) };
+        let mut hash = 0u64;
+        let n = socket.input.take(max, |piece| {
+            hash = super::trace::fold(hash, piece);
+            put(piece);
+        });
+        if n == 0 {
+            return match (socket.input.reset, socket.input.finished) {
+                (true, _) => Err(io::ErrorKind::ConnectionReset.into()),
+                (false, true) => Ok(0),
+                (false, false) => Err(io::ErrorKind::WouldBlock.into()),
+            };
+        }
+        let peer = socket.peer;
+        self.note("read", id.0 as u64 | (n as u64) << 32, hash);
+        if let Some(peer) = peer
+            && self.sockets[peer.0].as_ref().is_some_and(|socket| socket.wants_room)
+            && self.room(peer) >= (self.knobs.buffer / 3).max(1)
+        {
+            let at = self.now + self.latency();
+            self.schedule(at, Due::Room(peer));
+        }
+        Ok(n)
+    }
+
+    pub(super) fn write(&mut self, id: SockId, bufs: &[io::IoSlice<'_>]) -> io::Result<usize> {
+        let total: usize = bufs.iter().map(|buf| buf.len()).sum();
+        let room = self.room(id);
+        let Some(socket) = &mut self.sockets[id.0] else { return Err(io::ErrorKind::NotConnected.into()) };
+        if !matches!(socket.link, Link::Open) {
+            return Err(io::ErrorKind::NotConnected.into());
+        }
+        if socket.input.reset {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        let Some(peer) = socket.peer else {
+            // Nobody is there any more: the system takes it and hears a reset.
+            let at = self.now + self.latency() * 2;
+            self.schedule(at, Due::Reset(id));
+            return Ok(total);
+        };
+        if socket.write_closed {
+            return Ok(total); // cut on the way: it never arrives
+        }
+        if room == 0 {
+            socket.wants_room = true;
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let mut n = total.min(room);
+        if n > 1 && self.chance(self.knobs.short_write) {
+            self.faults.short_writes += 1;
+            n = self.rng.usize(1..n);
+            let at = self.now + self.latency();
+            self.schedule(at, Due::Room(id));
+        }
+        if n < total
+            && let Some(socket) = &mut self.sockets[id.0]
+        {
+            socket.wants_room = true;
+        }
+        self.note("write", id.0 as u64, n as u64);
+        let mut left = n;
+        if let Some(peer) = &mut self.sockets[peer.0] {
+            for buf in bufs {
+                let take = buf.len().min(left);
+                peer.input.push(&buf[..take]);
+                left -= take;
+            }
+        }
+        let mut left = n;
+        while left > 0 {
+            let segment = left.min(self.knobs.segment.max(1));
+            let at = self.arrival(peer);
+            self.schedule(at, Due::Data(peer, segment));
+            left -= segment;
+        }
+        Ok(n)
+    }
+
+    /// When what is sent to this end now arrives: after all that was sent before.
+    fn arrival(&mut self, to: SockId) -> Duration {
+        let at = self.now + self.latency();
+        match &mut self.sockets[to.0] {
+            Some(socket) => {
+                socket.input.last = socket.input.last.max(at);
+                socket.input.last
+            }
+            None => at,
+        }
+    }
+
+    /// This end writes no more; it may go on reading.
+    pub(super) fn finish(&mut self, id: SockId) {
+        let Some(socket) = &mut self.sockets[id.0] else { return };
+        if !std::mem::replace(&mut socket.write_closed, true)
+            && let Some(peer) = socket.peer
+        {
+            let at = self.arrival(peer);
+            self.schedule(at, Due::Finish(peer));
+        }
+    }
+
+    pub(super) fn close(&mut self, id: SockId, how: CloseHow) {
+        let Some(socket) = self.sockets[id.0].take() else { return };
+        self.open -= 1;
+        self.note("close", id.0 as u64, u64::from(how == CloseHow::Abort));
+        if let Some(Registered { driver, token }) = socket.registered {
+            let driver = &mut self.drivers[driver];
+            driver.closed_tokens.insert(0, token);
+            driver.closed_tokens.truncate(STALE_TOKENS);
+            driver.listed.retain(|source| *source != Source::Socket(id));
+        }
+        let Some(peer) = socket.peer else { return };
+        if let Some(peer) = &mut self.sockets[peer.0] {
+            peer.peer = None;
+        }
+        if how == CloseHow::Abort || socket.input.arrived() > 0 {
+            let at = self.now + self.latency();
+            if how == CloseHow::Abort
+                && self.rng.bool()
+                && let Some(peer) = &mut self.sockets[peer.0]
+            {
+                peer.input.lose();
+            }
+            self.schedule(at, Due::Reset(peer));
+            return;
+        }
+        if !socket.write_closed {
+            let at = self.arrival(peer);
+            self.schedule(at, Due::Finish(peer));
+        }
+        if socket.input.len() > 0 {
+            // What was on its way here meets a closed socket.
+            let at = self.now + self.latency() * 2;
+            self.schedule(at, Due::Reset(peer));
+        }
+    }
+
+    pub(super) fn close_listener(&mut self, index: usize) {
+        let Some(listener) = self.listeners[index].take() else { return };
+        if let Some(Registered { driver, .. }) = listener.registered {
+            self.drivers[driver].listed.retain(|source| *source != Source::Listener(index));
+        }
+        for (id, _) in listener.backlog {
+            self.close(id, CloseHow::Abort);
+        }
+    }
+
+    // What a raw peer sees.
+
+    pub(super) fn socket(&self, id: SockId) -> Option<&Socket> {
+        self.sockets[id.0].as_ref()
+    }
+}

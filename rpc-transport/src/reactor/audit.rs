@@ -1,0 +1,89 @@
+//! What must hold of a reactor between two turns, and what it holds.
+
+use std::sync::Arc;
+
+use super::ReactorHandle;
+use super::core::{Core, TimerKey, with};
+use crate::conn;
+use crate::listener::Listener;
+use crate::stats::MemoryBudget;
+
+/// What a reactor holds.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct ReactorAudit {
+    /// Open connections.
+    pub connections: usize,
+    /// Open listeners.
+    pub listeners: usize,
+    /// Timers of all kinds.
+    pub timers: usize,
+    /// Of those, what connections that have ended left behind.
+    pub stale_timers: usize,
+    /// Local tasks that have not ended.
+    pub tasks: usize,
+    /// Bytes that its connections hold.
+    pub held: usize,
+    /// Bytes reported to each budget.
+    pub budgets: Vec<(Arc<MemoryBudget>, usize)>,
+}
+
+/// Looks at a reactor that is turned by hand. `None`: it has stopped.
+///
+/// # Errors
+/// The invariant that does not hold.
+pub fn audit(reactor: &ReactorHandle) -> Option<Result<ReactorAudit, String>> {
+    reactor.at_hand(|| with(look)).map(|result| result.map_err(|broken| format!("{reactor:?}: {broken}")))
+}
+
+fn look(core: &mut Core) -> Result<ReactorAudit, String> {
+    let mut audit = ReactorAudit {
+        listeners: core.listeners.iter().flatten().count(),
+        timers: core.timers.len(),
+        stale_timers: core.stale_timers,
+        tasks: core.tasks.running(),
+        ..ReactorAudit::default()
+    };
+    let (mut checks, mut armed, mut ready) = (0, 0, 0);
+    for id in core.conns.ids() {
+        let entry = core.conns.get(id).ok_or_else(|| format!("connection {id:?} is still out after the turn"))?;
+        let conn = conn::audit(id, entry)?;
+        audit.connections += 1;
+        audit.held += conn.held;
+        checks += usize::from(conn.has_check);
+        armed += conn.armed;
+        ready += usize::from(conn.in_ready);
+        match audit.budgets.iter_mut().find(|(budget, _)| Arc::ptr_eq(budget, &conn.memory)) {
+            Some((_, sum)) => *sum += conn.accounted,
+            None => audit.budgets.push((conn.memory, conn.accounted)),
+        }
+        let listed = core.ready.iter().filter(|listed| **listed == id).count();
+        if listed != usize::from(conn.in_ready) {
+            return Err(format!("connection {id:?} is {listed} times on the ready list"));
+        }
+    }
+    if core.ready.len() != ready {
+        return Err(format!("{} on the ready list, {ready} of them there", core.ready.len()));
+    }
+    if core.handle.stats().connections.get() != audit.connections as u64 {
+        return Err(format!("{} connections, {} counted", audit.connections, core.handle.stats().connections.get()));
+    }
+    let (mut accepts, mut wakers) = (0, 0);
+    core.timers.retain(|key| {
+        accepts += usize::from(matches!(key, TimerKey::Accept(_)));
+        wakers += usize::from(matches!(key, TimerKey::Waker(_)));
+        true
+    });
+    let paused = core.listeners.iter().flatten().filter(|listener| Listener::is_paused(listener)).count();
+    if accepts < paused {
+        return Err(format!("{paused} listeners paused, {accepts} timers to end that"));
+    }
+    if core.work != armed + wakers {
+        return Err(format!("{} pieces of work counted, {armed} + {wakers} timers of it", core.work));
+    }
+    let expected = checks + armed + wakers + accepts + core.stale_timers;
+    if core.timers.len() != expected {
+        return Err(format!("{} timers, {expected} that somebody waits for", core.timers.len()));
+    }
+    Ok(audit)
+}

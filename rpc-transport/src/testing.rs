@@ -1,0 +1,20 @@
+//! For tests of this workspace: a simulated network under a virtual clock, and a look at what a reactor holds. Feature `testing`;
+//! no stable API.
+
+use crate::conn::ConnId;
+use crate::handler::Handler;
+use crate::local;
+use crate::reactor::ReactorHandle;
+use crate::reactor::core::with;
+
+pub use crate::driver::sim::{Faults, Knobs, Network, RawListener, RawPeer, Received, Step};
+pub use crate::reactor::audit::{ReactorAudit, audit};
+
+/// Shows each connection of a reactor that is turned by hand, if its handler is an `H`.
+pub fn each_handler<H: Handler>(reactor: &ReactorHandle, mut look: impl FnMut(ConnId, &mut H)) {
+    reactor.at_hand(|| {
+        for id in with(|core| core.conns.ids()) {
+            local::peek::<H, _>(id, |handler| look(id, handler));
+        }
+    });
+}
