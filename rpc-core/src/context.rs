@@ -1,14 +1,20 @@
 //! What a call carries besides its message.
 
+mod cancellation;
+mod inherited;
+
 use std::cell::RefCell;
 use std::fmt;
+use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rpc_transport::local;
 
+pub(crate) use self::cancellation::Cancellation;
+pub use self::cancellation::Cancelled;
+pub(crate) use self::inherited::{Inherited, Origin, scope};
 use crate::codegen::MethodDescriptor;
 use crate::error::Peer;
 use crate::metadata::Metadata;
@@ -29,7 +35,8 @@ struct Inner {
     persistent: Metadata,
     transient: Metadata,
     backward: Mutex<Metadata>,
-    cancelled: AtomicBool,
+    /// Apart from the rest: who runs the handler keeps a handle, while the handler has the context.
+    cancellation: Arc<Cancellation>,
 }
 
 static NO_METHOD: MethodDescriptor = MethodDescriptor::new("", "", "");
@@ -97,11 +104,27 @@ impl Context {
     /// Whether nobody waits for the reply any more: the caller's connection ended or the deadline passed. A handler that waits is
     /// dropped then and need not ask; one that runs on the worker pool cannot be, and may ask from time to time.
     pub fn is_cancelled(&self) -> bool {
-        self.0.cancelled.load(Ordering::Acquire)
+        self.0.cancellation.is_cancelled()
+    }
+
+    /// Waits until [`is_cancelled`](Context::is_cancelled): for work that a handler has sent elsewhere, and which therefore is not
+    /// dropped with it. Never ends if the call does not end like this.
+    pub fn cancelled(&self) -> Cancelled {
+        Cancelled::new(self.clone())
+    }
+
+    /// Runs a future on behalf of this call wherever it is polled: the calls it makes inherit the deadline and the persistent
+    /// metadata, and end when this call is cancelled. A handler's own future needs no such thing; one that is spawned does.
+    pub fn scope<F: Future>(&self, future: F) -> impl Future<Output = F::Output> + use<F> {
+        scope(Inherited::watching(self), future)
     }
 
     pub(crate) fn cancel(&self) {
-        self.0.cancelled.store(true, Ordering::Release);
+        self.0.cancellation.cancel();
+    }
+
+    pub(crate) fn cancellation(&self) -> &Arc<Cancellation> {
+        &self.0.cancellation
     }
 
     /// A context whose content is to be set; its memory is reused.
@@ -133,7 +156,7 @@ impl Context {
             persistent: Metadata::new(),
             transient: Metadata::new(),
             backward: Mutex::new(Metadata::new()),
-            cancelled: AtomicBool::new(false),
+            cancellation: Arc::default(),
         }))
     }
 
@@ -158,7 +181,9 @@ impl Context {
         inner.method = method;
         inner.started = now;
         inner.deadline = deadline;
-        inner.cancelled = AtomicBool::new(false);
+        if inner.cancellation.is_cancelled() {
+            inner.cancellation = Arc::default();
+        }
         // A clone that outlived the last call may have added to it since.
         inner.backward.get_mut().clear();
         if !inner.received.as_ref().is_some_and(|old| Arc::ptr_eq(old, info)) {
@@ -206,7 +231,6 @@ impl Inner {
         self.persistent = Metadata::new();
         self.transient = Metadata::new();
         *self.backward.get_mut() = Metadata::new();
-        *self.cancelled.get_mut() = false;
         true
     }
 }

@@ -50,7 +50,7 @@ pub use client::{
     Call, CallFuture, Channel, ChannelBuilder, ChannelStats, Count, Response, ResponseCall, ResponseFuture,
 };
 pub use codegen::{MethodDescriptor, ServiceDescriptor};
-pub use context::Context;
+pub use context::{Cancelled, Context};
 pub use error::{Cause, ConfigError, Error, Peer, Phase, Refusal, Result, Sent};
 pub use limits::Limits;
 pub use metadata::Metadata;

@@ -71,7 +71,7 @@ impl Metadata {
         self.pairs = None;
     }
 
-    fn pairs(&self) -> &[(Bytes, Bytes)] {
+    pub(crate) fn pairs(&self) -> &[(Bytes, Bytes)] {
         self.pairs.as_deref().map_or(&[], Vec::as_slice)
     }
 

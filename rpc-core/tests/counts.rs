@@ -9,9 +9,10 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
+use rpc_core::codegen::{Blocking, Methods, Service, ServiceDescriptor};
 use rpc_core::transport::{PoolOptions, ReactorHandle, ReactorPool};
 use rpc_core::{Channel, Logging, Middleware, Server, ServerHandle};
-use support::{Blob, EchoClient, EchoServer, Item, Nested, on_reactor};
+use support::{Blob, ECHO, ECHO_BLOB, EchoClient, EchoServer, Item, Nested, on_reactor};
 
 struct Counting;
 
@@ -109,6 +110,45 @@ fn a_call_allocates_nothing() {
             }
         }
     }
+}
+
+/// Passes each call on to the next server, on its own reactor.
+struct Relay {
+    to: Arc<std::sync::OnceLock<EchoClient>>,
+    blocking: Blocking,
+}
+
+impl Service for Relay {
+    fn descriptor(&self) -> &'static ServiceDescriptor {
+        &ECHO
+    }
+
+    fn blocking(&self) -> &Blocking {
+        &self.blocking
+    }
+
+    fn register<M: Middleware>(self, methods: &mut Methods<M>) {
+        methods.unary(&ECHO_BLOB, self.to, |to, cx, req: Blob| async move {
+            let result = to.get().expect("set before the first call").blob(req).await;
+            (to, cx, result)
+        });
+    }
+}
+
+/// What a handler's calls inherit costs nothing.
+#[test]
+fn a_call_of_a_handler_allocates_nothing() {
+    let _one = ONE_AT_A_TIME.lock();
+    let last = Server::builder().reactors(1).add(EchoServer::new()).bind(url("tcp")).unwrap();
+    let to = Arc::new(std::sync::OnceLock::new());
+    let relay = Relay { to: Arc::clone(&to), blocking: Blocking::default() };
+    let middle = Server::builder().reactors(1).add(relay).bind(url("tcp")).unwrap();
+    let channel = Channel::builder(last.url().to_string()).reactors(Arc::clone(middle.reactors())).build().unwrap();
+    assert!(to.set(EchoClient(channel)).is_ok());
+    let channel = Channel::builder(middle.url().to_string()).reactors(one_reactor("count")).build().unwrap();
+    let allocated = allocations_per_call(channel, 32, 1, 4000);
+    println!("A calls B calls C: {allocated} allocations per call of A");
+    assert!(allocated < 0.01, "{allocated}");
 }
 
 /// System calls of a reactor so far: waits, reads with or without a result, writes, wake-ups.

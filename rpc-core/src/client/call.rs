@@ -15,7 +15,7 @@ use super::channel::{Channel, ChannelInner};
 use super::handler::{ClientHandler, Waiter, expired};
 use super::pooled::Pooled;
 use crate::codegen::MethodDescriptor;
-use crate::context::Context;
+use crate::context::{Cancelled, Context, Inherited, Origin};
 use crate::error::{Error, Phase, Refusal, Result, Sent};
 use crate::metadata::Metadata;
 use crate::middleware::{self, Middleware, Next, Payload};
@@ -32,6 +32,7 @@ pub struct Call<'a, M, Req, Resp> {
     req: Req,
     timeout: Option<Duration>,
     metadata: Option<Box<(Metadata, Metadata)>>,
+    origin: Origin,
     reply: PhantomData<fn() -> Resp>,
 }
 
@@ -46,10 +47,11 @@ pub struct Response<T> {
 
 impl<'a, M: Middleware, Req, Resp> Call<'a, M, Req, Resp> {
     pub(crate) fn new(channel: &'a Channel<M>, method: &'static MethodDescriptor, req: Req) -> Self {
-        Call { channel, method, req, timeout: None, metadata: None, reply: PhantomData }
+        Call { channel, method, req, timeout: None, metadata: None, origin: Origin::default(), reply: PhantomData }
     }
 
-    /// The time from now to the reply, connecting and queueing included. Default: `default_timeout`, 5 s. The server is told.
+    /// The time from now to the reply, connecting and queueing included. Default: `default_timeout`, 5 s. The server is told. A call
+    /// made by a handler has no more than what is left of the handler's own deadline.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
@@ -61,9 +63,26 @@ impl<'a, M: Middleware, Req, Resp> Call<'a, M, Req, Resp> {
         self
     }
 
-    /// Sends a pair to the called service and every service behind it ("persistent").
+    /// Sends a pair to the called service and every service behind it ("persistent"). It wins over an inherited pair of the same key;
+    /// with an empty value it takes that away.
     pub fn persistent(mut self, key: impl Into<Bytes>, value: impl Into<Bytes>) -> Self {
         self.metadata.get_or_insert_default().0.insert(key, value);
+        self
+    }
+
+    /// Makes the call on behalf of the one that `cx` belongs to, wherever it is polled: it has no more time than what is left of that
+    /// one's deadline, carries its persistent metadata on, and ends when that one is cancelled.
+    ///
+    /// Calls that a handler awaits or waits for do this by themselves. This is for futures that it has sent elsewhere; for several
+    /// calls at once there is [`Context::scope`].
+    pub fn inherit(mut self, cx: &Context) -> Self {
+        self.origin = Origin::Of(cx.clone());
+        self
+    }
+
+    /// Makes a call of its own: it inherits nothing of the call whose handler makes it. It still ends when its future is dropped.
+    pub fn detached(mut self) -> Self {
+        self.origin = Origin::Nobody;
         self
     }
 
@@ -103,16 +122,19 @@ where
     ///
     /// # Errors
     /// As [`Call::wait`].
-    pub fn wait(self) -> Result<Response<Resp>> {
+    pub fn wait(mut self) -> Result<Response<Resp>> {
         if local::current().is_some() {
             let error = Error::from(Refusal::WaitOnReactor).with_method(self.0.method.to_string());
             return Err(error);
         }
         let channel = self.0.channel.inner();
         let (slot, _) = channel.pick();
-        let mut future = self.into_future();
-        future.prefer = Some(slot);
-        channel.slots[slot].reactor.block_on(future)
+        // Taken over now and not at the first poll: this thread may poll others' futures meanwhile, which take over nothing from here.
+        let inherited = Inherited::of(std::mem::take(&mut self.0.origin));
+        let mut future = ResponseFuture { state: State::New(self.0, Some(inherited)), prefer: Some(slot), watch: None };
+        let mut nothing = Inherited::NOTHING;
+        let _outside = nothing.enter();
+        channel.slots[slot].reactor.block_on(&mut future)
     }
 }
 
@@ -140,7 +162,7 @@ where
     type IntoFuture = ResponseFuture<'a, M, Req, Resp>;
 
     fn into_future(self) -> Self::IntoFuture {
-        ResponseFuture { state: State::New(self.0), prefer: None }
+        ResponseFuture { state: State::New(self.0, None), prefer: None, watch: None }
     }
 }
 
@@ -152,15 +174,52 @@ pub struct ResponseFuture<'a, M, Req: Message, Resp: 'static> {
     state: State<'a, M, Req, Resp>,
     /// The connection's slot, if it has been chosen already.
     prefer: Option<usize>,
+    /// The end of the call on whose behalf this one is made, if that does not drop it.
+    watch: Option<Box<Watch>>,
+}
+
+/// Looks whether the call on whose behalf another is made has been cancelled.
+struct Watch {
+    cancelled: Cancelled,
+    channel: Arc<ChannelInner>,
+    method: &'static MethodDescriptor,
+    started: Instant,
+}
+
+impl Watch {
+    fn new(watched: &Context, channel: &Arc<ChannelInner>, method: &'static MethodDescriptor) -> Self {
+        Watch { cancelled: watched.cancelled(), channel: Arc::clone(channel), method, started: local::now() }
+    }
+
+    fn error(&self) -> Error {
+        let now = local::now();
+        let cx = self.cancelled.context();
+        let error = match cx.deadline().filter(|at| *at <= now) {
+            Some(at) => Error::deadline(at.saturating_duration_since(cx.started())),
+            None => Error::cancelled(),
+        };
+        explain(error.with_phase(Phase::Wait), &self.channel, self.method, now.saturating_duration_since(self.started))
+    }
 }
 
 #[allow(clippy::large_enum_variant, reason = "one per call, in the caller's frame: a box would be an allocation")]
 enum State<'a, M, Req: Message, Resp: 'static> {
-    New(Call<'a, M, Req, Resp>),
+    /// With what it takes over, if that has been taken already.
+    New(Call<'a, M, Req, Resp>, Option<Inherited>),
     /// Without middleware: the message is encoded where it is sent from.
     Direct(Wire<'a, Encoded<Req>>),
     Layered(Pooled<Result<Response<Resp>>>),
     Done,
+}
+
+impl<M, Req: Message, Resp> State<'_, M, Req, Resp> {
+    /// Whether the peer can have seen the request.
+    fn sent(&self) -> Sent {
+        match self {
+            State::New(..) | State::Direct(Wire { step: Step::New(..) | Step::Again(_), .. }) => Sent::No,
+            _ => Sent::Maybe,
+        }
+    }
 }
 
 // Neither future is ever pinned in place by itself: what needs pinning is boxed.
@@ -192,6 +251,14 @@ where
     fn poll(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
         loop {
+            if let Some(watch) = &mut this.watch
+                && Pin::new(&mut watch.cancelled).poll(cx).is_ready()
+            {
+                let error = watch.error().with_sent(this.state.sent());
+                this.watch = None;
+                this.state = State::Done;
+                return Poll::Ready(Err(error));
+            }
             match &mut this.state {
                 State::Direct(wire) => {
                     let Poll::Ready(outcome) = wire.poll(cx) else { return Poll::Pending };
@@ -206,9 +273,19 @@ where
                     }
                     return poll;
                 }
-                State::New(_) => {
-                    let State::New(call) = std::mem::replace(&mut this.state, State::Done) else { continue };
-                    this.state = call.begin(this.prefer);
+                State::New(..) => {
+                    let State::New(mut call, inherited) = std::mem::replace(&mut this.state, State::Done) else {
+                        continue;
+                    };
+                    let inherited = inherited.unwrap_or_else(|| Inherited::of(std::mem::take(&mut call.origin)));
+                    if let Some(watched) = inherited.watched() {
+                        let watch = Watch::new(watched, call.channel.inner(), call.method);
+                        if watched.is_cancelled() {
+                            return Poll::Ready(Err(watch.error().with_sent(Sent::No)));
+                        }
+                        this.watch = Some(Box::new(watch));
+                    }
+                    this.state = call.begin(this.prefer, &inherited);
                 }
                 State::Done => panic!("a call's future was polled after it had ended"),
             }
@@ -222,10 +299,12 @@ where
     Req: Message + 'static,
     Resp: Message + Default + 'static,
 {
-    fn begin(self, prefer: Option<usize>) -> State<'a, M, Req, Resp> {
+    fn begin(self, prefer: Option<usize>, inherited: &Inherited) -> State<'a, M, Req, Resp> {
         let channel = self.channel.inner();
-        let timeout = self.timeout.unwrap_or(channel.config.limits.default_timeout);
-        let metadata = self.metadata.map(|pairs| *pairs).unwrap_or_default();
+        let own = self.timeout.unwrap_or(channel.config.limits.default_timeout);
+        let timeout = inherited.remaining().map_or(own, |left| left.min(own));
+        let (persistent, transient) = self.metadata.map(|pairs| *pairs).unwrap_or_default();
+        let metadata = (inherited.persistent(persistent), transient);
         if M::IDENTITY {
             let message = Encoded::new(self.req);
             return State::Direct(Wire::new(

@@ -21,7 +21,7 @@ use super::shared::InFlight;
 use super::watchdog::Polling;
 use super::workers::Workers;
 use crate::codegen::MethodDescriptor;
-use crate::context::Context;
+use crate::context::{self, Cancellation, Context, Inherited};
 use crate::error::{Error, Peer, Refusal, Result, Sent};
 use crate::metadata::Metadata;
 use crate::protocol::ttheader::{ReplyHead, RequestInfo};
@@ -102,6 +102,10 @@ type Kept<S, Fut> = Mutex<Vec<Box<Slot<S, Fut>>>>;
 struct Slot<S, Fut> {
     future: Pin<Box<Option<Fut>>>,
     parts: Option<(Arc<S>, Context)>,
+    /// What the handler's own calls take over.
+    inherited: Inherited,
+    /// The context's, for the case that the future does not come to its end.
+    cancellation: Arc<Cancellation>,
     method: &'static MethodDescriptor,
     head: Arc<ReplyHead>,
     kept: Weak<Kept<S, Fut>>,
@@ -129,6 +133,10 @@ where
         let mut slot = self.spare.take().or_else(|| self.kept.lock().pop()).unwrap_or_else(|| self.new_slot());
         let (service, mut context) = slot.parts.take().unwrap_or_else(|| (Arc::clone(&self.service), Context::take()));
         context.receive(self.method, call.peer, call.info, call.now, call.deadline);
+        slot.inherited.set(call.deadline, call.info.persistent());
+        if !Arc::ptr_eq(&slot.cancellation, context.cancellation()) {
+            slot.cancellation = Arc::clone(context.cancellation());
+        }
         slot.future.set(Some((self.run)(service, context, prepared)));
 
         let Some(reserved) = call.reserved.take().or_else(local::reserve) else {
@@ -177,6 +185,8 @@ impl<S, Prepare, Run, Fut> Local<S, Prepare, Run, Fut> {
         Box::new(Slot {
             future: Box::pin(None),
             parts: None,
+            inherited: Inherited::NOTHING,
+            cancellation: Arc::default(),
             method: self.method,
             head: Arc::clone(&self.head),
             kept: Arc::downgrade(&self.kept),
@@ -200,9 +210,10 @@ where
 {
     #[inline]
     fn poll_once(&mut self, waker: &Waker) -> Polled<R> {
-        let future = &mut self.future;
         self.polling.set(true);
+        let Slot { future, inherited, .. } = self;
         let polled = catch_unwind(AssertUnwindSafe(|| {
+            let _entered = inherited.enter();
             let poll = match future.as_mut().as_pin_mut() {
                 Some(future) => future.poll(&mut TaskContext::from_waker(waker)),
                 None => Poll::Pending,
@@ -233,12 +244,24 @@ where
 }
 
 impl<S, Fut> Slot<S, Fut> {
-    /// Drops the future; a panic in its destructors is not ours.
+    /// Drops the future, if it has not come to its end; a panic in its destructors is not ours. What it has sent elsewhere hears
+    /// that nobody waits any more.
     fn clear(&mut self) {
+        if self.future.is_none() {
+            return;
+        }
+        self.cancellation.cancel();
         let future = &mut self.future;
         if catch_unwind(AssertUnwindSafe(|| future.set(None))).is_err() {
             self.future = Box::pin(None);
         }
+    }
+}
+
+/// The end of the reactor.
+impl<S, Fut> Drop for Slot<S, Fut> {
+    fn drop(&mut self) {
+        self.clear();
     }
 }
 
@@ -349,7 +372,10 @@ where
                     Err(Refusal::Expired.into())
                 } else {
                     prepare(&body, &body).map_err(|e| Error::from(e).with_sent(Sent::No)).and_then(|prepared| {
-                        let (_, mut context, result) = conn.reactor().block_on(run(service, context, prepared));
+                        // Nobody can drop a handler that blocks; its calls watch the context instead.
+                        let inherited = Inherited::watching(&context);
+                        let handler = context::scope(inherited, run(service, context, prepared));
+                        let (_, mut context, result) = conn.reactor().block_on(handler);
                         backward = context.take_backward();
                         result.map_err(executed)
                     })

@@ -1,0 +1,192 @@
+//! What a call takes over from the call whose handler makes it.
+//!
+//! ```text
+//!  runner ── enter ──► this thread's ──► Call, when it begins: deadline, persistent pairs, whom to watch
+//!            (around each poll of the handler's future)
+//! ```
+//!
+//! What is entered changes places with what the thread had, and back when the poll is over: nothing is allocated or counted, and a
+//! handler that makes no call pays for two such exchanges and nothing else.
+
+use std::cell::Cell;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::time::{Duration, Instant};
+
+use rpc_transport::local;
+
+use super::Context;
+use crate::metadata::Metadata;
+
+/// What there is to take over; by default nothing.
+#[derive(Clone, Default)]
+pub(crate) struct Inherited {
+    deadline: Option<Instant>,
+    persistent: Metadata,
+    /// The call on whose cancellation the calls end that are made for it. `None` where they are dropped instead.
+    watched: Option<Context>,
+}
+
+/// Whom a call takes over from.
+#[derive(Default)]
+pub(crate) enum Origin {
+    /// The call whose handler makes it, if one does.
+    #[default]
+    Current,
+    Of(Context),
+    Nobody,
+}
+
+thread_local! {
+    static CURRENT: Cell<Inherited> = const { Cell::new(Inherited::NOTHING) };
+}
+
+impl Inherited {
+    pub(crate) const NOTHING: Inherited = Inherited { deadline: None, persistent: Metadata::new(), watched: None };
+
+    /// For calls of a future that is dropped when its call is cancelled.
+    #[inline]
+    pub(crate) fn set(&mut self, deadline: Option<Instant>, persistent: &Metadata) {
+        self.deadline = deadline;
+        if !(self.persistent.is_empty() && persistent.is_empty()) {
+            self.persistent = persistent.clone();
+        }
+    }
+
+    /// For calls of code that is not: they watch.
+    pub(crate) fn watching(cx: &Context) -> Inherited {
+        Inherited { deadline: cx.deadline(), persistent: cx.persistent().clone(), watched: Some(cx.clone()) }
+    }
+
+    pub(crate) fn of(origin: Origin) -> Inherited {
+        match origin {
+            Origin::Nobody => Inherited::NOTHING,
+            Origin::Of(cx) => Inherited::watching(&cx),
+            Origin::Current => {
+                let current = CURRENT.try_with(Cell::take).unwrap_or_default();
+                let inherited = current.clone();
+                let _ = CURRENT.try_with(|place| place.set(current));
+                inherited
+            }
+        }
+    }
+
+    /// Lets calls that begin on this thread take over from here, until the guard is dropped.
+    #[inline]
+    pub(crate) fn enter(&mut self) -> Entered<'_> {
+        exchange(self);
+        Entered(self)
+    }
+
+    /// What is left of the deadline, in whole milliseconds as they travel: rounded down, so that each hop has less than the one
+    /// before; but not to nothing.
+    pub(crate) fn remaining(&self) -> Option<Duration> {
+        self.deadline.map(|at| left_until(at, local::now()))
+    }
+
+    /// The pairs of a call that has `own`, which win.
+    pub(crate) fn persistent(&self, mut own: Metadata) -> Metadata {
+        if own.is_empty() {
+            return self.persistent.clone();
+        }
+        for (key, value) in self.persistent.pairs() {
+            if own.get(key).is_none() {
+                own.insert(key.clone(), value.clone());
+            }
+        }
+        own
+    }
+
+    pub(crate) fn watched(&self) -> Option<&Context> {
+        self.watched.as_ref()
+    }
+}
+
+fn left_until(deadline: Instant, now: Instant) -> Duration {
+    let left = deadline.saturating_duration_since(now);
+    if left.is_zero() || left > Duration::from_millis(u32::MAX.into()) {
+        return left;
+    }
+    Duration::from_millis((left.as_millis() as u64).max(1))
+}
+
+/// Restores what was to be taken over before.
+pub(crate) struct Entered<'a>(&'a mut Inherited);
+
+impl Drop for Entered<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        exchange(self.0);
+    }
+}
+
+#[inline]
+fn exchange(with: &mut Inherited) {
+    // Without a place, at the end of a thread, nothing is taken over.
+    let _ = CURRENT.try_with(|current| *with = current.replace(std::mem::take(with)));
+}
+
+/// Polls `future` so that the calls it makes take over from `inherited`.
+pub(crate) async fn scope<F: Future>(mut inherited: Inherited, future: F) -> F::Output {
+    let mut future = pin!(future);
+    poll_fn(|cx| {
+        let _entered = inherited.enter();
+        future.as_mut().poll(cx)
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pairs(pairs: &[(&'static str, &'static str)]) -> Metadata {
+        pairs.iter().copied().collect()
+    }
+
+    #[test]
+    #[rustfmt::skip]
+    fn a_hop_has_less_than_the_one_before() {
+        let now = Instant::now();
+        let check = |left_us: u64, expected_us: u64| {
+            let left = left_until(now + Duration::from_micros(left_us), now);
+            assert_eq!(left, Duration::from_micros(expected_us), "{left_us} µs left");
+        };
+        //    µs left      as it travels
+        check(0,           0);
+        check(1,           1_000);
+        check(999,         1_000);
+        check(1_000,       1_000);
+        check(1_999,       1_000);
+        check(5_000_001,   5_000_000);
+        assert_eq!(left_until(now, now + Duration::from_secs(1)), Duration::ZERO);
+        assert_eq!(Inherited::NOTHING.remaining(), None);
+    }
+
+    #[test]
+    fn own_pairs_win() {
+        let inherited = Inherited { persistent: pairs(&[("a", "theirs"), ("b", "theirs")]), ..Inherited::NOTHING };
+        assert_eq!(inherited.persistent(Metadata::new()), inherited.persistent);
+        let merged = inherited.persistent(pairs(&[("a", "own"), ("c", "own")]));
+        assert_eq!(merged, pairs(&[("a", "own"), ("b", "theirs"), ("c", "own")]));
+    }
+
+    #[test]
+    fn what_is_entered_ends_with_its_poll_and_nests() {
+        let seen = || Inherited::of(Origin::Current).persistent;
+        let mut outer = Inherited { persistent: pairs(&[("hop", "outer")]), ..Inherited::NOTHING };
+        let mut inner = Inherited { persistent: pairs(&[("hop", "inner")]), ..Inherited::NOTHING };
+        {
+            let _outer = outer.enter();
+            let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                let _inner = inner.enter();
+                assert_eq!(seen(), pairs(&[("hop", "inner")]));
+                panic!("a handler's");
+            }));
+            assert!(panicked.is_err());
+            assert_eq!(seen(), pairs(&[("hop", "outer")]), "a panic restores it, too");
+        }
+        assert!(seen().is_empty());
+        assert_eq!(outer.persistent, pairs(&[("hop", "outer")]), "and it can be entered again");
+    }
+}
