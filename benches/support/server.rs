@@ -50,6 +50,10 @@ impl Testee for Service {
         not_measured()
     }
 
+    async fn count(&self, _: &Context, _: Tree) -> Result<Size> {
+        not_measured()
+    }
+
     async fn sink(&self, _: &Context, _: Blob) -> Result<Size> {
         not_measured()
     }

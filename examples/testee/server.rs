@@ -27,6 +27,9 @@ pub(crate) struct Args {
     /// Where Once appends its nonces, one a line, when it starts
     #[arg(long, value_name = "FILE")]
     exec_log: Option<PathBuf>,
+    /// Lets SIGPIPE end the process, as it ends programs that are not written in Rust
+    #[arg(long)]
+    sigpipe: bool,
     /// Sets a limit, such as max_frame_size=1MiB or frame_progress=2s; may be repeated
     #[arg(long = "set", value_name = "LIMIT=VALUE", value_parser = crate::pair)]
     limits: Vec<(String, String)>,
@@ -36,6 +39,9 @@ pub(crate) fn run(args: Args) -> Result<()> {
     let mut builder = Server::builder().workers(args.workers.into());
     if let Some(n) = args.reactors {
         builder = builder.reactors(n.into());
+    }
+    if args.sigpipe {
+        signal_hook::flag::register_conditional_default(signal_hook::consts::SIGPIPE, Arc::new(true.into()))?;
     }
     for (name, value) in &args.limits {
         builder = builder.set(name, value);

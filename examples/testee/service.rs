@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rpc_core::{Channel, Code, Context, Error, Monitor, Result, sleep};
-use testee::idl::testee::{Blob, Empty, Fault, Hop, Millis, Mixed, Nonce, Report, Size, Testee, TesteeClient};
+use testee::idl::testee::{Blob, Empty, Fault, Hop, Millis, Mixed, Nonce, Report, Size, Testee, TesteeClient, Tree};
 
 /// Peers that Relay keeps channels to; callers choose the addresses, so that there must be a bound.
 const MAX_PEERS: usize = 64;
@@ -121,8 +121,14 @@ impl Testee for Service {
         Ok(req)
     }
 
+    /// `kind` is empty, or `hold` to do what no handler on a reactor should.
     async fn sleep(&self, _: &Context, req: Millis) -> Result<Empty> {
-        sleep(Duration::from_millis(req.ms.into())).await;
+        let duration = Duration::from_millis(req.ms.into());
+        match req.kind.as_str() {
+            "" => sleep(duration).await,
+            "hold" => std::thread::sleep(duration),
+            other => return Err(unknown("Sleep", other, "`` or `hold`")),
+        }
         Ok(Empty {})
     }
 
@@ -146,7 +152,16 @@ impl Testee for Service {
         match req.kind.as_str() {
             "" | "now" => {}
             "later" => sleep(Duration::from_millis(req.ms.into())).await,
-            other => return Err(unknown("Panic", other, "`now` or `later`")),
+            "drop" => {
+                let _bomb = Bomb;
+                sleep(Duration::from_millis(req.ms.into())).await;
+                return Ok(Empty {});
+            }
+            "lock" => {
+                let _held = lock(&self.peers);
+                panic!("the caller asked for a panic under a lock, secret 4711");
+            }
+            other => return Err(unknown("Panic", other, "`now`, `later`, `drop` or `lock`")),
         }
         panic!("the caller asked for a panic, secret 4711")
     }
@@ -169,6 +184,14 @@ impl Testee for Service {
             Ok(len) if len <= MAX_GIVE => Ok(Blob { payload: testee::make(len as u64, len) }),
             _ => Err(Error::new(Code::OutOfRange, format!("{} bytes, at most {MAX_GIVE} are given", req.bytes))),
         }
+    }
+
+    /// The generated types are dropped by recursion; how deep they are is bounded by the decoder.
+    async fn count(&self, _: &Context, req: Tree) -> Result<Size> {
+        fn branches(tree: &Tree) -> u32 {
+            tree.branches.iter().map(|branch| 1 + branches(branch)).sum()
+        }
+        Ok(Size { bytes: branches(&req) })
     }
 
     async fn sink(&self, _: &Context, req: Blob) -> Result<Size> {
@@ -213,6 +236,15 @@ fn pass_on<'a, Req, Resp>(cx: &Context, call: rpc_core::Call<'a, (), Req, Resp>)
     };
     let pairs = cx.persistent().iter();
     pairs.fold(call, |call, (key, value)| call.persistent(Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)))
+}
+
+/// Panics when it is dropped.
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        panic!("the caller asked for a panic in a destructor, secret 4711");
+    }
 }
 
 fn unknown(method: &str, kind: &str, known: &str) -> Error {

@@ -129,6 +129,15 @@ pub mod testee {
         pub paid: bool,
     }
 
+    /// A tree, which may be as deep as its sender likes.
+    #[derive(Clone, PartialEq, ::rpc_core::codegen::prost::Message)]
+    #[prost(prost_path = "::rpc_core::codegen::prost")]
+    pub struct Tree {
+        /// What grows on it.
+        #[prost(message, repeated, tag = "1")]
+        pub branches: ::rpc_core::codegen::prost::alloc::vec::Vec<Tree>,
+    }
+
     /// A report for people and scripts.
     #[derive(Clone, PartialEq, Eq, Hash, ::rpc_core::codegen::prost::Message)]
     #[prost(prost_path = "::rpc_core::codegen::prost")]
@@ -158,7 +167,7 @@ pub mod testee {
             Output = ::rpc_core::Result<Mixed>,
         > + ::core::marker::Send;
 
-        /// Waits without blocking its thread.
+        /// Waits without blocking its thread; if `kind` is `hold`, it blocks it all the same, though it is not marked blocking.
         fn sleep(
             &self,
             cx: &::rpc_core::Context,
@@ -176,7 +185,8 @@ pub mod testee {
             Output = ::rpc_core::Result<Empty>,
         > + ::core::marker::Send;
 
-        /// Panics. `kind` is `now`, or `later` for after `ms`.
+        /// Panics. `kind` is `now`; `later` for after `ms`; `drop` for when the handler is dropped, at its end or when it is cancelled within
+        /// `ms`; or `lock` for while it holds a lock that other calls need.
         fn panic(
             &self,
             cx: &::rpc_core::Context,
@@ -201,6 +211,15 @@ pub mod testee {
             req: Size,
         ) -> impl ::core::future::Future<
             Output = ::rpc_core::Result<Blob>,
+        > + ::core::marker::Send;
+
+        /// Answers with the number of the tree's branches, and of theirs.
+        fn count(
+            &self,
+            cx: &::rpc_core::Context,
+            req: Tree,
+        ) -> impl ::core::future::Future<
+            Output = ::rpc_core::Result<Size>,
         > + ::core::marker::Send;
 
         /// Takes the bytes and answers with their number.
@@ -355,6 +374,15 @@ pub mod testee {
                 );
             methods
                 .unary(
+                    &TESTEE__COUNT,
+                    ::std::sync::Arc::clone(&self.inner),
+                    |service, cx, req| async move {
+                        let reply = Testee::count(&*service, &cx, req).await;
+                        (service, cx, reply)
+                    },
+                );
+            methods
+                .unary(
                     &TESTEE__SINK,
                     ::std::sync::Arc::clone(&self.inner),
                     |service, cx, req| async move {
@@ -429,7 +457,7 @@ pub mod testee {
             self.channel.unary(&TESTEE__ECHO_MIXED, req)
         }
 
-        /// Waits without blocking its thread.
+        /// Waits without blocking its thread; if `kind` is `hold`, it blocks it all the same, though it is not marked blocking.
         pub fn sleep(&self, req: Millis) -> ::rpc_core::Call<'_, M, Millis, Empty> {
             self.channel.unary(&TESTEE__SLEEP, req)
         }
@@ -439,7 +467,8 @@ pub mod testee {
             self.channel.unary(&TESTEE__SPIN, req)
         }
 
-        /// Panics. `kind` is `now`, or `later` for after `ms`.
+        /// Panics. `kind` is `now`; `later` for after `ms`; `drop` for when the handler is dropped, at its end or when it is cancelled within
+        /// `ms`; or `lock` for while it holds a lock that other calls need.
         pub fn panic(&self, req: Millis) -> ::rpc_core::Call<'_, M, Millis, Empty> {
             self.channel.unary(&TESTEE__PANIC, req)
         }
@@ -452,6 +481,11 @@ pub mod testee {
         /// Answers with that many bytes.
         pub fn give(&self, req: Size) -> ::rpc_core::Call<'_, M, Size, Blob> {
             self.channel.unary(&TESTEE__GIVE, req)
+        }
+
+        /// Answers with the number of the tree's branches, and of theirs.
+        pub fn count(&self, req: Tree) -> ::rpc_core::Call<'_, M, Tree, Size> {
+            self.channel.unary(&TESTEE__COUNT, req)
         }
 
         /// Takes the bytes and answers with their number.
@@ -486,6 +520,7 @@ pub mod testee {
             &TESTEE__PANIC,
             &TESTEE__FAIL,
             &TESTEE__GIVE,
+            &TESTEE__COUNT,
             &TESTEE__SINK,
             &TESTEE__ONCE,
             &TESTEE__RELAY,
@@ -533,6 +568,12 @@ pub mod testee {
         "testee",
         "Testee",
         "Give",
+    );
+
+    static TESTEE__COUNT: ::rpc_core::codegen::MethodDescriptor = ::rpc_core::codegen::MethodDescriptor::new(
+        "testee",
+        "Testee",
+        "Count",
     );
 
     static TESTEE__SINK: ::rpc_core::codegen::MethodDescriptor = ::rpc_core::codegen::MethodDescriptor::new(
