@@ -5,10 +5,12 @@
 //!    └─────► raw (bytes on a socket) ──┘
 //! ```
 
+mod attack;
 mod payload;
 mod process;
 pub mod raw;
 
+pub use attack::{Attack, GONE, Scene, reset, size};
 pub use payload::{Wrong, check, make, mixed};
 pub use process::{Figures, Testee, eventually, fds_of, output_of, rss_of, scratch};
 
