@@ -36,17 +36,21 @@ macro_rules! limits {
             /// Sets the limit called `name` from text, as in `set("max_frame_size", "1MiB")` or `set("frame_progress", "2s")`.
             ///
             /// # Errors
-            /// An unknown name (the text lists the known ones), or a value that is not a number with a known unit, or 0.
+            /// An unknown name (the text lists the known ones), or a value that is not a number with a known unit, or 0. Nothing is
+            /// changed then.
             pub fn set(&mut self, name: &str, value: &str) -> Result<(), ConfigError> {
                 let wrong = |reason| ConfigError::new(name.to_owned(), value, reason);
+                let mut changed = self.clone();
                 match name {
-                    $( stringify!($name) => self.$name = <$type as FromText>::from_text(value).map_err(wrong)?, )*
+                    $( stringify!($name) => changed.$name = <$type as FromText>::from_text(value).map_err(wrong)?, )*
                     _ => {
                         let reason = format!("there is no such limit; the names are {}", Limits::NAMES.join(", "));
                         return Err(wrong(reason));
                     }
                 }
-                self.check_each()
+                changed.check_each()?;
+                *self = changed;
+                Ok(())
             }
 
             /// Every limit as (name, value).
@@ -255,5 +259,15 @@ mod tests {
         check("client_max_waiting", "1000000",    "can number");
         check("client_max_waiting", "18446744073709551615", "can number");
         check("write_high",         "18446744073709551615", "18446744073709551615");
+    }
+
+    /// Found by fuzzing: a 0 was refused and stayed, and the next limit that was set was blamed for it.
+    #[test]
+    fn a_refused_value_changes_nothing() {
+        for (name, value) in [("max_glitches", "0"), ("max_frame_size", "1GiB"), ("idle_timeout", "0s"), ("turn_bytes", "x")] {
+            let mut limits = Limits::server();
+            assert!(limits.set(name, value).is_err(), "{name}={value}");
+            assert_eq!(limits, Limits::server());
+        }
     }
 }
