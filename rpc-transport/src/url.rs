@@ -1,7 +1,7 @@
 //! Where to listen or connect: `tcp://host:port` or `unix:path`.
 
-use std::fmt;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::fmt::{self, Write};
+use std::net::{Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -69,8 +69,17 @@ impl FromStr for Url {
 
     fn from_str(text: &str) -> Result<Self, UrlError> {
         let error = |why: &str| UrlError { url: text.to_owned(), why: why.to_owned() };
+        if text.contains(char::is_control) {
+            return Err(error("it has a control character in it"));
+        }
         if let Some(path) = text.strip_prefix("unix:") {
             let path = path.strip_prefix("//").unwrap_or(path);
+            // More slashes at the front mean one to the system; two would look like the `//` of a URL when the path is shown.
+            let path = if path.starts_with("//") {
+                &path[path.len() - path.trim_start_matches('/').len() - 1..]
+            } else {
+                path
+            };
             if path.is_empty() {
                 return Err(error("the path is empty; write unix:/path/to/socket"));
             }
@@ -85,9 +94,12 @@ impl FromStr for Url {
         let Some((host, port)) = rest.rsplit_once(':') else {
             return Err(error("the port is missing; write tcp://host:port, with port 0 to let the system choose"));
         };
-        let port = port.parse::<u16>().map_err(|_| error("the port must be a number from 0 to 65535"))?;
+        let digits = port.bytes().all(|byte| byte.is_ascii_digit()); // `parse` takes a sign, too
+        let port = port.parse::<u16>().ok().filter(|_| digits);
+        let port = port.ok_or_else(|| error("the port must be a number from 0 to 65535"))?;
         let host = match host.strip_prefix('[').and_then(|h| h.strip_suffix(']')) {
-            Some(v6) => v6,
+            Some(v6) if is_ipv6(v6) => v6,
+            Some(_) => return Err(error("only an IPv6 address stands in brackets, as in tcp://[::1]:7000")),
             None if host.contains(':') => {
                 return Err(error("an IPv6 address needs brackets, as in tcp://[::1]:7000"));
             }
@@ -96,11 +108,17 @@ impl FromStr for Url {
         if host.is_empty() {
             return Err(error("the host is missing; write tcp://0.0.0.0:port to listen on every address"));
         }
-        if host.contains(['/', '?', '#', '@', ' ']) {
+        if host.contains(|c: char| matches!(c, '/' | '?' | '#' | '@' | '[' | ']') || c.is_whitespace()) {
             return Err(error("only host:port may follow tcp://"));
         }
         Ok(Url::Tcp { host: host.to_owned(), port })
     }
+}
+
+/// An address such as `::1`, or `fe80::1%eth0` with the interface it is meant for.
+fn is_ipv6(text: &str) -> bool {
+    let (address, zone) = text.split_once('%').map_or((text, None), |(address, zone)| (address, Some(zone)));
+    address.parse::<Ipv6Addr>().is_ok() && zone != Some("")
 }
 
 impl fmt::Display for Url {
@@ -108,6 +126,10 @@ impl fmt::Display for Url {
         match self {
             Url::Tcp { host, port } if host.contains(':') => write!(f, "tcp://[{host}]:{port}"),
             Url::Tcp { host, port } => write!(f, "tcp://{host}:{port}"),
+            // A path of the program's may begin with two slashes: they are not those of the URL.
+            Url::Unix(path) if path.as_os_str().as_encoded_bytes().starts_with(b"//") => {
+                write!(f, "unix://{}", path.display())
+            }
             Url::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
@@ -140,7 +162,7 @@ impl From<&Endpoint> for Url {
     }
 }
 
-/// A URL that cannot be used, and why; its text names the remedy.
+/// A URL that cannot be used, and why; its text is one line and names the remedy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UrlError {
     /// The URL as it was given.
@@ -151,7 +173,12 @@ pub struct UrlError {
 
 impl fmt::Display for UrlError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "bad address `{}`: {}", self.url, self.why)
+        f.write_str("bad address `")?;
+        for c in self.url.chars() {
+            // What is wrong may be the very character that would end the line.
+            if c.is_control() { write!(f, "{}", c.escape_default())? } else { f.write_char(c)? }
+        }
+        write!(f, "`: {}", self.why)
     }
 }
 
@@ -182,5 +209,29 @@ mod tests {
         check("tcp://:80",              "the host is missing");
         check("tcp://a/b:80",           "only host:port may follow");
         check(&format!("unix:/{}", "x".repeat(200)), "the path is longer than");
+        // Found by fuzzing: what was shown was another address, or more than a line.
+        check("unix:////run/a.sock",    "unix:/run/a.sock");
+        check("tcp://[fe80::1%lo]:80",  "tcp://[fe80::1%lo]:80");
+        check("tcp://[[a]]:80",         "only an IPv6 address stands in brackets");
+        check("tcp://[a]:80",           "only an IPv6 address stands in brackets");
+        check("tcp://[::1%]:80",        "only an IPv6 address stands in brackets");
+        check("tcp://[]:80",            "only an IPv6 address stands in brackets");
+        check("tcp://a]b:80",           "only host:port may follow");
+        check("tcp://a:+80",            "the port must be a number");
+        check("tcp://a\u{a0}b:80",      "only host:port may follow");
+        check("tcp://a\nb:80",          "it has a control character in it");
+        check("unix:a\0b",              "it has a control character in it");
+    }
+
+    #[test]
+    fn an_error_is_one_line() {
+        let error = "tcp://a\nb".parse::<Url>().unwrap_err();
+        assert_eq!(error.to_string(), "bad address `tcp://a\\nb`: it has a control character in it");
+    }
+
+    #[test]
+    fn a_path_of_the_program_s_is_shown_as_the_same_file() {
+        let url = Url::from(Path::new("//run/a.sock"));
+        assert_eq!(url.to_string().parse::<Url>().unwrap().to_string(), "unix:/run/a.sock");
     }
 }
