@@ -115,7 +115,7 @@ impl KitexFraming {
         if announced > self.max_frame_size {
             return Err(ProtocolError::TooLarge { announced, limit: self.max_frame_size });
         }
-        if announced < MIN_LENGTH && magic != Some(layout::MAGIC) {
+        if announced < MIN_LENGTH {
             return Err(ProtocolError::LengthBelowMinimum { announced, minimum: MIN_LENGTH });
         }
         let Some(head) = input.first_chunk::<8>() else {
@@ -186,7 +186,8 @@ mod tests {
         check(b"\0\0\0\0",                           "length");
         check(b"\0\0\0\x0b",                         "length");
         check(b"\0\0\0\x0c",                         "more 8");
-        check(b"\0\0\0\0\x10\0",                     "more 8");
+        check(b"\0\0\0\0\x10\0",                   "length"); // found by fuzzing: more bytes must not mend what fewer refused
+        check(b"\0\0\0\x0c\x10\0",                 "more 8");
         check(b"\0\0\0\0\x10\0\0\0",                 "length");
         check(b"\0\0\0\x0d\x10\0\0\0",               "length");
         check(b"\0\0\0\x0e\x10\0\0\0",               "more 18");
