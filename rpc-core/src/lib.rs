@@ -43,7 +43,6 @@ mod mux;
 pub mod protocol;
 mod server;
 mod status;
-mod sync;
 #[cfg(feature = "testing")]
 pub mod testing;
 

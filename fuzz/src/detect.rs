@@ -1,0 +1,97 @@
+//! The first bytes of a connection, and where its frames end.
+
+use rpc_core::protocol::ttheader::TtFrame;
+use rpc_core::protocol::{Form, KitexFraming, Payload, Spoken, form_of};
+use rpc_transport::{Framing, Next};
+
+use crate::stream::{self, Outcome};
+use crate::{meter, reference};
+
+/// A limit that small inputs can exceed.
+const LIMIT: u32 = 4096;
+
+/// The framing of a connection: split invariance up to the message that ends it, a second opinion, memory and time.
+pub fn detect(data: &[u8]) {
+    let whole = meter::framing(data.len(), || stream::receive(&mut KitexFraming::new(LIMIT), [data]));
+    let (messages, ending) = seen(&whole);
+    assert_eq!((messages.clone(), ending), expected(data));
+    for pieces in [stream::pieces(data), data.chunks(1).collect()] {
+        assert_eq!(seen(&stream::receive(&mut KitexFraming::new(LIMIT), pieces)), (messages.clone(), ending));
+    }
+    let mut framing = KitexFraming::new(LIMIT);
+    let (found, held) = meter::peak(|| framing.find(data));
+    assert_eq!(held, 0, "finding a frame allocates");
+    match (framing.spoken(), found) {
+        (Some(Spoken::Unary), Ok(Next::Frame(_))) => {}
+        (Some(Spoken::Http2 | Spoken::Streaming), Err(error)) => assert_eq!(error.kind(), "unsupported"),
+        (None, Ok(Next::More { .. }) | Err(_)) => {}
+        (spoken, found) => panic!("{found:?} with {spoken:?}"),
+    }
+    // The transport hears of the same end in its own words.
+    assert_eq!(KitexFraming::new(LIMIT).next(data).is_err(), KitexFraming::new(LIMIT).find(data).is_err());
+}
+
+/// How a stream ends.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Ending {
+    /// The connection is closed, by its framing or by what is in a frame.
+    Closed,
+    /// So many bytes wait for more.
+    Waits(usize),
+}
+
+/// The messages that a handler gets until the connection ends: a frame may be found whole before a look at its fixed part would
+/// have refused it, so what is in it counts.
+fn seen(outcome: &Outcome) -> (Vec<Vec<u8>>, Ending) {
+    let mut messages = Vec::new();
+    for frame in &outcome.frames {
+        let read = form_of(frame).and_then(|form| match form {
+            Form::TtHeader => TtFrame::decode(frame).map(|tt| tt.payload.to_vec()),
+            Form::Framed => Payload::decode(frame).map(|_| frame.clone()),
+        });
+        match read {
+            Ok(message) => messages.push(message),
+            Err(_) => return (messages, Ending::Closed),
+        }
+    }
+    let ending = if outcome.error.is_some() { Ending::Closed } else { Ending::Waits(outcome.left) };
+    (messages, ending)
+}
+
+/// The same from the description: the longest run of legal frames, then whether what follows can begin one.
+fn expected(data: &[u8]) -> (Vec<Vec<u8>>, Ending) {
+    let (mut messages, mut rest) = (Vec::new(), data);
+    loop {
+        let number = |at: usize, n: usize| {
+            let field = rest.get(at..at + n)?;
+            Some(field.iter().fold(0u64, |value, byte| value * 256 + u64::from(*byte)))
+        };
+        let waits = Ending::Waits(rest.len());
+        let Some(length) = number(0, 4) else { return (messages, waits) };
+        if messages.is_empty() && rest.len() < 8 && b"PRI * HT".starts_with(rest) {
+            return (messages, waits);
+        }
+        let magic = number(4, 2);
+        let tt = magic == Some(0x1000);
+        if length > LIMIT.into() || magic.is_some_and(|magic| !tt && magic != 0x9001) || length < 12 {
+            return (messages, Ending::Closed);
+        }
+        let Some(flags) = number(6, 2) else { return (messages, waits) };
+        let size = number(12, 2);
+        let bad_size = size.is_some_and(|size| size == 0 || 4 + length < 14 + 4 * size);
+        if tt && (flags & 2 != 0 || length < 14 || bad_size) {
+            return (messages, Ending::Closed);
+        }
+        let Some(frame) = rest.get(..4 + length as usize) else { return (messages, waits) };
+        let message = if tt {
+            reference::frame(frame).map(|frame| frame.payload)
+        } else {
+            reference::message(frame).map(|_| frame.to_vec())
+        };
+        match message {
+            Ok(message) => messages.push(message),
+            Err(_) => return (messages, Ending::Closed),
+        }
+        rest = &rest[frame.len()..];
+    }
+}

@@ -1,0 +1,58 @@
+//! Fuzz targets: each is a function of bytes that holds one parser, or one side of a connection, to its promises.
+//!
+//! ```text
+//!  fuzz_targets/NAME.rs ─► fuzz::NAME(data) ◄─ tests/corpus.rs: every file of corpus/NAME, with plain `cargo test`
+//!                            ├─► the product
+//!                            ├─► a slow, plain second opinion       reference.rs, or a crate
+//!                            └─► what it may cost                   meter.rs
+//! ```
+//!
+//! A target panics when a promise is broken; nothing else is a finding. `fuzz/run.sh` runs them all.
+
+mod detect;
+mod extras;
+mod idl;
+mod length_field;
+mod limits;
+mod link_buffer;
+mod metadata;
+pub mod meter;
+mod payload;
+mod protobuf;
+mod reference;
+mod stream;
+mod ttheader;
+mod ttheader_write;
+mod url;
+
+pub use detect::detect;
+pub use extras::extras;
+pub use idl::idl;
+pub use length_field::length_field;
+pub use limits::limits;
+pub use link_buffer::link_buffer;
+pub use metadata::metadata;
+pub use payload::payload;
+pub use protobuf::protobuf;
+pub use ttheader::ttheader;
+pub use ttheader_write::ttheader_write;
+pub use url::url;
+
+/// A target: judges one input, and panics when a promise is broken.
+pub type Target = fn(&[u8]);
+
+/// Every target by the name of its program and its corpus.
+pub const TARGETS: &[(&str, Target)] = &[
+    ("detect", detect),
+    ("extras", extras),
+    ("idl", idl),
+    ("length_field", length_field),
+    ("limits", limits),
+    ("link_buffer", link_buffer),
+    ("metadata", metadata),
+    ("payload", payload),
+    ("protobuf", protobuf),
+    ("ttheader", ttheader),
+    ("ttheader_write", ttheader_write),
+    ("url", url),
+];

@@ -1,0 +1,73 @@
+//! Bytes as a connection gets them: in pieces, kept until a frame is whole.
+
+use rpc_transport::{FrameError, Framing, Next};
+
+/// What a framing made of a stream.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Outcome {
+    pub(crate) frames: Vec<Vec<u8>>,
+    pub(crate) error: Option<FrameError>,
+    /// Bytes that wait for the rest of their frame.
+    pub(crate) left: usize,
+}
+
+/// A connection in small: appends pieces, takes frames, and holds the framing to its contract.
+pub(crate) fn receive<'a>(framing: &mut impl Framing, pieces: impl IntoIterator<Item = &'a [u8]>) -> Outcome {
+    let mut input = Vec::new();
+    let (mut start, mut needed) = (0, 0);
+    let mut outcome = Outcome { frames: Vec::new(), error: None, left: 0 };
+    for piece in pieces {
+        input.extend_from_slice(piece);
+        loop {
+            let rest = &input[start..];
+            match framing.next(rest) {
+                Ok(Next::Frame(span)) => {
+                    assert!(span.consumed() > 0, "a frame of nothing");
+                    assert!(rest.len() >= needed, "a frame of fewer bytes than were asked for");
+                    outcome.frames.push(rest[span.skip..span.consumed()].to_vec());
+                    start += span.consumed();
+                    needed = 0;
+                }
+                Ok(Next::More { need }) => {
+                    assert!(need > rest.len(), "asked for bytes that are there");
+                    assert!(need >= needed, "asked for less than before");
+                    needed = need;
+                    break;
+                }
+                Err(error) => {
+                    outcome.error = Some(error);
+                    outcome.left = rest.len();
+                    return outcome;
+                }
+            }
+        }
+    }
+    outcome.left = input.len() - start;
+    outcome
+}
+
+/// Cuts `data` into pieces of which the sizes are a function of the data: small ones mostly, so that every boundary is met.
+pub(crate) fn pieces(data: &[u8]) -> Vec<&[u8]> {
+    let mut state = data
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3));
+    let (mut pieces, mut rest) = (Vec::new(), data);
+    while !rest.is_empty() {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let most = if state >> 62 == 0 { 64 } else { 7 };
+        let (piece, after) = rest.split_at((1 + (state >> 33) as usize % most).min(rest.len()));
+        pieces.push(piece);
+        rest = after;
+    }
+    pieces
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn pieces_are_the_whole() {
+        let data: Vec<u8> = (0..=255).collect();
+        let pieces = super::pieces(&data);
+        assert!(pieces.len() > 5 && pieces.concat() == data);
+    }
+}

@@ -1,0 +1,131 @@
+//! Every function that takes bytes or text from outside has a target. The list of functions is read from the code, so a new one is
+//! noticed; what reaches it is written here.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use fuzz::TARGETS;
+
+/// Where every function counts that others can call and that can refuse bytes or text.
+const WIRE: &[&str] = &["rpc-core/src/protocol/", "rpc-transport/src/framing/"];
+
+/// Everywhere else functions of these names count, if they take bytes, text or a frame.
+const PARSERS: &[&str] =
+    &["decode", "find", "from_str", "from_text", "from_wire_name", "generate", "parse", "read", "set"];
+
+const CRATES: &[&str] = &["rpc-transport/src", "rpc-core/src", "rpc-codegen/src"];
+
+/// File, function, and the targets that reach it.
+#[rustfmt::skip]
+const REACHED: &[(&str, &str, &[&str])] = &[
+    ("rpc-codegen/src/lib.rs",                   "generate",       &["idl"]),
+    ("rpc-core/src/limits.rs",                   "from_text",      &["limits"]),
+    ("rpc-core/src/limits.rs",                   "set",            &["limits"]),
+    ("rpc-core/src/protocol/detect.rs",          "find",           &["detect", "ttheader_write"]),
+    ("rpc-core/src/protocol/detect.rs",          "next",           &["detect"]),
+    ("rpc-core/src/protocol/exception.rs",       "decode",         &["payload"]),
+    ("rpc-core/src/protocol/header.rs",          "form_of",        &["ttheader", "detect"]),
+    ("rpc-core/src/protocol/payload.rs",         "decode",         &["payload", "ttheader_write"]),
+    ("rpc-core/src/protocol/ttheader/decode.rs", "decode",         &["ttheader"]),
+    ("rpc-core/src/protocol/ttheader/encode.rs", "new",            &["ttheader_write"]),
+    ("rpc-core/src/protocol/ttheader/info.rs",   "parse",          &["metadata"]),
+    ("rpc-core/src/protocol/ttheader/info.rs",   "update",         &["metadata"]),
+    ("rpc-core/src/protocol/ttheader/json.rs",   "read",           &["extras"]),
+    ("rpc-core/src/protocol/ttheader/pairs.rs",  "push",           &["ttheader_write", "extras"]),
+    ("rpc-core/src/protocol/ttheader/pairs.rs",  "push_backward",  &["ttheader_write"]),
+    ("rpc-core/src/status.rs",                   "from_wire_name", &["metadata"]),
+    ("rpc-transport/src/framing/length_field.rs", "next",          &["length_field"]),
+    ("rpc-transport/src/url.rs",                 "from_str",       &["url"]),
+];
+
+/// Functions that take text, and why no target is for them.
+#[rustfmt::skip]
+const OURS: &[(&str, &str, &str)] = &[
+    ("rpc-core/src/client/builder.rs",        "set",    "passes on to Limits::set"),
+    ("rpc-core/src/server/builder.rs",        "set",    "passes on to Limits::set"),
+    ("rpc-core/src/middleware/mod.rs",        "decode", "the message of the user's, by prost: target protobuf"),
+    ("rpc-core/src/server/router.rs",         "find",   "compares with names that are known"),
+    ("rpc-transport/src/driver/sim/state.rs", "read",   "the simulated network itself"),
+    ("rpc-transport/src/framing/mod.rs",      "next",   "the trait"),
+];
+
+#[test]
+fn every_entry_point_has_a_target() {
+    let found = entry_points();
+    let listed =
+        REACHED.iter().map(|(file, name, _)| (*file, *name)).chain(OURS.iter().map(|(file, name, _)| (*file, *name)));
+    let listed: BTreeSet<(String, String)> = listed.map(|(file, name)| (file.to_owned(), name.to_owned())).collect();
+    let missing: Vec<_> = found.difference(&listed).collect();
+    assert!(missing.is_empty(), "without a target: write one, and name it in REACHED: {missing:#?}");
+    let gone: Vec<_> = listed.difference(&found).collect();
+    assert!(gone.is_empty(), "listed, and not in the code any more: {gone:#?}");
+    for (file, name, targets) in REACHED {
+        assert!(!targets.is_empty(), "{file}: {name}");
+        for target in *targets {
+            assert!(TARGETS.iter().any(|(known, _)| known == target), "{file}: {name}: there is no target {target}");
+        }
+    }
+    println!("{} entry points, {} targets", REACHED.len(), TARGETS.len());
+}
+
+#[test]
+fn the_rule_finds_what_it_is_meant_to_find() {
+    let found = |path: &str, text: &str| parsers(path, text);
+    let wire = "rpc-core/src/protocol/new.rs";
+    assert_eq!(found(wire, "pub fn peel<'a>(\n    bytes: &'a [u8],\n) -> Result<X<'a>, E> {"), ["peel"]);
+    assert_eq!(found(wire, "fn next(&mut self, input: &[u8]) -> Result<Next, E>;"), ["next"]);
+    assert_eq!(found(wire, "pub(super) fn look(text: &str) -> Option<u8> {"), ["look"]);
+    assert_eq!(found(wire, "pub fn write(out: &mut impl BufMut, body: &[u8]) -> Result<(), E> {"), [""; 0]);
+    assert_eq!(found(wire, "fn len(bytes: &[u8]) -> usize {"), [""; 0]);
+    assert_eq!(found(wire, "#[cfg(test)]\nmod tests {\n fn look(text: &str) -> Option<u8> {"), [""; 0]);
+    assert_eq!(found("rpc-core/src/new.rs", "pub fn parse(text: &str) -> Self {"), ["parse"]);
+    assert_eq!(found("rpc-core/src/new.rs", "pub fn name(text: &str) -> Option<Self> {"), [""; 0]);
+}
+
+fn entry_points() -> BTreeSet<(String, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the repository");
+    let mut directories: Vec<PathBuf> = CRATES.iter().map(|name| root.join(name)).collect();
+    let mut found = BTreeSet::new();
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(&directory).expect("a readable directory") {
+            let path = entry.expect("readable").path();
+            if path.is_dir() {
+                directories.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") && !path.ends_with("tests.rs") {
+                let text = fs::read_to_string(&path).expect("a readable file");
+                let file = path.strip_prefix(root).expect("it is inside").to_string_lossy().into_owned();
+                found.extend(parsers(&file, &text).into_iter().map(|name| (file.clone(), name)));
+            }
+        }
+    }
+    found
+}
+
+/// Names of the functions of a file that take bytes or text from outside.
+fn parsers(file: &str, text: &str) -> Vec<String> {
+    let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+    let code: Vec<&str> = code.lines().map(|line| line.split("//").next().unwrap_or_default()).collect();
+    let code = code.join("\n");
+    let mut found = Vec::new();
+    for (at, _) in code.match_indices("fn ") {
+        let before = code[..at].chars().next_back();
+        if before.is_some_and(|c| !c.is_whitespace()) {
+            continue;
+        }
+        let signature = code[at + 3..].split(['{', ';']).next().unwrap_or_default();
+        let name: String = signature.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+        let (arguments, result) = signature.split_once("->").unwrap_or((signature, ""));
+        let arguments = arguments.split_once('(').map_or("", |(_, arguments)| arguments);
+        let takes = ["[u8]", "&str", "Frame<", "impl Files"].iter().any(|kind| arguments.contains(kind));
+        let writes = arguments.contains("out: ") || arguments.contains("BufMut");
+        let refuses = result.contains("Result<") || result.contains("Option<");
+        let line = code[..at].rsplit('\n').next().unwrap_or_default();
+        let shared = line.contains("pub") || name == "next";
+        let wire = WIRE.iter().any(|place| file.starts_with(place)) && refuses && shared && !writes;
+        if takes && (wire || PARSERS.contains(&name.as_str())) {
+            found.push(name);
+        }
+    }
+    found
+}
