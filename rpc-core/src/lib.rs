@@ -43,6 +43,7 @@ mod mux;
 pub mod protocol;
 mod server;
 mod status;
+mod sync;
 #[cfg(feature = "testing")]
 pub mod testing;
 

@@ -2,4 +2,5 @@
 //! Feature `testing`; no stable API.
 
 pub use crate::client::audit::{ChannelAudit, audit_channel};
+pub use crate::mux::wrap_ids_after;
 pub use crate::server::audit::{ServerAudit, audit_server};

@@ -29,6 +29,11 @@ mod reactor;
 mod sleep;
 mod socket;
 mod stats;
+#[cfg(any(loom, shuttle))]
+#[doc(hidden)]
+pub mod sync;
+#[cfg(not(any(loom, shuttle)))]
+mod sync;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod timer;

@@ -6,12 +6,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
-
 use crate::local;
 use crate::log_limit::LogLimit;
 use crate::reactor::core::{TimerKey, try_with, with};
 use crate::reactor::{ReactorHandle, ReactorPool};
+use crate::sync::Mutex;
 use crate::timer::TimerId;
 
 /// Waits for `duration` without blocking its thread. On a reactor it is that reactor's timer; elsewhere it is a timer
@@ -46,11 +45,16 @@ struct Slot {
     waker: Option<Waker>,
     timer: Option<TimerId>,
     given_up: bool,
+    /// The time has come: nobody will be woken any more.
+    come: bool,
 }
 
 impl Wake for Remote {
     fn wake(self: Arc<Self>) {
-        let waker = self.0.lock().waker.take();
+        let mut slot = self.0.lock();
+        slot.come = true;
+        let waker = slot.waker.take();
+        drop(slot);
         if let Some(waker) = waker {
             waker.wake();
         }
@@ -59,12 +63,33 @@ impl Wake for Remote {
 
 impl Remote {
     /// On the reactor: sets the timer, unless the sleeper is gone already.
-    fn arm(self: Arc<Self>, at: Instant) {
+    fn arm(self: Arc<Self>, set: impl FnOnce(Waker) -> TimerId) {
         let mut slot = self.0.lock();
-        if !slot.given_up {
-            let waker = Waker::from(Arc::clone(&self));
-            slot.timer = Some(with(|core| core.arm_work(at, TimerKey::Waker(waker))));
+        if !slot.given_up || cfg!(put_back = "B13") {
+            slot.timer = Some(set(Waker::from(Arc::clone(&self)))); // for a sleeper who is gone nobody would take it back
         }
+    }
+
+    /// The sleeper: whom to wake when the time comes; false if it has come.
+    fn wake_me(&self, waker: Waker) -> bool {
+        let mut slot = self.0.lock();
+        if slot.come && !cfg!(put_back = "B32-sleep") {
+            return false; // its wake-up went to the waker before this one
+        }
+        let old = slot.waker.replace(waker);
+        drop(slot);
+        drop(old); // outside of the lock: the end of a waker may run any code
+        true
+    }
+
+    /// The sleeper goes away. Returns the timer that the reactor still has, if it has one.
+    fn give_up(&self) -> Option<TimerId> {
+        let mut slot = self.0.lock();
+        slot.given_up = true;
+        let (waker, timer) = (slot.waker.take(), slot.timer);
+        drop(slot);
+        // Without a waker the timer has come: there is nothing to take back.
+        waker.and(timer)
     }
 }
 
@@ -76,11 +101,8 @@ impl Future for Sleep {
             return Poll::Ready(());
         }
         if let State::Elsewhere(_, remote) = &self.state {
-            // Another poll costs no other timer. Its old waker is dropped outside of the lock.
-            let waker = cx.waker().clone();
-            let old = remote.0.lock().waker.replace(waker);
-            drop(old);
-            return Poll::Pending;
+            // Another poll costs no other timer.
+            return if remote.wake_me(cx.waker().clone()) { Poll::Pending } else { Poll::Ready(()) };
         }
         self.disarm();
         let at = self.at;
@@ -91,10 +113,10 @@ impl Future for Sleep {
             None => match ReactorPool::global() {
                 Ok(pool) => {
                     let remote = Arc::new(Remote::default());
-                    remote.0.lock().waker = Some(waker);
+                    remote.wake_me(waker);
                     let reactor = pool.next().clone();
                     let armed = Arc::clone(&remote);
-                    reactor.run(move || armed.arm(at));
+                    reactor.run(move || armed.arm(|waker| with(|core| core.arm_work(at, TimerKey::Waker(waker)))));
                     State::Elsewhere(reactor, remote)
                 }
                 Err(error) => {
@@ -116,12 +138,7 @@ impl Sleep {
             State::New => {}
             State::Here(reactor, timer) => disarm(&reactor, timer),
             State::Elsewhere(reactor, remote) => {
-                let mut slot = remote.0.lock();
-                slot.given_up = true;
-                let (waker, timer) = (slot.waker.take(), slot.timer);
-                drop(slot);
-                // Without a waker the timer has come: there is nothing to take back.
-                if let (Some(_), Some(timer)) = (waker, timer) {
+                if let Some(timer) = remote.give_up() {
                     disarm(&reactor, timer);
                 }
             }
@@ -141,5 +158,98 @@ fn disarm(reactor: &ReactorHandle, timer: TimerId) {
 impl Drop for Sleep {
     fn drop(&mut self) {
         self.disarm();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// B32: the timer comes between a poll's look at the clock and its new waker.
+    #[test]
+    fn a_waker_that_comes_too_late_is_not_waited_for() {
+        let remote = Arc::new(Remote::default());
+        assert!(remote.wake_me(Waker::noop().clone()));
+        Waker::from(Arc::clone(&remote)).wake();
+        assert!(!remote.wake_me(Waker::noop().clone()), "nobody would wake it");
+        assert!(remote.give_up().is_none());
+    }
+}
+
+#[cfg(all(test, loom))]
+mod model {
+    use super::*;
+    use crate::sync::model::{Unpark, explore};
+    use crate::sync::thread;
+    use crate::timer::TimerWheel;
+
+    const AT: Duration = Duration::from_millis(5);
+
+    /// The reactor's wheel and its clock's start; a lock stands for "on the reactor's thread".
+    struct Reactor(Mutex<TimerWheel<Waker>>, Instant);
+
+    impl Reactor {
+        fn start() -> Arc<Reactor> {
+            let start = Instant::now();
+            Arc::new(Reactor(Mutex::new(TimerWheel::new(start)), start))
+        }
+
+        fn arm(&self, remote: &Arc<Remote>) {
+            Arc::clone(remote).arm(|waker| self.0.lock().insert(self.1 + AT, waker));
+        }
+
+        fn fire(&self) {
+            let due = self.0.lock().expire(self.1 + AT * 2);
+            if let Some(waker) = due {
+                waker.wake();
+            }
+        }
+    }
+
+    /// M7, B13: a sleeper goes away while its timer is set and comes. No timer stays behind.
+    #[test]
+    fn sleep_cancel() {
+        explore("sleep_cancel", || {
+            let (reactor, remote) = (Reactor::start(), Arc::new(Remote::default()));
+            assert!(remote.wake_me(Waker::noop().clone()));
+            let sleeper = {
+                let (reactor, remote) = (Arc::clone(&reactor), Arc::clone(&remote));
+                thread::spawn(move || {
+                    if let Some(timer) = remote.give_up() {
+                        reactor.0.lock().cancel(timer);
+                    }
+                })
+            };
+            let armed = {
+                let (reactor, remote) = (Arc::clone(&reactor), Arc::clone(&remote));
+                thread::spawn(move || reactor.arm(&remote))
+            };
+            armed.join().unwrap();
+            sleeper.join().unwrap();
+            assert!(reactor.0.lock().is_empty(), "a timer that nobody waits for");
+        });
+    }
+
+    /// M7: a sleeper that is polled anew, by another waker, while its timer comes. It hears of it one way or the other; a wake-up that
+    /// is lost is a deadlock here.
+    #[test]
+    fn sleep_fire() {
+        explore("sleep_fire", || {
+            let (reactor, remote) = (Reactor::start(), Arc::new(Remote::default()));
+            assert!(remote.wake_me(Waker::noop().clone()), "the first poll's waker, soon of no use");
+            let others = {
+                let (reactor, remote) = (Arc::clone(&reactor), Arc::clone(&remote));
+                thread::spawn(move || {
+                    reactor.arm(&remote);
+                    reactor.fire();
+                })
+            };
+            while remote.wake_me(Unpark::this_thread()) {
+                thread::park();
+            }
+            assert!(remote.give_up().is_none(), "the timer has come");
+            others.join().unwrap();
+            assert!(reactor.0.lock().is_empty());
+        });
     }
 }

@@ -1,6 +1,8 @@
 //! Counters. Each reactor writes its own, padded to cache lines; anyone may read them at any time.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::AtomicU64;
+
+use crate::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 /// A counter that one thread at a time writes and any thread reads: a load and a store, no locked instruction.
 #[derive(Debug, Default)]
@@ -116,6 +118,9 @@ impl MemoryBudget {
             (1.., 0) => _ = self.holders.fetch_sub(1, Relaxed),
             _ => {}
         }
+        if cfg!(put_back = "B34") {
+            return self.used.store(self.used() + after - before, Relaxed); // credit is lost between the load and the store
+        }
         if after > before {
             self.used.fetch_add(after - before, Relaxed);
         } else if before > after {
@@ -127,5 +132,34 @@ impl MemoryBudget {
 impl Default for MemoryBudget {
     fn default() -> Self {
         MemoryBudget::new(256 << 20)
+    }
+}
+
+#[cfg(all(test, loom))]
+mod model {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::sync::model::explore;
+    use crate::sync::thread;
+
+    /// B34, I11: whatever connections of several reactors take and give back at a time, the books balance.
+    #[test]
+    fn memory_budget() {
+        explore("memory_budget", || {
+            let budget = Arc::new(MemoryBudget::new(100));
+            let others = [30, 40].map(|held| {
+                let budget = Arc::clone(&budget);
+                thread::spawn(move || {
+                    budget.adjust(0, held);
+                    budget.adjust(held, held / 2);
+                    assert!(budget.used() >= held / 2 && budget.holders() >= 1, "what this thread holds is in it");
+                    budget.adjust(held / 2, 0);
+                })
+            });
+            assert!(budget.used() <= 70 && budget.holders() <= 2);
+            others.into_iter().for_each(|thread| thread.join().unwrap());
+            assert_eq!((budget.used(), budget.holders()), (0, 0));
+        });
     }
 }

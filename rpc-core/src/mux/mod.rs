@@ -18,3 +18,5 @@ pub(crate) use reply::{Arrived, Found, Outcome, Reply, ReplyCell};
 pub(crate) use request::{Body, Encoded, Request, Spec};
 pub(crate) use seq::MAX_SLOTS;
 pub(crate) use seq::SeqId;
+#[cfg(feature = "testing")]
+pub use seq::wrap_ids_after;

@@ -58,7 +58,7 @@ impl<T> Pending<T> {
         let slot = match self.free.pop_front() {
             Some(slot) => slot as usize,
             None if self.slots.len() < self.limit => {
-                self.slots.push(Slot { version: 0, state: State::Free });
+                self.slots.push(Slot { version: SeqId::before_first(), state: State::Free });
                 self.slots.len() - 1
             }
             None => return Err(call),

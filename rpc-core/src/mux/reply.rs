@@ -7,13 +7,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use parking_lot::Mutex;
 use rpc_transport::{ConnId, Message};
 
 use super::{Request, SeqId};
 use crate::error::Error;
 use crate::protocol::MessageType;
 use crate::protocol::ttheader::ReplyInfo;
+use crate::sync::Mutex;
 
 /// A reply as it came: its message is decoded by the caller.
 #[derive(Debug)]
@@ -97,7 +97,8 @@ impl<C: Copy> ReplyCell<C> {
         let mut state = self.0.lock();
         match &mut *state {
             State::Submitted { waker, .. } | State::Accepted { waker, .. } => {
-                if waker.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
+                let same = |old: &Waker| old.will_wake(cx.waker()) || cfg!(put_back = "B32-reply");
+                if waker.as_ref().is_some_and(same) {
                     return Poll::Pending;
                 }
                 let old = waker.replace(cx.waker().clone());
@@ -178,8 +179,11 @@ impl<C: Copy> ReplyCell<C> {
     }
 }
 
-impl Message for ReplyCell {
+impl<C: Send + Sync + 'static> Message for ReplyCell<C> {
     fn undelivered(self: Arc<Self>) {
+        if cfg!(put_back = "B16-reply") {
+            return; // what did not arrive is dropped without a word
+        }
         let mut state = self.0.lock();
         if let State::Submitted { request, waker } = &mut *state {
             let (request, waker) = (std::mem::take(request), waker.take());
@@ -251,5 +255,135 @@ mod tests {
         Arc::clone(&cell).undelivered();
         let mut cx = Context::from_waker(Waker::noop());
         assert!(matches!(cell.poll(&mut cx), Poll::Ready(Found::Returned(_))));
+    }
+}
+
+#[cfg(all(test, loom))]
+mod model {
+    use rpc_transport::sync::model::{Unpark, explore};
+
+    use super::*;
+    use crate::sync::thread;
+
+    type Cell = Arc<ReplyCell<char>>;
+
+    fn submitted(waker: &Waker) -> Cell {
+        let cell = Cell::default();
+        cell.submit(Request::default(), waker);
+        cell
+    }
+
+    fn wait(cell: &ReplyCell<char>) -> Found {
+        let waker = Unpark::this_thread();
+        loop {
+            match cell.poll(&mut Context::from_waker(&waker)) {
+                Poll::Ready(found) => return found,
+                Poll::Pending => thread::park(),
+            }
+        }
+    }
+
+    fn error() -> Found {
+        Found::Done(Err(Error::cancelled()))
+    }
+
+    fn reply() -> Found {
+        Found::Done(Ok(Reply { kind: MessageType::Reply, body: Bytes::new(), info: None }))
+    }
+
+    /// What a connection does with a cell up to the reply. Returns whether the caller got it.
+    fn serve(cell: &ReplyCell<char>) -> bool {
+        match cell.arrive() {
+            Some(Arrived::New(_)) => {}
+            Some(Arrived::Dropped(seq)) => {
+                assert!(seq.is_none(), "no connection had it before");
+                return false;
+            }
+            None => return false,
+        }
+        cell.accept('a', SeqId::new(0, 1)) && tell(cell.complete(reply()))
+    }
+
+    fn tell(waker: Option<Waker>) -> bool {
+        let told = waker.is_some();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        told
+    }
+
+    /// I1: a reply and a deadline meet. One of them is what the caller gets; a caller who is not woken is a deadlock here.
+    #[test]
+    fn reply_deadline() {
+        explore("reply_deadline", || {
+            let cell = submitted(Waker::noop());
+            let (served, timed) = (Arc::clone(&cell), Arc::clone(&cell));
+            let served = thread::spawn(move || serve(&served));
+            let timed = thread::spawn(move || tell(timed.complete(error())));
+            let found = wait(&cell);
+            let (served, timed) = (served.join().unwrap(), timed.join().unwrap());
+            assert!(served != timed, "one completion counts");
+            assert_eq!(matches!(found, Found::Done(Ok(_))), served, "and it is the one that counts");
+            assert!(cell.complete(error()).is_none(), "a third one is nobody's");
+        });
+    }
+
+    /// B32: the call moves to another task, with another waker, while its reply comes. The last one is woken.
+    #[test]
+    fn reply_moved() {
+        explore("reply_moved", || {
+            let cell = submitted(Waker::noop());
+            let there = Arc::clone(&cell);
+            let there = thread::spawn(move || serve(&there));
+            let found = wait(&cell);
+            assert!(there.join().unwrap() && matches!(found, Found::Done(Ok(_))));
+        });
+    }
+
+    /// M1: the caller gives up while the connection takes the call, answers it, and lets its time run out. Whoever has the call hears
+    /// that nobody waits.
+    #[test]
+    fn reply_dropped() {
+        explore("reply_dropped", || {
+            let cell = submitted(Waker::noop());
+            let (served, timed) = (Arc::clone(&cell), Arc::clone(&cell));
+            let served = thread::spawn(move || serve(&served));
+            let timed = thread::spawn(move || tell(timed.complete(error())));
+            let told = cell.drop_call();
+            let (served, timed) = (served.join().unwrap(), timed.join().unwrap());
+            match told {
+                Some(conn) => {
+                    assert!(conn == 'a' && !served && !timed, "no end counts after the drop");
+                    assert!(cell.is_dropped());
+                    let arrived = cell.arrive();
+                    assert!(
+                        matches!(arrived, Some(Arrived::Dropped(Some(_)))),
+                        "the connection that is told finds its id"
+                    );
+                }
+                None => assert!(u8::from(served) + u8::from(timed) <= 1),
+            }
+        });
+    }
+
+    /// B16: the call meets the end of its connection, and its deadline: it comes back, or is over, and the caller is woken.
+    #[test]
+    fn reply_undelivered() {
+        explore("reply_undelivered", || {
+            let cell = submitted(Waker::noop());
+            let (closed, timed) = (Arc::clone(&cell), Arc::clone(&cell));
+            let closed = thread::spawn(move || closed.undelivered());
+            let timed = thread::spawn(move || tell(timed.complete(error())));
+            let found = wait(&cell);
+            closed.join().unwrap();
+            assert_eq!(timed.join().unwrap(), matches!(found, Found::Done(_)), "one end counts");
+        });
+        explore("reply_undelivered, no deadline", || {
+            let cell = submitted(Waker::noop());
+            let closed = Arc::clone(&cell);
+            let closed = thread::spawn(move || closed.undelivered());
+            assert!(matches!(wait(&cell), Found::Returned(_)));
+            closed.join().unwrap();
+        });
     }
 }

@@ -43,6 +43,14 @@ impl SeqId {
         if version + 1 == VERSIONS { 1 } else { version + 1 }
     }
 
+    /// What stands in a slot that never had a call: its first version follows it.
+    pub(crate) fn before_first() -> u32 {
+        #[cfg(feature = "testing")]
+        return near_wrap::BEFORE_FIRST.get();
+        #[cfg(not(feature = "testing"))]
+        0
+    }
+
     /// As a timer's key.
     pub(crate) fn to_key(self) -> u64 {
         u64::from(self.0)
@@ -52,6 +60,24 @@ impl SeqId {
         SeqId(key as u32)
     }
 }
+
+/// Lets a test begin where ids come round.
+#[cfg(feature = "testing")]
+mod near_wrap {
+    use std::cell::Cell;
+
+    thread_local! {
+        pub(super) static BEFORE_FIRST: Cell<u32> = const { Cell::new(0) };
+    }
+
+    /// From now on the ids of this thread's new connections come round after that many uses of a slot.
+    pub fn wrap_ids_after(uses: u32) {
+        BEFORE_FIRST.set(super::VERSIONS - 1 - uses.min(super::VERSIONS - 2));
+    }
+}
+
+#[cfg(feature = "testing")]
+pub use near_wrap::wrap_ids_after;
 
 #[cfg(test)]
 mod tests {

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
 use rpc_transport::{ListenOptions, MemoryBudget, Placement, PoolOptions, ReactorPool, SocketOptions, Url};
 
 use super::handle::{Drained, ServerHandle, set_default_pool};
@@ -19,6 +18,7 @@ use crate::error::{ConfigError, Error, Peer, Result};
 use crate::limits::Limits;
 use crate::middleware::{Middleware, Stack};
 use crate::protocol::KitexFraming;
+use crate::sync::Mutex;
 
 /// A server of generated services. Start with [`Server::builder`].
 #[derive(Debug)]

@@ -1,9 +1,7 @@
 //! What the connections of a server share, and what it has on each reactor.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use parking_lot::{Condvar, Mutex};
 use rpc_transport::{Counter, ReservedTask};
 
 use super::router::Router;
@@ -13,6 +11,8 @@ use super::workers::Workers;
 use crate::codegen::MethodDescriptor;
 use crate::error::Refusal;
 use crate::limits::Limits;
+use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use crate::sync::{Condvar, Mutex};
 
 /// What all connections of a server share.
 pub(crate) struct ServerShared {

@@ -135,7 +135,12 @@ impl Block {
     /// When `n` exceeds the content.
     #[inline]
     pub(crate) fn split_to(&mut self, n: usize) -> Bytes {
-        self.buf.split_to(n).freeze()
+        let slice = self.buf.split_to(n);
+        if cfg!(put_back = "B01") {
+            // SAFETY: none, that is the bug: the slice is not counted, and its memory is used again under its holder.
+            return Bytes::from_static(unsafe { &*std::ptr::from_ref::<[u8]>(&slice) });
+        }
+        slice.freeze()
     }
 
     /// Drops the first `n` bytes of the content.

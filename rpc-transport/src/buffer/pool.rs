@@ -15,6 +15,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 
 use super::Block;
+use crate::sync::thread_local;
 
 /// Size of a pool block in bytes. A small `bytes` field that outlives its call pins this much.
 pub(crate) const BLOCK_SIZE: usize = 64 * 1024;
@@ -305,7 +306,7 @@ mod tests {
                 let blocks: Vec<_> = (0..1 + round % 7).map(|i| Block::exact(BLOCK_SIZE + i * 40_000)).collect();
                 blocks.into_iter().for_each(Block::release);
             }
-            let held: usize = POOL.with_borrow(|pool| pool.exact.iter().map(Block::size).sum());
+            let held: usize = POOL.with(|pool| pool.borrow().exact.iter().map(Block::size).sum());
             assert_eq!(counts().exact_bytes, held);
         });
     }
@@ -333,7 +334,7 @@ mod tests {
                 block.release();
             }
         }
-        thread_local!(static LATE: AtExit = const { AtExit });
+        std::thread_local!(static LATE: AtExit = const { AtExit });
         // Destroyed after the pool, which is made later.
         std::thread::spawn(|| {
             LATE.with(|_| ());
@@ -347,5 +348,100 @@ mod tests {
         })
         .join()
         .unwrap();
+    }
+}
+
+/// `bytes` itself is checked by its own models; here its operations are single steps, and what goes on between them is ours.
+#[cfg(all(test, loom))]
+mod model {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::sync::atomic::{AtomicUsize, Ordering};
+    use crate::sync::model::explore;
+    use crate::sync::thread;
+
+    /// Where another thread may go on.
+    #[derive(Clone)]
+    struct Step(Arc<AtomicUsize>);
+
+    impl Step {
+        fn new() -> Step {
+            Step(Arc::new(AtomicUsize::new(0)))
+        }
+
+        fn take(&self) {
+            self.0.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
+    fn written(step: &Step, fill: u8, len: usize) -> Block {
+        let mut block = Block::take();
+        step.take();
+        block.put_slice(&vec![fill; len]);
+        block
+    }
+
+    fn holds(step: &Step, slice: Bytes, fill: u8) {
+        for _ in 0..2 {
+            assert!(slice.iter().all(|byte| *byte == fill), "a slice changed under its holder");
+            step.take();
+        }
+    }
+
+    /// B01, I16: slices live and die on two other threads while their block is released and used again, for little and for all of it.
+    #[test]
+    fn pool_slices() {
+        for len in [8, BLOCK_SIZE - MIN_SPARE / 2] {
+            explore(&format!("pool_slices of {len} bytes"), move || {
+                let step = Step::new();
+                let mut block = written(&step, 1, len);
+                let slices = [block.split_to(len / 2), block.split_to(len / 2)];
+                let others = slices.map(|slice| {
+                    let step = step.clone();
+                    thread::spawn(move || holds(&step, slice, 1))
+                });
+                block.release();
+                step.take();
+                let mut again = written(&step, 2, len);
+                let mine = again.split_to(len);
+                again.release();
+                let last = written(&step, 3, 8);
+                holds(&step, mine, 2);
+                assert_eq!(last.as_slice(), [3; 8], "a block in two owners");
+                last.release();
+                others.into_iter().for_each(|thread| thread.join().unwrap());
+            });
+        }
+    }
+
+    /// B01: a block that goes to another thread belongs to that thread's pool from its release on, wherever its slices are.
+    #[test]
+    fn pool_handover() {
+        explore("pool_handover", || {
+            let step = Step::new();
+            let mut block = written(&step, 1, 16);
+            let slice = block.split_to(8);
+            let there = {
+                let step = step.clone();
+                thread::spawn(move || {
+                    assert_eq!(block.as_slice(), [1; 8]);
+                    block.release();
+                    step.take();
+                    let mut again = written(&step, 2, 16);
+                    step.take();
+                    let sent = again.split_to(16);
+                    again.release();
+                    sent
+                })
+            };
+            let own = written(&step, 3, 16);
+            holds(&step, slice, 1);
+            assert_eq!(own.as_slice(), [3; 16], "a block in two owners");
+            own.release();
+            holds(&step, there.join().unwrap(), 2);
+        });
     }
 }

@@ -107,7 +107,7 @@ impl<T> Slab<T> {
         if let Some(slot) = self.slot(id) {
             debug_assert!(!matches!(slot.state, State::Free));
             slot.state = State::Free;
-            slot.generation = slot.generation.wrapping_add(1);
+            slot.generation = slot.generation.wrapping_add(u32::from(!cfg!(put_back = "B06"))); // or a stale id finds the next owner
             self.free.push(id.slot);
         }
     }
@@ -154,5 +154,78 @@ mod tests {
         for token in [Token::Conn(a), Token::Conn(b), Token::Listener(0), Token::Listener(7)] {
             assert_eq!(Token::unpack(token.pack()), token);
         }
+    }
+}
+
+#[cfg(all(test, loom))]
+mod model {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::sync::model::explore;
+    use crate::sync::{Mutex, thread};
+
+    /// What a reactor has of connections, and what waits for it: events that the kernel reported, messages of other threads.
+    struct Reactor {
+        conns: Slab<&'static str>,
+        waiting: Vec<(usize, &'static str)>,
+    }
+
+    impl Reactor {
+        /// Works through what waits; tells what found no connection.
+        fn turn(&mut self) -> Vec<&'static str> {
+            let mut nobody = Vec::new();
+            for (token, meant_for) in std::mem::take(&mut self.waiting) {
+                let Token::Conn(id) = Token::unpack(token) else { panic!("no listener here") };
+                match self.conns.take(id) {
+                    Some(found) => {
+                        assert_eq!(found, meant_for, "an event of one connection reached another");
+                        self.conns.put(id, found);
+                    }
+                    None => nobody.push(meant_for),
+                }
+            }
+            nobody
+        }
+    }
+
+    /// B06, T30: late events and messages of a connection, from two threads, while it ends and another one gets its slot.
+    #[test]
+    fn slab_late_events() {
+        explore("slab_late_events", || {
+            let mut conns = Slab::new();
+            let old = conns.reserve();
+            conns.put(old, "old");
+            let reactor = Arc::new(Mutex::new(Reactor { conns, waiting: Vec::new() }));
+            let token = Token::Conn(old).pack();
+            let others = [0, 1].map(|_| {
+                let reactor = Arc::clone(&reactor);
+                thread::spawn(move || {
+                    reactor.lock().waiting.push((token, "old"));
+                    reactor.lock().waiting.push((token, "old"));
+                })
+            });
+            let mut nobody = reactor.lock().turn();
+            assert!(nobody.is_empty(), "the old one is still there");
+            {
+                let mut reactor = reactor.lock();
+                assert_eq!(reactor.conns.take(old), Some("old"));
+                reactor.conns.release(old);
+            }
+            nobody.extend(reactor.lock().turn());
+            let new = {
+                let mut reactor = reactor.lock();
+                let new = reactor.conns.reserve();
+                reactor.conns.put(new, "new");
+                reactor.waiting.push((Token::Conn(new).pack(), "new"));
+                new
+            };
+            nobody.extend(reactor.lock().turn());
+            others.into_iter().for_each(|thread| thread.join().unwrap());
+            nobody.extend(reactor.lock().turn());
+            assert!(nobody.iter().all(|meant_for| *meant_for == "old"), "who is there hears of its events");
+            reactor.lock().conns.release(old);
+            assert_eq!(reactor.lock().conns.get(new), Some(&mut "new"), "a second end of the old one frees nothing");
+        });
     }
 }

@@ -14,6 +14,7 @@ use super::tasks::{TaskId, Tasks};
 use crate::conn::{ConnId, Entry, Slab};
 use crate::driver::{Driver, Event};
 use crate::listener::Listener;
+use crate::sync::thread_local;
 use crate::timer::{TimerId, TimerWheel};
 
 thread_local! {
@@ -145,7 +146,7 @@ impl Core {
 
 /// Puts a core, or none, into its place for a turn, and returns what stood there.
 pub(crate) fn exchange(core: Option<Box<Core>>) -> Option<Box<Core>> {
-    CORE.with_borrow_mut(|place| std::mem::replace(place, core))
+    CORE.with(|place| place.replace(core))
 }
 
 /// Borrows the core for a moment.
@@ -154,7 +155,7 @@ pub(crate) fn exchange(core: Option<Box<Core>>) -> Option<Box<Core>> {
 /// Outside of a turn; everything that calls it runs inside one.
 #[inline]
 pub(crate) fn with<R>(f: impl FnOnce(&mut Core) -> R) -> R {
-    CORE.with_borrow_mut(|place| f(place.as_mut().expect("inside a turn")))
+    CORE.with(|place| f(place.borrow_mut().as_mut().expect("inside a turn")))
 }
 
 /// As [`with`], but `None` when this thread is not inside a turn.

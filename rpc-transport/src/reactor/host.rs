@@ -15,16 +15,15 @@
 use std::cell::Cell;
 use std::future::Future;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::sync::{Arc, mpsc};
 use std::task::{Context, Poll, Wake, Waker};
-use std::thread::{self, Thread};
 use std::time::Duration;
-
-use parking_lot::{Mutex, MutexGuard};
 
 use super::inbox::Attention;
 use super::{Command, Main, Reactor, ReactorHandle, core};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use crate::sync::thread::{self, Thread};
+use crate::sync::{Mutex, MutexGuard, thread_local};
 
 /// How long the thread stands back after the last blocking caller led.
 const STAND_BACK: Duration = Duration::from_millis(20);

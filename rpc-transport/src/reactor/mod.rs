@@ -19,7 +19,6 @@ use std::fmt;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -38,6 +37,7 @@ use crate::listener;
 use crate::local;
 use crate::log_limit::LogLimit;
 use crate::stats::ReactorStats;
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::timer::TimerWheel;
 
 /// A reactor, from any thread: cheap to clone. It stays valid when the reactor has stopped; what is asked of it then

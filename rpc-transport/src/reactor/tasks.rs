@@ -7,10 +7,10 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
 use super::{Command, ReactorHandle, core};
+use crate::sync::atomic::{AtomicBool, Ordering};
 
 /// Something to poll on a reactor. For a plain future use [`ReactorHandle::spawn`].
 pub trait LocalTask: Send {

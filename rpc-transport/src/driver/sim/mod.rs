@@ -57,8 +57,8 @@ impl Drop for Shared {
 /// What a [`Network::step`] did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// It turned a reactor.
-    Turned,
+    /// It turned a reactor: see [`Network::reactor`].
+    Turned(usize),
     /// Something arrived, or time passed.
     Passed,
     /// Nothing will ever happen again unless somebody outside does something.
@@ -100,7 +100,17 @@ impl Network {
             reactor.doze()
         });
         self.state().asleep(chosen, sleeps);
-        Step::Turned
+        Step::Turned(chosen)
+    }
+
+    /// A reactor by its number, in the order they were made.
+    pub fn reactor(&self, index: usize) -> ReactorHandle {
+        self.0.reactors.lock()[index].clone()
+    }
+
+    /// Time does not pass beyond this without a [`Step::Passed`], though nothing else happens then.
+    pub fn alarm(&self, at: Duration) {
+        self.state().alarm(at);
     }
 
     /// Lets time pass for at most `time`, or until nothing will happen any more.
@@ -161,6 +171,14 @@ impl Network {
     /// Listeners that are open.
     pub fn listeners(&self) -> usize {
         self.state().listeners()
+    }
+
+    /// Whether somebody listens there.
+    ///
+    /// # Panics
+    /// When the URL has no numeric address.
+    pub fn is_taken(&self, url: &Url) -> bool {
+        self.state().is_taken(&endpoint(url))
     }
 
     /// Resets one of the established connections, both ends at once; false if there is none.

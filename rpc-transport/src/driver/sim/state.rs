@@ -31,6 +31,8 @@ pub(super) enum Due {
     /// An event that is reported late.
     Report(Source),
     Wake(usize),
+    /// Nothing: time stops here.
+    Alarm,
 }
 
 /// What readiness is reported of.
@@ -199,6 +201,10 @@ impl State {
         self.set_now(self.now + took);
     }
 
+    pub(super) fn alarm(&mut self, at: Duration) {
+        self.schedule(at.max(self.now), Due::Alarm);
+    }
+
     pub(super) fn wake(&mut self, driver: usize) {
         if self.chance(self.knobs.late_wake) {
             self.faults.late_wakes += 1;
@@ -289,6 +295,7 @@ impl State {
             }
             Due::Report(source) => self.list(source),
             Due::Wake(driver) => self.drivers[driver].woken = true,
+            Due::Alarm => {}
         }
     }
 
@@ -420,6 +427,10 @@ impl State {
         self.listeners.iter().flatten().count()
     }
 
+    pub(super) fn is_taken(&self, endpoint: &Endpoint) -> bool {
+        self.listeners.iter().flatten().any(|l| l.endpoint == *endpoint)
+    }
+
     pub(super) fn listen(
         &mut self,
         endpoint: &Endpoint,
@@ -432,7 +443,7 @@ impl State {
             self.next_port += 1;
             address.set_port(self.next_port);
         }
-        if self.listeners.iter().flatten().any(|l| l.endpoint == endpoint) {
+        if self.is_taken(&endpoint) {
             return Err(io::ErrorKind::AddrInUse.into());
         }
         let backlog = Default::default();
@@ -691,8 +702,6 @@ impl State {
             self.close(id, CloseHow::Abort);
         }
     }
-
-    // What a raw peer sees.
 
     pub(super) fn socket(&self, id: SockId) -> Option<&Socket> {
         self.sockets[id.0].as_ref()

@@ -1,0 +1,200 @@
+//! A model checker's locks, atomics and threads in the shape of parking_lot's and std's, and how a model is run.
+//!
+//! Nothing here poisons. A wait with a time limit waits without one: what saves a lost wake-up after a second must not hide it.
+
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::task::{Wake, Waker};
+use std::time::Duration;
+
+#[cfg(all(loom, shuttle))]
+compile_error!("one model checker at a time");
+
+#[cfg(loom)]
+use loom as checker;
+#[cfg(shuttle)]
+use shuttle as checker;
+
+/// As `std::sync::atomic`.
+pub mod atomic {
+    pub use super::checker::sync::atomic::*;
+
+    /// loom orders a store and a swap of one cell only if one has seen the other, though a swap comes right after what it read: then a
+    /// thread may read what had been replaced before. A store that is a swap has its place among the swaps, as it has on any machine.
+    #[cfg(loom)]
+    #[derive(Debug)]
+    pub struct AtomicU8(loom::sync::atomic::AtomicU8);
+
+    #[cfg(loom)]
+    impl AtomicU8 {
+        pub fn new(value: u8) -> Self {
+            AtomicU8(loom::sync::atomic::AtomicU8::new(value))
+        }
+
+        pub fn load(&self, ordering: Ordering) -> u8 {
+            self.0.load(ordering)
+        }
+
+        pub fn store(&self, value: u8, ordering: Ordering) {
+            self.0.swap(value, ordering);
+        }
+
+        pub fn swap(&self, value: u8, ordering: Ordering) -> u8 {
+            self.0.swap(value, ordering)
+        }
+    }
+}
+
+/// As `std::thread`.
+pub mod thread {
+    pub use super::checker::thread::*;
+    pub use std::thread::panicking;
+
+    #[cfg(loom)]
+    pub fn park_timeout(_longest: std::time::Duration) {
+        park();
+    }
+}
+
+/// As `std::thread_local!`. The checkers' own macros know no `const`.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! model_thread_local {
+    ($(#[$attribute:meta])* $vis:vis static $name:ident: $type:ty = const { $init:expr } $(;)?) => {
+        $crate::model_thread_local!($(#[$attribute])* $vis static $name: $type = $init);
+    };
+    ($(#[$attribute:meta])* $vis:vis static $name:ident: $type:ty = $init:expr $(;)?) => {
+        $crate::sync::model::declare! { $(#[$attribute])* $vis static $name: $type = $init }
+    };
+}
+pub use checker::thread_local as declare;
+pub use model_thread_local as thread_local;
+
+/// As parking_lot's.
+#[derive(Default)]
+pub struct Mutex<T>(checker::sync::Mutex<T>);
+
+/// As parking_lot's. It is empty only within [`Condvar::wait`].
+pub struct MutexGuard<'a, T>(Option<checker::sync::MutexGuard<'a, T>>);
+
+impl<T> Mutex<T> {
+    pub fn new(value: T) -> Self {
+        Mutex(checker::sync::Mutex::new(value))
+    }
+
+    pub fn lock(&self) -> MutexGuard<'_, T> {
+        MutexGuard(Some(self.0.lock().unwrap_or_else(|e| e.into_inner())))
+    }
+
+    pub fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
+        match self.0.try_lock() {
+            Ok(guard) => Some(MutexGuard(Some(guard))),
+            Err(std::sync::TryLockError::Poisoned(e)) => Some(MutexGuard(Some(e.into_inner()))),
+            Err(std::sync::TryLockError::WouldBlock) => None,
+        }
+    }
+
+    pub fn is_locked(&self) -> bool {
+        self.try_lock().is_none()
+    }
+}
+
+impl<T> fmt::Debug for Mutex<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Mutex")
+    }
+}
+
+impl<T> Deref for MutexGuard<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        self.0.as_ref().expect("not within a wait")
+    }
+}
+
+impl<T> DerefMut for MutexGuard<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        self.0.as_mut().expect("not within a wait")
+    }
+}
+
+/// As parking_lot's.
+#[derive(Default)]
+pub struct Condvar(checker::sync::Condvar);
+
+impl Condvar {
+    pub fn new() -> Self {
+        Condvar(checker::sync::Condvar::new())
+    }
+
+    pub fn wait<T>(&self, guard: &mut MutexGuard<'_, T>) {
+        let held = guard.0.take().expect("not within a wait");
+        guard.0 = Some(self.0.wait(held).unwrap_or_else(|e| e.into_inner()));
+    }
+
+    pub fn wait_for<T>(&self, guard: &mut MutexGuard<'_, T>, _longest: Duration) {
+        self.wait(guard);
+    }
+
+    pub fn notify_one(&self) {
+        self.0.notify_one();
+    }
+
+    pub fn notify_all(&self) {
+        self.0.notify_all();
+    }
+}
+
+/// Wakes the thread that made it, which sleeps in [`thread::park`].
+pub struct Unpark(thread::Thread);
+
+impl Unpark {
+    pub fn this_thread() -> Waker {
+        Waker::from(Arc::new(Unpark(thread::current())))
+    }
+}
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// Runs a model in every order that its threads can take with at most `LOOM_MAX_PREEMPTIONS` preemptions.
+#[cfg(loom)]
+pub fn explore(name: &str, model: impl Fn() + Send + Sync + 'static) {
+    let runs = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&runs);
+    loom::model(move || {
+        count.fetch_add(1, Relaxed);
+        model();
+    });
+    println!("MODEL {name}: {} executions, all there are", runs.load(Relaxed));
+}
+
+/// Runs a model in `MODEL_SCHEDULES` orders (default 10,000), half of them at random and half by priorities that change seldom.
+#[cfg(shuttle)]
+pub fn explore(name: &str, model: impl Fn() + Send + Sync + 'static) {
+    use shuttle::scheduler::{PctScheduler, RandomScheduler};
+    use shuttle::{Config, Runner};
+
+    let schedules =
+        std::env::var("MODEL_SCHEDULES").map_or(10_000, |n| n.parse().expect("MODEL_SCHEDULES is a number"));
+    let runs = Arc::new(AtomicUsize::new(0));
+    let model = Arc::new(model);
+    let counted = || {
+        let (count, model) = (Arc::clone(&runs), Arc::clone(&model));
+        move || {
+            count.fetch_add(1, Relaxed);
+            model();
+        }
+    };
+    let mut config = Config::new();
+    config.stack_size = 256 * 1024;
+    Runner::new(RandomScheduler::new(schedules / 2), config.clone()).run(counted());
+    Runner::new(PctScheduler::new(3, schedules - schedules / 2), config).run(counted());
+    println!("MODEL {name}: {} schedules, at random and by priorities", runs.load(Relaxed));
+}

@@ -1,0 +1,189 @@
+//! What became of each call, as its caller and its handler saw it: an account of its own beside the framework's.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use rpc_core::{Code, Error, Result, Sent};
+
+use crate::service::{self, Reply};
+
+/// Every call of a run, by number.
+#[derive(Default)]
+pub(crate) struct Ledger(Mutex<Book>);
+
+#[derive(Default)]
+struct Book {
+    calls: Vec<Entry>,
+    running: usize,
+    most_running: usize,
+    wrong: Option<String>,
+}
+
+#[derive(Default)]
+struct Entry {
+    payload: usize,
+    reply: usize,
+    due: Duration,
+    end: Option<End>,
+    executions: u32,
+    /// Its handler asks another server, which sees the same number.
+    relayed: bool,
+}
+
+/// How a call ended for its caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    Replied,
+    Failed(Code, Sent),
+    /// The caller dropped it.
+    Cancelled,
+}
+
+/// Counts a handler for as long as it runs.
+pub(crate) struct RunningHandler(Arc<Ledger>);
+
+impl Drop for RunningHandler {
+    fn drop(&mut self) {
+        self.0.0.lock().running -= 1;
+    }
+}
+
+/// Figures of a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outcomes {
+    /// Calls that were made.
+    pub calls: u64,
+    /// Calls with their reply.
+    pub replied: u64,
+    /// Calls that failed, by whatever error.
+    pub failed: u64,
+    /// Calls that their caller dropped.
+    pub cancelled: u64,
+    /// Handlers that began.
+    pub executed: u64,
+}
+
+impl Ledger {
+    /// A call is about to be made: `due` is when it must have ended.
+    pub(crate) fn begin(&self, payload: usize, reply: usize, due: Duration) -> u64 {
+        let mut book = self.0.lock();
+        book.calls.push(Entry { payload, reply, due, ..Entry::default() });
+        book.calls.len() as u64 - 1
+    }
+
+    fn wrong(book: &mut Book, what: String) {
+        book.wrong.get_or_insert(what);
+    }
+
+    pub(crate) fn handler_starts(self: &Arc<Self>, number: u64, payload: &[u8]) -> RunningHandler {
+        let mut book = self.0.lock();
+        book.running += 1;
+        book.most_running = book.most_running.max(book.running);
+        match book.calls.get_mut(number as usize) {
+            None => Self::wrong(&mut book, format!("I3: a handler got a call {number} that nobody made")),
+            Some(entry) => {
+                entry.executions += 1;
+                let (executions, allowed) = (entry.executions, if entry.relayed { 2 } else { 1 });
+                let expected = service::payload(number, entry.payload);
+                if executions > allowed {
+                    Self::wrong(&mut book, format!("I6: call {number} was executed {executions} times"));
+                } else if expected != payload {
+                    Self::wrong(&mut book, format!("I3: call {number} arrived with another's payload"));
+                }
+            }
+        }
+        RunningHandler(Arc::clone(self))
+    }
+
+    pub(crate) fn relays(&self, number: u64) {
+        if let Some(entry) = self.0.lock().calls.get_mut(number as usize) {
+            entry.relayed = true;
+        }
+    }
+
+    /// The caller has its outcome, or has dropped the call (`None`).
+    pub(crate) fn end(&self, number: u64, now: Duration, outcome: Option<&Result<Reply>>) {
+        let mut book = self.0.lock();
+        let Some(entry) = book.calls.get_mut(number as usize) else { return };
+        let end = match outcome {
+            None => End::Cancelled,
+            Some(Ok(_)) => End::Replied,
+            Some(Err(error)) => End::Failed(error.code(), error.sent()),
+        };
+        if let Some(before) = entry.end.replace(end) {
+            return Self::wrong(&mut book, format!("I1: call {number} ended twice: {before:?}, {end:?}"));
+        }
+        let (due, expected) = (entry.due, service::payload(number, entry.reply));
+        let (executions, replied) = (entry.executions, end == End::Replied);
+        if replied && executions == 0 {
+            Self::wrong(&mut book, format!("I6: call {number} has a reply that no handler gave"));
+        }
+        if let Some(Ok(reply)) = outcome
+            && (reply.number != number || reply.payload != expected)
+        {
+            Self::wrong(&mut book, format!("I3: call {number} got the reply of call {}", reply.number));
+        }
+        if outcome.is_some() && now > due {
+            Self::wrong(&mut book, format!("I2: call {number} ended {:?} after it was due: {end:?}", now - due));
+        }
+        if let Some(Err(error)) = outcome
+            && let Some(what) = incomplete(error)
+        {
+            Self::wrong(&mut book, format!("I28: the error of call {number} does not say {what}: {error}"));
+        }
+    }
+
+    /// What has gone wrong so far.
+    pub(crate) fn complaint(&self) -> Option<String> {
+        self.0.lock().wrong.clone()
+    }
+
+    /// The first call that has not ended though it should have.
+    pub(crate) fn overdue(&self, now: Duration) -> Option<String> {
+        let book = self.0.lock();
+        let late = book.calls.iter().position(|entry| entry.end.is_none() && now > entry.due);
+        late.map(|number| format!("I2: call {number} was due at {:?} and has no outcome", book.calls[number].due))
+    }
+
+    pub(crate) fn unfinished(&self) -> usize {
+        self.0.lock().calls.iter().filter(|entry| entry.end.is_none()).count()
+    }
+
+    pub(crate) fn running(&self) -> usize {
+        self.0.lock().running
+    }
+
+    /// To be asked when nothing is on its way any more: whoever was told "not sent" was not executed.
+    pub(crate) fn audit(&self) -> Option<String> {
+        let book = self.0.lock();
+        let lied = |entry: &Entry| entry.executions > 0 && matches!(entry.end, Some(End::Failed(_, Sent::No)));
+        let number = book.calls.iter().position(lied)?;
+        Some(format!("I6: call {number} failed as not sent, and was executed: {:?}", book.calls[number].end))
+    }
+
+    pub(crate) fn outcomes(&self) -> Outcomes {
+        let book = self.0.lock();
+        let mut sum = Outcomes::default();
+        for entry in &book.calls {
+            sum.calls += 1;
+            sum.executed += u64::from(entry.executions);
+            match entry.end {
+                Some(End::Replied) => sum.replied += 1,
+                Some(End::Failed(..)) => sum.failed += 1,
+                Some(End::Cancelled) => sum.cancelled += 1,
+                None => {}
+            }
+        }
+        sum
+    }
+}
+
+fn incomplete(error: &Error) -> Option<&'static str> {
+    let missing = [
+        (error.peer().is_none(), "the peer"),
+        (error.phase().is_none(), "the phase"),
+        (error.method().is_empty(), "the method"),
+    ];
+    missing.into_iter().find_map(|(missing, what)| missing.then_some(what))
+}

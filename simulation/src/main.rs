@@ -1,0 +1,157 @@
+//! Runs seeds of the simulation, many or one.
+
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use simulation::{Report, Violation};
+
+/// Runs clients and servers over a simulated network, and checks every invariant after every step.
+#[derive(Parser)]
+struct Options {
+    /// Run this seed alone, and print every step with --trace.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// How many seeds to run.
+    #[arg(long, default_value_t = 10_000)]
+    seeds: u64,
+    /// The first of them.
+    #[arg(long, default_value_t = 0)]
+    first: u64,
+    /// Threads; default: one for each core.
+    #[arg(long)]
+    jobs: Option<usize>,
+    /// Run every n-th seed twice and compare the traces.
+    #[arg(long, default_value_t = 10)]
+    replay: u64,
+    /// Print what happens, with --seed.
+    #[arg(long)]
+    trace: bool,
+    /// Go on after a violation, up to this many.
+    #[arg(long, default_value_t = 1)]
+    violations: usize,
+}
+
+#[derive(Default)]
+struct Sum {
+    runs: u64,
+    replays: u64,
+    steps: u64,
+    calls: u64,
+    replied: u64,
+    failed: u64,
+    cancelled: u64,
+    faults: u64,
+    virtual_time: Duration,
+    violations: Vec<Violation>,
+}
+
+impl Sum {
+    fn add(&mut self, report: &Report) {
+        self.runs += 1;
+        self.steps += report.steps;
+        self.calls += report.outcomes.calls;
+        self.replied += report.outcomes.replied;
+        self.failed += report.outcomes.failed;
+        self.cancelled += report.outcomes.cancelled;
+        self.faults += report.faults;
+        self.virtual_time += report.elapsed;
+    }
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    if let Some(seed) = options.seed {
+        return one(seed, options.trace);
+    }
+    let jobs = options.jobs.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from)).max(1);
+    let begun = Instant::now();
+    let next = Arc::new(AtomicU64::new(options.first));
+    let sum = Arc::new(Mutex::new(Sum::default()));
+    let end = options.first.saturating_add(options.seeds);
+    let (replay, most) = (options.replay.max(1), options.violations.max(1));
+    let workers: Vec<_> = (0..jobs)
+        .map(|_| {
+            let (next, sum) = (Arc::clone(&next), Arc::clone(&sum));
+            thread::spawn(move || {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= end || work(seed, seed.is_multiple_of(replay), &sum) >= most {
+                        return;
+                    }
+                }
+            })
+        })
+        .collect();
+    while workers.iter().any(|worker| !worker.is_finished()) {
+        thread::park_timeout(Duration::from_millis(200)); // only to show progress
+        let done = next.load(Ordering::Relaxed).min(end) - options.first;
+        if done.is_multiple_of(1000) || begun.elapsed().as_secs().is_multiple_of(10) {
+            eprint!("\r{done} of {} seeds, {:.0?} ", options.seeds, begun.elapsed());
+        }
+    }
+    eprintln!();
+    let sum = sum.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let took = begun.elapsed();
+    for violation in &sum.violations {
+        println!("VIOLATION {violation}");
+    }
+    println!(
+        "{} seeds, {} violations, {} replayed to the same trace\n\
+         {} calls: {} replied, {} failed, {} dropped by their callers; {} faults; {} steps\n\
+         {:.1} s; virtual time {:.0} s, {:.0} times real time",
+        sum.runs,
+        sum.violations.len(),
+        sum.replays,
+        sum.calls,
+        sum.replied,
+        sum.failed,
+        sum.cancelled,
+        sum.faults,
+        sum.steps,
+        took.as_secs_f64(),
+        sum.virtual_time.as_secs_f64(),
+        sum.virtual_time.as_secs_f64() / took.as_secs_f64(),
+    );
+    if sum.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Runs a seed, perhaps twice; returns how many violations there are by now.
+fn work(seed: u64, twice: bool, sum: &Mutex<Sum>) -> usize {
+    let mut result = simulation::run(seed);
+    let mut replayed = false;
+    if let (true, Ok(report)) = (twice, &result) {
+        replayed = true;
+        match simulation::run(seed) {
+            Ok(again) if again == *report => {}
+            Ok(again) => {
+                let what = format!("I27: not the same run twice: {report:?}, {again:?}");
+                result = Err(Violation { seed, what, at: report.elapsed, step: report.steps });
+            }
+            Err(violation) => result = Err(violation),
+        }
+    }
+    let mut sum = sum.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    sum.replays += u64::from(replayed);
+    match result {
+        Ok(report) => sum.add(&report),
+        Err(violation) => sum.violations.push(violation),
+    }
+    sum.violations.len()
+}
+
+fn one(seed: u64, prints: bool) -> ExitCode {
+    match simulation::run_printing(seed, prints) {
+        Ok(report) => {
+            println!("seed {seed}: {report:?}");
+            ExitCode::SUCCESS
+        }
+        Err(violation) => {
+            println!("VIOLATION {violation}");
+            ExitCode::FAILURE
+        }
+    }
+}

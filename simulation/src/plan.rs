@@ -1,0 +1,267 @@
+//! What a seed stands for: a network's manners, limits, and what clients, servers and chance do when.
+
+use std::time::Duration;
+
+use fastrand::Rng;
+use rpc_transport::testing::Knobs;
+
+use crate::service::Act;
+
+pub(crate) struct Plan {
+    pub(crate) knobs: Knobs,
+    pub(crate) servers: Vec<ServerPlan>,
+    pub(crate) clients: Vec<ClientPlan>,
+    /// What happens when, in order.
+    pub(crate) events: Vec<(Duration, Event)>,
+    /// Ids come round after this many uses of a slot.
+    pub(crate) wrap_after: Option<u32>,
+    /// How long a server may take to shut down before it is cut.
+    pub(crate) grace: Duration,
+}
+
+pub(crate) struct ServerPlan {
+    pub(crate) url: String,
+    pub(crate) reactors: usize,
+    pub(crate) limits: Vec<(&'static str, String)>,
+}
+
+pub(crate) struct ClientPlan {
+    pub(crate) server: usize,
+    pub(crate) connections: usize,
+    pub(crate) ping_pong: bool,
+    pub(crate) limits: Vec<(&'static str, String)>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum Event {
+    Call(CallPlan),
+    /// The callers of calls not yet ended give this one up, if it is a foreign one: by its place among them.
+    Drop(usize),
+    Cut,
+    Finish,
+    Stall(Duration),
+    Starve(Duration),
+    /// Somebody sends bytes that may be anything.
+    Attack(Attack),
+    /// A server shuts down gracefully and, after a while, comes back.
+    Restart {
+        server: usize,
+        after: Duration,
+    },
+    /// A server dies and comes back at once.
+    Crash {
+        server: usize,
+    },
+    /// A client's channel is dropped with whatever it does, and made anew.
+    Reconnect {
+        client: usize,
+    },
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Attack {
+    Garbage,
+    /// Part of a request, then nothing more.
+    Partial,
+    /// Part of a request, then end of file.
+    HalfClose,
+    /// Part of a request, then a reset.
+    Reset,
+    /// Whole requests, and no reply is ever read.
+    Flood,
+    Silent,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CallPlan {
+    pub(crate) client: usize,
+    /// Made by a task on the client's reactor, or by somebody elsewhere.
+    pub(crate) local: bool,
+    pub(crate) act: Act,
+    pub(crate) payload: usize,
+    pub(crate) micros: u32,
+    pub(crate) size: u32,
+    pub(crate) timeout: Duration,
+    /// A local caller gives up after this.
+    pub(crate) patience: Option<Duration>,
+}
+
+fn micros(rng: &mut Rng, low: u64, high: u64) -> Duration {
+    Duration::from_micros(rng.u64(low..=high))
+}
+
+/// One of the values; the first ones are the rarer extremes.
+fn one_of<T: Copy>(rng: &mut Rng, values: &[T]) -> T {
+    values[rng.usize(0..values.len())]
+}
+
+/// Small, most of the time; sometimes as large as the limits that are drawn allow, and beyond.
+fn size(rng: &mut Rng) -> usize {
+    match rng.u32(0..20) {
+        0 => rng.usize(0..20_000),
+        1..=3 => rng.usize(0..3_000),
+        _ => rng.usize(0..100),
+    }
+}
+
+impl Plan {
+    pub(crate) fn new(seed: u64) -> Plan {
+        let rng = &mut Rng::with_seed(seed ^ 0x5eed_5eed_5eed_5eed);
+        let servers: Vec<_> = (0..rng.usize(1..=2)).map(|index| server(rng, index)).collect();
+        let clients: Vec<_> = (0..rng.usize(1..=3)).map(|_| client(rng, servers.len())).collect();
+        let span = one_of(rng, &[Duration::from_millis(5), Duration::from_millis(100), Duration::from_secs(3)]);
+        let mut events = Vec::new();
+        let at = |rng: &mut Rng| span.mul_f64(rng.f64());
+        for _ in 0..one_of(rng, &[10, 40, 120, 200]) {
+            // Often many at one moment.
+            let when = at(rng);
+            for _ in 0..one_of(rng, &[1, 1, 1, 2, 8]) {
+                events.push((when, Event::Call(call(rng, clients.len()))));
+            }
+        }
+        if rng.u32(0..3) > 0 {
+            for _ in 0..rng.usize(0..12) {
+                let event = match rng.u32(0..12) {
+                    0..=2 => Event::Cut,
+                    3 => Event::Finish,
+                    4 => Event::Stall(micros(rng, 100, 400_000)),
+                    5 => Event::Starve(micros(rng, 1_000, 300_000)),
+                    6..=7 => {
+                        let all = [
+                            Attack::Garbage,
+                            Attack::Partial,
+                            Attack::HalfClose,
+                            Attack::Reset,
+                            Attack::Flood,
+                            Attack::Silent,
+                        ];
+                        Event::Attack(one_of(rng, &all))
+                    }
+                    8 => Event::Restart { server: rng.usize(0..servers.len()), after: micros(rng, 0, 200_000) },
+                    9 => Event::Crash { server: rng.usize(0..servers.len()) },
+                    10 => Event::Reconnect { client: rng.usize(0..clients.len()) },
+                    _ => Event::Drop(rng.usize(0..64)),
+                };
+                events.push((at(rng), event));
+            }
+        }
+        for _ in 0..rng.usize(0..6) {
+            events.push((at(rng), Event::Drop(rng.usize(0..64))));
+        }
+        events.sort_by_key(|(at, _)| *at);
+        Plan {
+            knobs: knobs(rng),
+            servers,
+            clients,
+            events,
+            wrap_after: rng.bool().then(|| rng.u32(0..5)),
+            grace: micros(rng, 1_000, 5_000_000),
+        }
+    }
+}
+
+fn knobs(rng: &mut Rng) -> Knobs {
+    let mut chance = |most: u32| if rng.u32(0..3) == 0 { rng.u32(0..=most) } else { 0 };
+    let (short_write, spurious, stale) = (chance(500), chance(300), chance(300));
+    let (late_event, left_event, late_wake) = (chance(300), chance(300), chance(300));
+    let (lost_syn, aborted_accept) = (chance(200), chance(300));
+    let low = one_of(rng, &[0, 1, 20, 500]);
+    Knobs {
+        latency: (Duration::from_micros(low), Duration::from_micros(low + one_of(rng, &[0, 5, 50, 3_000]))),
+        segment: one_of(rng, &[1, 7, 100, 1_460, 65_536, 65_536, 65_536]),
+        buffer: one_of(rng, &[16, 600, 4_096, 65_536, 262_144]),
+        backlog: one_of(rng, &[1, 4, 128]),
+        turn: Duration::from_micros(one_of(rng, &[0, 1, 10, 200])),
+        short_write,
+        spurious,
+        stale,
+        late_event,
+        left_event,
+        late_wake,
+        lost_syn,
+        aborted_accept,
+    }
+}
+
+fn limits(rng: &mut Rng, table: &[(&'static str, &[&str])]) -> Vec<(&'static str, String)> {
+    let mut drawn = Vec::new();
+    for (name, values) in table {
+        if rng.u32(0..4) == 0 {
+            drawn.push((*name, one_of(rng, values).to_owned()));
+        }
+    }
+    drawn
+}
+
+fn server(rng: &mut Rng, index: usize) -> ServerPlan {
+    let unix = rng.u32(0..4) == 0;
+    let url = if unix { format!("unix:/simulated/{index}") } else { format!("tcp://10.0.0.{}:7000", index + 1) };
+    let limits = limits(
+        rng,
+        &[
+            ("max_inflight_per_conn", &["1", "2", "3", "64"]),
+            ("max_inflight", &["1", "2", "3", "64"]),
+            ("max_connections", &["1", "2", "3"]),
+            ("max_frame_size", &["2KiB", "64KiB"]),
+            ("write_high", &["1", "300", "4KiB"]),
+            ("write_low", &["1", "100"]),
+            ("turn_frames", &["1", "2", "3"]),
+            ("turn_bytes", &["1", "50", "1KiB"]),
+            ("first_frame_timeout", &["20ms", "1s"]),
+            ("frame_progress", &["20ms", "1s"]),
+            ("idle_timeout", &["10ms", "300ms", "2s"]),
+            ("write_stall_timeout", &["20ms", "1s"]),
+            ("max_buffered_bytes", &["20KiB", "200KiB"]),
+            ("accept_backoff_max", &["10ms"]),
+            ("max_glitches", &["1", "4"]),
+        ],
+    );
+    ServerPlan { url, reactors: rng.usize(1..=2), limits }
+}
+
+fn client(rng: &mut Rng, servers: usize) -> ClientPlan {
+    let limits = limits(
+        rng,
+        &[
+            ("client_max_inflight", &["1", "2", "3", "64"]),
+            ("client_max_waiting", &["1", "2", "3", "64"]),
+            ("max_frame_size", &["2KiB", "64KiB"]),
+            ("write_high", &["1", "300", "4KiB"]),
+            ("write_low", &["1", "100"]),
+            ("turn_frames", &["1", "2", "3"]),
+            ("turn_bytes", &["1", "50", "1KiB"]),
+            ("connect_timeout", &["5ms", "100ms"]),
+            ("idle_timeout", &["10ms", "300ms", "2s"]),
+            ("write_stall_timeout", &["20ms", "1s"]),
+            ("max_buffered_bytes", &["20KiB", "200KiB"]),
+        ],
+    );
+    ClientPlan { server: rng.usize(0..servers), connections: rng.usize(1..=2), ping_pong: rng.u32(0..4) == 0, limits }
+}
+
+fn call(rng: &mut Rng, clients: usize) -> CallPlan {
+    let act = match rng.u32(0..20) {
+        0..=8 => Act::Echo,
+        9..=12 => Act::Wait,
+        13 => Act::Fail,
+        14 => Act::Panic,
+        15 => Act::PanicLater,
+        16 => Act::Never,
+        17..=18 => Act::Give,
+        _ => Act::Relay,
+    };
+    CallPlan {
+        client: rng.usize(0..clients),
+        local: rng.bool(),
+        act,
+        payload: size(rng),
+        micros: one_of(rng, &[0, 10, 300, 5_000, 100_000]),
+        size: size(rng) as u32,
+        timeout: match rng.u32(0..4) {
+            0 => micros(rng, 0, 3_000),
+            1 => micros(rng, 0, 60_000),
+            _ => Duration::from_millis(one_of(rng, &[500, 1_000, 5_000])),
+        },
+        patience: (rng.u32(0..6) == 0).then(|| micros(rng, 0, 20_000)),
+    }
+}

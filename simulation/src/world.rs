@@ -1,0 +1,520 @@
+//! Servers, clients and their callers on one simulated network, and what must hold of them after every step.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
+
+use rpc_core::testing::{audit_channel, audit_server, wrap_ids_after};
+use rpc_core::{Channel, Server, ServerHandle};
+use rpc_transport::testing::{Network, RawPeer, Step, audit};
+use rpc_transport::{ReactorPool, Url, sleep};
+
+use crate::ledger::{Ledger, Outcomes};
+use crate::plan::{Attack, CallPlan, ClientPlan, Event, Plan, ServerPlan};
+use crate::service::{self, Act, Request, Simulated};
+
+/// The longest a run may take, in virtual time: every deadline is far below it.
+const LONGEST: Duration = Duration::from_secs(120);
+
+/// What a run has shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// A hash of everything that happened.
+    pub trace: u64,
+    /// Turns of reactors and events of the network.
+    pub steps: u64,
+    /// Virtual time.
+    pub elapsed: Duration,
+    /// What became of the calls.
+    pub outcomes: Outcomes,
+    /// What went wrong on purpose.
+    pub faults: u64,
+}
+
+/// An invariant that did not hold.
+#[derive(Clone, Debug)]
+pub struct Violation {
+    /// The run's seed.
+    pub seed: u64,
+    /// Which, and of what.
+    pub what: String,
+    /// Virtual time.
+    pub at: Duration,
+    /// Steps made.
+    pub step: u64,
+}
+
+impl std::fmt::Display for Violation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Violation { seed, what, at, step } = self;
+        write!(
+            f,
+            "seed {seed}, step {step}, {at:?}: {what}\n  again: cargo run --release -p simulation -- --seed {seed}"
+        )
+    }
+}
+
+impl std::error::Error for Violation {}
+
+struct ServerSeat {
+    plan: ServerPlan,
+    pool: Arc<ReactorPool>,
+    handle: Option<ServerHandle>,
+    /// It is shutting down: cut then, and come back.
+    back_at: Option<Duration>,
+}
+
+struct ClientSeat {
+    plan: ClientPlan,
+    pool: Arc<ReactorPool>,
+    channel: Option<Channel>,
+}
+
+/// A call made by somebody who turns no reactor.
+struct Foreign {
+    future: Pin<Box<dyn Future<Output = ()>>>,
+    woken: Arc<Flag>,
+    /// Polls it as if by this thread's executor.
+    waker: Waker,
+}
+
+#[derive(Default)]
+struct Flag(AtomicBool);
+
+impl Wake for Flag {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+pub(crate) struct World {
+    net: Network,
+    plan_events: std::vec::IntoIter<(Duration, Event)>,
+    next_event: Option<(Duration, Event)>,
+    servers: Vec<ServerSeat>,
+    clients: Vec<ClientSeat>,
+    foreign: Vec<Foreign>,
+    attackers: Vec<RawPeer>,
+    ledger: Arc<Ledger>,
+    grace: Duration,
+    /// How late a call may end: timers have ticks, and the network's knobs delay who is to be woken.
+    tolerance: Duration,
+    steps: u64,
+}
+
+impl World {
+    pub(crate) fn new(seed: u64, prints: bool) -> World {
+        let plan = Plan::new(seed);
+        wrap_ids_after(plan.wrap_after.unwrap_or(u32::MAX));
+        let tolerance = Duration::from_millis(2) + plan.knobs.latency.1 * 60 + plan.knobs.turn * 600;
+        let net = Network::new(seed, plan.knobs.clone());
+        if prints {
+            net.print_trace();
+        }
+        let ledger = Arc::new(Ledger::default());
+        let mut events = plan.events.into_iter();
+        let next_event = events.next();
+        let mut world = World {
+            next_event,
+            plan_events: events,
+            servers: Vec::new(),
+            clients: Vec::new(),
+            foreign: Vec::new(),
+            attackers: Vec::new(),
+            ledger,
+            grace: plan.grace,
+            tolerance,
+            steps: 0,
+            net,
+        };
+        for plan in plan.servers {
+            let pool = Arc::new(world.net.pool("server", plan.reactors));
+            world.servers.push(ServerSeat { plan, pool, handle: None, back_at: None });
+        }
+        // Each asks the one after it; the last one nobody.
+        for index in (0..world.servers.len()).rev() {
+            world.start_server(index);
+        }
+        for plan in plan.clients {
+            let pool = Arc::new(world.net.pool("client", 1));
+            world.clients.push(ClientSeat { plan, pool, channel: None });
+        }
+        for index in 0..world.clients.len() {
+            world.start_client(index);
+        }
+        world.set_alarm();
+        world
+    }
+
+    fn start_server(&mut self, index: usize) {
+        let next = self.servers.get(index + 1).map(|next| {
+            let url = next.plan.url.as_str();
+            Channel::builder(url).reactors(Arc::clone(&self.servers[index].pool)).build().expect("a correct URL")
+        });
+        let seat = &mut self.servers[index];
+        let mut builder = Server::builder().pool(Arc::clone(&seat.pool));
+        for (name, value) in &seat.plan.limits {
+            builder = builder.set(name, value);
+        }
+        let bound = builder.add(Simulated::new(Arc::clone(&self.ledger), next)).bind(&seat.plan.url);
+        seat.handle = Some(bound.expect("correct limits and a free address"));
+        seat.back_at = None;
+    }
+
+    fn start_client(&mut self, index: usize) {
+        let seat = &mut self.clients[index];
+        let url = self.servers[seat.plan.server].plan.url.as_str();
+        let mut builder = Channel::builder(url).reactors(Arc::clone(&seat.pool)).connections(seat.plan.connections);
+        if seat.plan.ping_pong {
+            builder = builder.ping_pong();
+        }
+        for (name, value) in &seat.plan.limits {
+            builder = builder.set(name, value);
+        }
+        seat.channel = Some(builder.build().expect("correct limits"));
+    }
+
+    /// The run, to its end or to the first thing that is wrong.
+    pub(crate) fn run(mut self, seed: u64) -> Result<Report, Violation> {
+        let result = self.play().and_then(|()| self.wind_up());
+        let (at, step) = (self.net.elapsed(), self.steps);
+        match result {
+            Ok(()) => Ok(Report {
+                trace: self.net.trace_hash(),
+                steps: self.steps,
+                elapsed: at,
+                outcomes: self.ledger.outcomes(),
+                faults: self.net.faults().total(),
+            }),
+            Err(what) => Err(Violation { seed, what, at, step }),
+        }
+    }
+
+    /// Until every event of the plan has happened and every call has ended.
+    fn play(&mut self) -> Result<(), String> {
+        loop {
+            let now = self.net.elapsed();
+            while self.next_event.as_ref().is_some_and(|(at, _)| *at <= now) {
+                if let Some((_, event)) = self.next_event.take() {
+                    self.next_event = self.plan_events.next();
+                    self.happen(event);
+                }
+                self.set_alarm();
+            }
+            self.bring_back();
+            self.poll_foreign();
+            let over = self.next_event.is_none() && self.servers.iter().all(|seat| seat.back_at.is_none());
+            if over && self.ledger.unfinished() == 0 {
+                return Ok(());
+            }
+            self.step()?;
+        }
+    }
+
+    /// One step, and what must hold after it. Not to be called when nothing is to be expected any more.
+    fn step(&mut self) -> Result<(), String> {
+        self.steps += 1;
+        match self.net.step() {
+            Step::Turned(index) => {
+                if let Some(looked) = audit(&self.net.reactor(index)) {
+                    looked.map_err(|broken| format!("I11, I14 or I18: {broken}"))?;
+                }
+                self.check_shells()?;
+            }
+            Step::Passed => {}
+            Step::Idle => {
+                let unfinished = self.ledger.unfinished();
+                return Err(format!("I18: nothing will ever happen again, and {unfinished} calls have not ended"));
+            }
+        }
+        let now = self.net.elapsed();
+        if now > LONGEST {
+            return Err(format!("I18: {} calls have not ended after {LONGEST:?}", self.ledger.unfinished()));
+        }
+        if let Some(what) = self.ledger.complaint() {
+            return Err(what);
+        }
+        if self.steps.is_multiple_of(64)
+            && let Some(what) = self.ledger.overdue(now)
+        {
+            return Err(what);
+        }
+        Ok(())
+    }
+
+    fn check_shells(&self) -> Result<(), String> {
+        for seat in &self.clients {
+            if let Some(channel) = &seat.channel {
+                audit_channel(channel).map_err(|broken| format!("I4 or I12: {broken}"))?;
+            }
+        }
+        for seat in &self.servers {
+            if let Some(handle) = &seat.handle {
+                audit_server(handle).map_err(|broken| format!("I9: {broken}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn set_alarm(&self) {
+        if let Some((at, _)) = &self.next_event {
+            self.net.alarm(*at);
+        }
+    }
+
+    fn happen(&mut self, event: Event) {
+        match event {
+            Event::Call(plan) => self.call(plan),
+            Event::Drop(place) => {
+                if !self.foreign.is_empty() {
+                    let index = place % self.foreign.len();
+                    drop(self.foreign.swap_remove(index));
+                }
+            }
+            Event::Cut => _ = self.net.cut_one(),
+            Event::Finish => _ = self.net.finish_one(),
+            Event::Stall(time) => _ = self.net.stall_one(time),
+            Event::Starve(time) => self.net.starve_of_descriptors(time),
+            Event::Attack(attack) => self.attack(attack),
+            Event::Restart { server, after } => {
+                let seat = &mut self.servers[server];
+                if let (Some(handle), None) = (&seat.handle, seat.back_at) {
+                    handle.begin_shutdown();
+                    let at = self.net.elapsed() + self.grace + after;
+                    seat.back_at = Some(at);
+                    self.net.alarm(at);
+                }
+            }
+            Event::Crash { server } => {
+                if self.servers[server].back_at.is_none() {
+                    drop(self.servers[server].handle.take());
+                    let at = self.net.elapsed() + Duration::from_micros(1);
+                    self.servers[server].back_at = Some(at);
+                    self.net.alarm(at);
+                }
+            }
+            Event::Reconnect { client } => {
+                drop(self.clients[client].channel.take());
+                self.start_client(client);
+            }
+        }
+    }
+
+    /// Servers whose time has come again.
+    fn bring_back(&mut self) {
+        let now = self.net.elapsed();
+        for index in 0..self.servers.len() {
+            if self.servers[index].back_at.is_some_and(|at| at <= now) {
+                if let Some(handle) = self.servers[index].handle.take() {
+                    handle.cut();
+                }
+                // The old one's listener closes on its reactor: let it.
+                while self.net.is_taken(&url(&self.servers[index].plan.url)) && self.net.step() != Step::Idle {
+                    self.steps += 1;
+                }
+                self.start_server(index);
+            }
+        }
+    }
+
+    fn call(&mut self, plan: CallPlan) {
+        let seat = &self.clients[plan.client];
+        let Some(channel) = seat.channel.clone() else { return };
+        let reply = if plan.act == Act::Give { plan.size as usize } else { plan.payload };
+        let patience = plan.patience.filter(|_| plan.local);
+        let due = self.net.elapsed() + plan.timeout + self.tolerance;
+        let number = self.ledger.begin(plan.payload, reply, due);
+        let request = Request {
+            number,
+            act: plan.act as u32,
+            micros: plan.micros,
+            size: plan.size,
+            payload: service::payload(number, plan.payload),
+        };
+        let caller = Caller { ledger: Arc::clone(&self.ledger), net: self.net.clone(), number, ended: false };
+        let future = async move {
+            let outcome = service::call(&channel, request).timeout(plan.timeout);
+            let outcome = match patience {
+                None => Some(outcome.await),
+                Some(time) => first(outcome.into_future(), sleep(time)).await,
+            };
+            caller.end(outcome.as_ref());
+        };
+        if plan.local {
+            seat.pool.next().spawn(future);
+        } else {
+            let woken = Arc::new(Flag(AtomicBool::new(true)));
+            let waker = Waker::from(Arc::clone(&woken));
+            self.foreign.push(Foreign { future: Box::pin(future), woken, waker });
+        }
+    }
+
+    fn poll_foreign(&mut self) {
+        let mut index = 0;
+        while index < self.foreign.len() {
+            let one = &mut self.foreign[index];
+            let ready = one.woken.0.swap(false, Ordering::AcqRel)
+                && one.future.as_mut().poll(&mut Context::from_waker(&one.waker)).is_ready();
+            if ready {
+                drop(self.foreign.swap_remove(index));
+            } else {
+                index += 1;
+            }
+        }
+    }
+
+    fn attack(&mut self, attack: Attack) {
+        let at = self.net.below(self.servers.len() as u64) as usize;
+        let mut peer = self.net.connect_raw(&url(&self.servers[at].plan.url));
+        // It takes a while to be established; whoever wants to write waits for that.
+        for _ in 0..40 {
+            if peer.is_open() || self.net.step() == Step::Idle {
+                break;
+            }
+            self.steps += 1;
+        }
+        let request = crate::wire::request();
+        let cut = 1 + self.net.below(request.len() as u64 - 1) as usize;
+        match attack {
+            Attack::Silent => {}
+            Attack::Garbage => {
+                let bytes: Vec<u8> = (0..self.net.below(200)).map(|_| self.net.below(256) as u8).collect();
+                peer.write(&bytes);
+            }
+            Attack::Partial => _ = peer.write(&request[..cut]),
+            Attack::HalfClose => {
+                peer.write(&request);
+                peer.write(&request[..cut]);
+                peer.finish();
+            }
+            Attack::Reset => {
+                peer.write(&request[..cut]);
+                return peer.reset();
+            }
+            Attack::Flood => {
+                for _ in 0..200 {
+                    if peer.write(&request) < request.len() {
+                        break;
+                    }
+                }
+            }
+        }
+        self.attackers.push(peer);
+    }
+
+    /// Everybody leaves; then nothing may be left.
+    fn wind_up(&mut self) -> Result<(), String> {
+        self.foreign.clear();
+        self.attackers.clear();
+        for seat in &mut self.clients {
+            seat.channel = None;
+        }
+        let gentle = self.net.below(4) > 0;
+        for seat in &mut self.servers {
+            match &seat.handle {
+                Some(handle) if gentle => handle.begin_shutdown(),
+                _ => seat.handle = None,
+            }
+        }
+        self.net.set_knobs(|knobs| (knobs.late_wake, knobs.spurious, knobs.stale) = (0, 0, 0));
+        // What nobody ends by itself ends by its time limits, of which the longest is that of idleness, or is cut.
+        let until = self.net.elapsed() + Duration::from_secs(30);
+        self.settle(until)?;
+        for seat in &mut self.servers {
+            if let Some(handle) = seat.handle.take() {
+                handle.cut();
+                if gentle && handle.stats().accepted < handle.stats().replied {
+                    return Err(format!("I23: more replies than requests: {:?}", handle.stats()));
+                }
+            }
+        }
+        let until = self.net.elapsed() + Duration::from_secs(700);
+        self.settle(until)?;
+        self.nothing_is_left()
+    }
+
+    fn settle(&mut self, until: Duration) -> Result<(), String> {
+        self.net.alarm(until);
+        while self.net.elapsed() < until {
+            self.steps += 1;
+            match self.net.step() {
+                Step::Idle => break,
+                Step::Turned(index) => {
+                    if let Some(looked) = audit(&self.net.reactor(index)) {
+                        looked.map_err(|broken| format!("I11, I14 or I18: {broken}"))?;
+                    }
+                }
+                Step::Passed => {}
+            }
+            if let Some(what) = self.ledger.complaint() {
+                return Err(what);
+            }
+        }
+        Ok(())
+    }
+
+    fn nothing_is_left(&mut self) -> Result<(), String> {
+        let pools = self.servers.iter().map(|seat| &seat.pool).chain(self.clients.iter().map(|seat| &seat.pool));
+        for reactor in pools.flat_map(|pool| pool.handles()) {
+            let Some(left) = audit(reactor) else { return Err(format!("I25: {reactor:?} stopped by itself")) };
+            let left = left.map_err(|broken| format!("I14: {broken}"))?;
+            let sum = left.connections + left.listeners + left.timers + left.tasks + left.held;
+            if sum > 0 {
+                return Err(format!("I14: {reactor:?} still has {left:?}"));
+            }
+        }
+        if self.ledger.running() > 0 {
+            return Err(format!("I14: {} handlers still run", self.ledger.running()));
+        }
+        if let Some(what) = self.ledger.audit() {
+            return Err(what);
+        }
+        let (sockets, listeners) = (self.net.sockets(), self.net.listeners());
+        if sockets + listeners > 0 {
+            return Err(format!("I14: {sockets} sockets and {listeners} listeners are still open"));
+        }
+        self.servers.clear();
+        self.clients.clear();
+        Ok(())
+    }
+}
+
+/// Writes the end of a call into the ledger; if its future is dropped before, that is the end.
+struct Caller {
+    ledger: Arc<Ledger>,
+    net: Network,
+    number: u64,
+    ended: bool,
+}
+
+impl Caller {
+    fn end(mut self, outcome: Option<&rpc_core::Result<service::Reply>>) {
+        self.ended = true;
+        self.ledger.end(self.number, self.net.elapsed(), outcome);
+    }
+}
+
+impl Drop for Caller {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.ledger.end(self.number, self.net.elapsed(), None);
+        }
+    }
+}
+
+/// What the first future gives, or nothing if the second one is ready before.
+async fn first<F: Future>(one: F, other: impl Future) -> Option<F::Output> {
+    let (mut one, mut other) = (std::pin::pin!(one), std::pin::pin!(other));
+    std::future::poll_fn(|cx| match one.as_mut().poll(cx) {
+        Poll::Ready(output) => Poll::Ready(Some(output)),
+        Poll::Pending => other.as_mut().poll(cx).map(|_| None),
+    })
+    .await
+}
+
+fn url(text: &str) -> Url {
+    text.parse().expect("a correct URL")
+}
