@@ -44,6 +44,8 @@ const BANNED: &[(&[&str], &str, &str)] = &[
     (CORE,             "socket2",             "`rpc_transport::SocketOptions`"),
     (ABOVE_THE_DRIVER, "mio",                 "`Driver`, so that other drivers can stand there"),
     (ABOVE_THE_DRIVER, "Instant::now",        "`Cx::now`, `Core::now` or `local::now`: the clock is read once a turn"),
+    (PRODUCT,          "tokio::",             "nothing: a runtime is named by the files of the feature `tokio` only"),
+    (PRODUCT,          "tokio_util::",        "nothing: a runtime is named by the files of the feature `tokio` only"),
     (PRODUCT,          ".lock().unwrap()",    "`parking_lot::Mutex`: a panic must not end the next caller, too"),
     (PRODUCT,          "todo!",               "an error, or an entry in docs/status.md"),
     (PRODUCT,          "unimplemented!",      "an error, or an entry in docs/status.md"),
@@ -54,6 +56,9 @@ const BANNED: &[(&[&str], &str, &str)] = &[
 #[rustfmt::skip]
 const ALLOWED: &[(&str, &str)] = &[
     ("rpc-transport/src/buffer/block.rs", "socket2"), // `fill_from`: a read into spare capacity
+    ("rpc-core/src/server/runtime.rs", "tokio::"),
+    ("rpc-transport/src/reactor/on_tokio.rs", "tokio::"),
+    ("rpc-transport/src/framing/codec.rs", "tokio_util::"),
 ];
 
 /// Where unsafe code may stand, and how many lines of it there may be.
@@ -76,9 +81,16 @@ const NAMELESS: &[&str] = &["utils.rs", "util.rs", "common.rs", "types.rs", "hel
 /// Arrows between the crates: what a manifest must not name in any of its dependency tables.
 #[rustfmt::skip]
 const ABSENT: &[(&str, &[&str])] = &[
-    ("rpc-transport/Cargo.toml", &["rpc-core", "rpc-codegen", "tokio"]),
+    ("rpc-transport/Cargo.toml", &["rpc-core", "rpc-codegen"]),
     ("rpc-codegen/Cargo.toml",   &["rpc-core", "rpc-transport", "tokio"]),
-    ("rpc-core/Cargo.toml",      &["rpc-codegen", "tokio", "mio", "socket2"]),
+    ("rpc-core/Cargo.toml",      &["rpc-codegen", "mio", "socket2"]),
+];
+
+/// What a crate may have by a feature only, and for its tests; no default feature brings it in.
+#[rustfmt::skip]
+const OPTIONAL: &[(&str, &[&str])] = &[
+    ("rpc-transport/Cargo.toml", &["tokio", "tokio-util"]),
+    ("rpc-core/Cargo.toml",      &["tokio", "tokio-util"]),
 ];
 
 #[test]
@@ -110,8 +122,9 @@ fn files_hold_one_concept() {
 
 #[test]
 fn arrows_between_the_crates_point_down() {
-    let wrong = ABSENT.iter().flat_map(|(manifest, absent)| named(manifest, &read(manifest), absent));
-    report(wrong.collect());
+    let absent = ABSENT.iter().flat_map(|(manifest, absent)| named(manifest, &read(manifest), absent));
+    let always = OPTIONAL.iter().flat_map(|(manifest, optional)| always_linked(manifest, &read(manifest), optional));
+    report(absent.chain(always).collect());
 }
 
 #[test]
@@ -168,6 +181,11 @@ fn the_rules_bite() {
         named("m", manifest, &["rpc-core", "rpc"]),
         &["m: `rpc-core` among its dependencies; this arrow is absent on purpose"],
     );
+
+    let manifest = "[features]\ndefault = [\"b\"]\n[dependencies]\na = { version = \"1\", optional = true }\nb.workspace = true\n\
+        [dev-dependencies]\na = \"1\"\n";
+    assert_eq!(always_linked("m", manifest, &["a", "b"]).len(), 2);
+    assert_eq!(always_linked("m", manifest, &["a"]).len(), 1);
 
     let readme = "```rust\nfn a() {\n    b();\n}\n```\n```sh\nx\n```\n```rust\nfn c() {}\n```\n";
     assert_eq!(strange_code(readme, &["fn a() {", "b();", "}", "fn d() {}"]).len(), 1);
@@ -258,6 +276,25 @@ fn named(manifest: &str, text: &str, absent: &[&str]) -> Vec<String> {
         let name = line.split(['.', ' ', '=']).next().unwrap_or_default();
         if in_dependencies && absent.contains(&name) {
             wrong.push(format!("{manifest}: `{name}` among its dependencies; this arrow is absent on purpose"));
+        }
+    }
+    wrong
+}
+
+/// Dependencies of the product that ought to be optional and are not.
+fn always_linked(manifest: &str, text: &str, optional: &[&str]) -> Vec<String> {
+    let mut table = "";
+    let mut wrong = Vec::new();
+    for line in text.lines() {
+        if line.starts_with('[') {
+            table = line;
+        }
+        let name = line.split(['.', ' ', '=']).next().unwrap_or_default();
+        if table == "[dependencies]" && optional.contains(&name) && !line.contains("optional = true") {
+            wrong.push(format!("{manifest}: `{name}` is always linked; it belongs to a feature"));
+        }
+        if table == "[features]" && name == "default" {
+            wrong.push(format!("{manifest}: a default feature; what it brings is always linked"));
         }
     }
     wrong

@@ -9,6 +9,7 @@ use super::handle::{Drained, ServerHandle, set_default_pool};
 use super::handler::ServerHandler;
 use super::methods::Methods;
 use super::router::Router;
+use super::runtime::Runtime;
 use super::shared::{Counters, OnReactor, ServerShared, Table, TableEntry};
 use super::watchdog::{Watchdog, Watched};
 use super::workers::Workers;
@@ -37,6 +38,7 @@ impl Server {
                 workers: 16,
                 placement: Placement::default(),
                 socket: SocketOptions::default(),
+                runtime: Runtime::default(),
             },
             layers: (),
         }
@@ -44,7 +46,7 @@ impl Server {
 }
 
 #[derive(Debug)]
-struct Settings {
+pub(super) struct Settings {
     limits: Limits,
     wrong: Option<ConfigError>,
     pool: PoolOptions,
@@ -52,12 +54,13 @@ struct Settings {
     workers: usize,
     placement: Placement,
     socket: SocketOptions,
+    pub(super) runtime: Runtime,
 }
 
 /// Settings of a server; all have defaults. Then [`add`](ServerBuilder::add) the services.
 #[derive(Debug)]
 pub struct ServerBuilder<M = ()> {
-    settings: Settings,
+    pub(super) settings: Settings,
     layers: M,
 }
 
@@ -116,8 +119,8 @@ impl<M: Middleware> ServerBuilder<M> {
     #[allow(clippy::should_implement_trait, reason = "a builder's `add`, not arithmetic")]
     pub fn add<S: Service>(self, service: S) -> Services<M> {
         let services = Services {
+            methods: Methods::new(Arc::new(self.layers), self.settings.runtime.clone()),
             settings: self.settings,
-            methods: Methods::new(Arc::new(self.layers)),
             router: Router::default(),
         };
         services.add(service)

@@ -7,6 +7,7 @@ use prost::Message as ProstMessage;
 
 use super::reply::Message;
 use super::runner::{Runner, blocking, local};
+use super::runtime::Runtime;
 use crate::codegen::{Blocking, MethodDescriptor, Service};
 use crate::context::Context;
 use crate::error::{ConfigError, Error, Result};
@@ -16,6 +17,7 @@ use crate::protocol::ttheader::ReplyHead;
 /// Collects methods. Not for hand-written code.
 pub struct Methods<M> {
     layers: Arc<M>,
+    runtime: Runtime,
     blocking: Blocking,
     entries: Vec<Entry>,
     wrong: Option<Error>,
@@ -29,8 +31,8 @@ pub(crate) struct Entry {
 }
 
 impl<M: Middleware> Methods<M> {
-    pub(crate) fn new(layers: Arc<M>) -> Self {
-        Methods { layers, blocking: Blocking::default(), entries: Vec::new(), wrong: None }
+    pub(crate) fn new(layers: Arc<M>, runtime: Runtime) -> Self {
+        Methods { layers, runtime, blocking: Blocking::default(), entries: Vec::new(), wrong: None }
     }
 
     /// Adds every method of a service.
@@ -70,9 +72,10 @@ impl<M: Middleware> Methods<M> {
             }
         };
         let on_workers = self.blocking.contains(method.name());
-        let layers = Arc::clone(&self.layers);
+        let (layers, runtime) = (Arc::clone(&self.layers), self.runtime.clone());
         let make = move || -> Box<dyn Runner> {
-            let (head, service, call) = (Arc::clone(&head), Arc::clone(&service), call.clone());
+            let (head, service, call, runtime) =
+                (Arc::clone(&head), Arc::clone(&service), call.clone(), runtime.clone());
             if M::IDENTITY {
                 let run = move |service, cx, req| {
                     let future = call(service, cx, req);
@@ -82,9 +85,9 @@ impl<M: Middleware> Methods<M> {
                     }
                 };
                 if on_workers {
-                    blocking(method, head, service, middleware::decode::<Req>, run)
+                    blocking(method, head, service, middleware::decode::<Req>, run, runtime)
                 } else {
-                    local(method, head, service, middleware::decode::<Req>, run)
+                    local(method, head, service, middleware::decode::<Req>, run, runtime)
                 }
             } else {
                 let layers = Arc::clone(&layers);
@@ -98,9 +101,9 @@ impl<M: Middleware> Methods<M> {
                 };
                 let whole = |owner: &bytes::Bytes, part: &[u8]| Ok(Payload::from(owner.slice_ref(part)));
                 if on_workers {
-                    blocking(method, head, service, whole, run)
+                    blocking(method, head, service, whole, run, runtime)
                 } else {
-                    local(method, head, service, whole, run)
+                    local(method, head, service, whole, run, runtime)
                 }
             }
         };

@@ -16,6 +16,7 @@ mod monitor;
 mod reply;
 mod router;
 mod runner;
+mod runtime;
 mod shared;
 mod watchdog;
 mod workers;

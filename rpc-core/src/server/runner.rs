@@ -17,6 +17,7 @@ use rpc_transport::{ConnId, Cx, Frame, LinkBuffer, LocalTask, Message, ReservedT
 
 use super::handler::{CallKey, ServerHandler};
 use super::reply::{self, ReplyBody, ReplyTo};
+use super::runtime::Runtime;
 use super::shared::InFlight;
 use super::watchdog::Polling;
 use super::workers::Workers;
@@ -73,6 +74,7 @@ pub(crate) fn local<S, P, R, Prepare, Run, Fut>(
     service: Arc<S>,
     prepare: Prepare,
     run: Run,
+    runtime: Runtime,
 ) -> Box<dyn Runner>
 where
     S: Send + Sync + 'static,
@@ -81,7 +83,8 @@ where
     Run: Fn(Arc<S>, Context, P) -> Fut + Send + 'static,
     Fut: Future<Output = (Arc<S>, Context, Result<R>)> + Send + 'static,
 {
-    Box::new(Local { method, head, service, prepare, run, spare: None, kept: Arc::default(), polling: Arc::default() })
+    let (kept, polling) = (Arc::default(), Arc::default());
+    Box::new(Local { method, head, service, prepare, run, runtime, spare: None, kept, polling })
 }
 
 struct Local<S, Prepare, Run, Fut> {
@@ -90,6 +93,7 @@ struct Local<S, Prepare, Run, Fut> {
     service: Arc<S>,
     prepare: Prepare,
     run: Run,
+    runtime: Runtime,
     spare: Option<Box<Slot<S, Fut>>>,
     kept: Arc<Kept<S, Fut>>,
     polling: Arc<Polling>,
@@ -110,6 +114,7 @@ struct Slot<S, Fut> {
     head: Arc<ReplyHead>,
     kept: Weak<Kept<S, Fut>>,
     polling: Arc<Polling>,
+    runtime: Runtime,
     to: Option<(ConnId, CallKey, ReplyTo)>,
 }
 
@@ -191,6 +196,7 @@ impl<S, Prepare, Run, Fut> Local<S, Prepare, Run, Fut> {
             head: Arc::clone(&self.head),
             kept: Arc::downgrade(&self.kept),
             polling: Arc::clone(&self.polling),
+            runtime: self.runtime.clone(),
             to: None,
         })
     }
@@ -211,9 +217,9 @@ where
     #[inline]
     fn poll_once(&mut self, waker: &Waker) -> Polled<R> {
         self.polling.set(true);
-        let Slot { future, inherited, .. } = self;
+        let Slot { future, inherited, runtime, .. } = self;
         let polled = catch_unwind(AssertUnwindSafe(|| {
-            let _entered = inherited.enter();
+            let _entered = (runtime.enter(), inherited.enter());
             let poll = match future.as_mut().as_pin_mut() {
                 Some(future) => future.poll(&mut TaskContext::from_waker(waker)),
                 None => Poll::Pending,
@@ -251,6 +257,7 @@ impl<S, Fut> Slot<S, Fut> {
             return;
         }
         self.cancellation.cancel();
+        let _entered = self.runtime.enter();
         let future = &mut self.future;
         if catch_unwind(AssertUnwindSafe(|| future.set(None))).is_err() {
             self.future = Box::pin(None);
@@ -316,6 +323,7 @@ pub(crate) fn blocking<S, P, R, Prepare, Run, Fut>(
     service: Arc<S>,
     prepare: Prepare,
     run: Run,
+    runtime: Runtime,
 ) -> Box<dyn Runner>
 where
     S: Send + Sync + 'static,
@@ -325,7 +333,7 @@ where
     Run: Fn(Arc<S>, Context, P) -> Fut + Clone + Send + 'static,
     Fut: Future<Output = (Arc<S>, Context, Result<R>)> + Send + 'static,
 {
-    Box::new(OnWorkers { method, head, service, prepare, run })
+    Box::new(OnWorkers { method, head, service, prepare, run, runtime })
 }
 
 struct OnWorkers<S, Prepare, Run> {
@@ -334,6 +342,7 @@ struct OnWorkers<S, Prepare, Run> {
     service: Arc<S>,
     prepare: Prepare,
     run: Run,
+    runtime: Runtime,
 }
 
 impl<S, P, R, Prepare, Run, Fut> Runner for OnWorkers<S, Prepare, Run>
@@ -359,11 +368,12 @@ where
         let mut context = Context::take();
         context.receive(self.method, call.peer, call.info, call.now, call.deadline);
         let (method, head, service) = (self.method, Arc::clone(&self.head), Arc::clone(&self.service));
-        let (prepare, run) = (self.prepare.clone(), self.run.clone());
+        let (prepare, run, runtime) = (self.prepare.clone(), self.run.clone(), self.runtime.clone());
         let body = call.frame.slice(call.body);
         let (to, key, conn, deadline) = (call.to, call.key, cx.conn_ref(), call.deadline);
         let watched = context.clone();
         workers.run(move || {
+            let _entered = runtime.enter();
             // Late in the queue: the caller has given up, so the handler does not start.
             let expired = context.is_cancelled() || deadline.is_some_and(|at| local::now() >= at);
             let answer = || {
