@@ -99,9 +99,11 @@ limits! {
     /// Bytes held for peers in the whole server or client: partial frames and queued output. Default 256 MiB. At 75 % the largest
     /// connections are not read, at 95 % new calls are refused, at 100 % the largest are closed.
     max_buffered_bytes: usize = 256 << 20, 256 << 20;
-    /// Frames of one connection handled before other ready connections get their turn. Default 64.
+    /// Frames of one connection handled before other ready connections get their turn. Default 64; sixteen times as many while no
+    /// other is ready, any number while there is no other.
     turn_frames: usize = 64, 64;
-    /// Bytes of one connection read before other ready connections get their turn. Default 256 KiB.
+    /// Bytes of one connection read before other connections get their turn. Default 256 KiB; sixteen times as much while its reactor has
+    /// no other.
     turn_bytes: usize = 256 << 10, 256 << 10;
     /// A handler that holds a server's reactor for longer than this, at the latest than twice this, is reported: counted as a stall, and
     /// logged with its method. Default 500 ms.

@@ -25,11 +25,11 @@ pub struct ConnLimits {
     pub write_hard: usize,
     /// Queued output must make progress within this time. Default 30 s. Then: closed with a reset.
     pub write_stall_timeout: Duration,
-    /// Frames of one connection handled before the other ready connections get their turn. Default 64. Applies only
-    /// while others are ready.
+    /// Frames of one connection handled before the other ready connections get their turn. Default 64; sixteen times as
+    /// many while no other is ready, any number while there is no other.
     pub turn_frames: usize,
-    /// Bytes of one connection read before the other ready connections get their turn. Default 256 KiB; sixteen times as much while
-    /// no other is ready.
+    /// Bytes of one connection read before the other connections get their turn. Default 256 KiB; sixteen times as much while its
+    /// reactor has no other.
     pub turn_bytes: usize,
 }
 

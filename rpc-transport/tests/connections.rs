@@ -448,6 +448,36 @@ fn a_flood_leaves_the_others_their_turn() {
     until("the flood is served as well", || flood.load(Ordering::SeqCst) == 300);
 }
 
+/// T41: beside a connection that is quiet just now a flood is read by the turn, since what that one says is heard between turns.
+#[test]
+fn a_flood_is_read_in_one_go_only_where_there_is_nobody_else() {
+    const FLOOD: usize = 300;
+    let turns_beside = |quiet: usize| {
+        let pool = pool(1);
+        let reactor = pool.handles()[0].clone();
+        let (tell, turns) = mpsc::channel();
+        let options = limits(|conn| conn.turn_bytes = 4 << 10);
+        let listener = listen(&pool, "tcp://127.0.0.1:0", options, move |_| {
+            let tell = tell.clone();
+            Script::new().frame(move |_, _| tell.send(local::current().unwrap().turn()).unwrap())
+        });
+        let mut loud = dial(&listener);
+        let _quiet: Vec<_> = (0..quiet).map(|_| dial(&listener)).collect();
+        until("all are accepted", || listener.connections() == 1 + quiet);
+        let (go, gate) = mpsc::channel::<()>();
+        on(&reactor, || ());
+        reactor.run(move || _ = gate.recv_timeout(DEADLINE));
+        loud.write_all(&wire(&[0; 200]).repeat(FLOOD)).unwrap();
+        until("all of it is in the kernel", || queued(&loud) == 0);
+        drop(go);
+        let mut turns: Vec<_> = (0..FLOOD).map(|_| hear(&turns)).collect();
+        turns.dedup();
+        turns.len()
+    };
+    assert_eq!(turns_beside(0), 1);
+    assert!(turns_beside(1) >= FLOOD * 204 / (4 << 10), "at most turn_bytes in a turn");
+}
+
 // --- time ---
 
 #[test]

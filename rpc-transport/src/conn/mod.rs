@@ -51,7 +51,7 @@ use crate::url::Url;
 /// Buffers gathered into one write.
 const MAX_IOVECS: usize = 64;
 
-/// Turns' worth of bytes that a connection may read at once while no other is ready.
+/// Turns' worth of frames that a connection may hand up at once while no other is ready, and of bytes while there is no other.
 const TURNS_ALONE: usize = 16;
 
 /// Changes of the held bytes below this are not reported to the process's budget: a counter that all reactors share has
@@ -308,9 +308,12 @@ impl Entry {
 
     fn read(&mut self, now: Instant, others_ready: bool) {
         let limits = &self.conn.limits;
-        let (mut budget, mut frames) = match others_ready {
-            true => (limits.turn_bytes, limits.turn_frames.max(1)),
-            false => (limits.turn_bytes.saturating_mul(TURNS_ALONE), usize::MAX),
+        let (bytes, turn) = (limits.turn_bytes, limits.turn_frames.max(1));
+        let (mut budget, mut frames) = match (others_ready, with(|core| core.conns.len())) {
+            (true, _) => (bytes, turn),
+            // Who is quiet now may have something to say in a moment, and is not heard before the next turn.
+            (false, 2..) => (bytes, turn.saturating_mul(TURNS_ALONE)),
+            (false, _) => (bytes.saturating_mul(TURNS_ALONE), usize::MAX),
         };
         loop {
             while self.conn.inbound.has_frames() && self.conn.is_read() && frames > 0 {

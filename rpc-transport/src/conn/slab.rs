@@ -112,6 +112,11 @@ impl<T> Slab<T> {
         }
     }
 
+    /// Slots in use, those whose value is taken out included.
+    pub(crate) fn len(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
     pub(crate) fn ids(&self) -> Vec<ConnId> {
         let in_use = |s: &Slot<T>| matches!(s.state, State::In(_));
         let ids = self.slots.iter().enumerate().filter(|(_, s)| in_use(s));
