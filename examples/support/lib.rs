@@ -10,6 +10,8 @@ mod payload;
 mod process;
 pub mod raw;
 
+use rpc_core::Code;
+
 pub use attack::{Attack, GONE, Scene, reset, size};
 pub use payload::{Wrong, check, make, mixed};
 pub use process::{Figures, Testee, eventually, fds_of, output_of, rss_of, scratch};
@@ -18,3 +20,23 @@ pub use process::{Figures, Testee, eventually, fds_of, output_of, rss_of, scratc
 pub mod idl {
     rpc_core::include_idl!();
 }
+
+/// Codes by number, from 1, as the method Fail takes them.
+pub const CODES: [Code; 16] = [
+    Code::Cancelled,
+    Code::Unknown,
+    Code::InvalidArgument,
+    Code::DeadlineExceeded,
+    Code::NotFound,
+    Code::AlreadyExists,
+    Code::PermissionDenied,
+    Code::ResourceExhausted,
+    Code::FailedPrecondition,
+    Code::Aborted,
+    Code::OutOfRange,
+    Code::Unimplemented,
+    Code::Internal,
+    Code::Unavailable,
+    Code::DataLoss,
+    Code::Unauthenticated,
+];

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rpc_core::{Channel, Code, Context, Error, Monitor, Result, sleep};
+use testee::CODES;
 use testee::idl::testee::{Blob, Empty, Fault, Hop, Millis, Mixed, Nonce, Report, Size, Testee, TesteeClient, Tree};
 
 /// Peers that Relay keeps channels to; callers choose the addresses, so that there must be a bound.
@@ -19,26 +20,6 @@ const MAX_HOPS: usize = 16;
 
 /// Bytes that Give gives at most.
 const MAX_GIVE: usize = 64 << 20;
-
-/// Codes by number, as Fail takes them.
-const CODES: [Code; 16] = [
-    Code::Cancelled,
-    Code::Unknown,
-    Code::InvalidArgument,
-    Code::DeadlineExceeded,
-    Code::NotFound,
-    Code::AlreadyExists,
-    Code::PermissionDenied,
-    Code::ResourceExhausted,
-    Code::FailedPrecondition,
-    Code::Aborted,
-    Code::OutOfRange,
-    Code::Unimplemented,
-    Code::Internal,
-    Code::Unavailable,
-    Code::DataLoss,
-    Code::Unauthenticated,
-];
 
 pub(crate) struct Service {
     exec_log: Option<Mutex<File>>,

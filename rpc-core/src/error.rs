@@ -314,6 +314,7 @@ impl Error {
     pub fn is_retryable(&self) -> bool {
         self.0.sent == Sent::No && matches!(self.0.code, Code::Unavailable | Code::ResourceExhausted)
             // Too large for the wire: it will be again.
+            && self.0.phase != Some(Phase::Encode)
             && !matches!(self.0.cause, Cause::Unsendable(_) | Cause::Encode(_))
     }
 }
@@ -517,6 +518,8 @@ mod tests {
         check(remote(Some(Code::InvalidArgument), true),              false);
         check(remote(None, true),                                     false);
         check(Error::deadline(Duration::ZERO).with_sent(Sent::No),    false);
+        let too_large = Error::new(Code::ResourceExhausted, "the frame is too large").with_sent(Sent::No);
+        check(too_large.with_phase(Phase::Encode),                    false);
         check(Error::business(5, "no"),                               false);
         check(Error::new(Code::Unavailable, "by a handler"),          false);
         check(HeaderError::HeaderTooLarge { len: 1, limit: 0 }.into(), false);

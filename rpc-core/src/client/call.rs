@@ -124,8 +124,8 @@ where
     /// As [`Call::wait`].
     pub fn wait(mut self) -> Result<Response<Resp>> {
         if local::current().is_some() {
-            let error = Error::from(Refusal::WaitOnReactor).with_method(self.0.method.to_string());
-            return Err(error);
+            let error = Error::from(Refusal::WaitOnReactor).with_phase(Phase::Queue);
+            return Err(explain(error, self.0.channel.inner(), self.0.method, Duration::ZERO));
         }
         let channel = self.0.channel.inner();
         let (slot, _) = channel.pick();
