@@ -113,13 +113,11 @@ impl Network {
         self.state().alarm(at);
     }
 
-    /// Lets time pass for at most `time`, or until nothing will happen any more.
+    /// Lets `time` pass, with all that happens in it.
     pub fn run_for(&self, time: Duration) {
         let until = self.elapsed() + time;
-        while self.elapsed() < until {
-            if self.step() == Step::Idle {
-                return;
-            }
+        while !self.state().rest_until(until) {
+            self.step();
         }
     }
 
