@@ -7,6 +7,10 @@ use bytes::{Buf, Bytes, BytesMut};
 
 use super::pool;
 
+/// What released memory is filled with under test.
+#[cfg(feature = "testing")]
+const POISON: u8 = 0xdd;
+
 /// One `BytesMut` that belongs to this thread's pool.
 ///
 /// ```text
@@ -38,6 +42,8 @@ impl Block {
     /// Gives the block back to this thread's pool. Its content is discarded; slices that left it stay valid, and the block
     /// waits for them.
     pub(crate) fn release(mut self) {
+        #[cfg(feature = "testing")]
+        self.buf.fill(POISON);
         self.buf.clear();
         pool::release(self);
     }
@@ -159,7 +165,20 @@ impl Block {
     #[inline]
     pub(super) fn reclaim(&mut self) -> bool {
         self.buf.clear();
-        self.buf.try_reclaim(self.size)
+        #[cfg(feature = "testing")]
+        let before = self.buf.capacity();
+        let whole = self.buf.try_reclaim(self.size);
+        #[cfg(feature = "testing")]
+        self.poison(self.buf.capacity() - before);
+        whole
+    }
+
+    /// T40: overwrites the first `n` bytes of the spare capacity, which were content or slices before. They must never be seen again.
+    #[cfg(feature = "testing")]
+    fn poison(&mut self, n: usize) {
+        for byte in self.buf.spare_capacity_mut().iter_mut().take(n) {
+            byte.write(POISON);
+        }
     }
 
     /// The spare capacity.
@@ -207,6 +226,22 @@ mod tests {
         drop(peer);
         assert_eq!(block.fill_from(&socket, 1).unwrap(), 0, "end of file");
         assert_eq!(block.len(), 5);
+    }
+
+    /// T40: what was released cannot be read by who gets the memory next, not even by mistake.
+    #[cfg(feature = "testing")]
+    #[test]
+    fn released_memory_is_poisoned() {
+        let mut block = Block::allocate(64);
+        block.put_slice(b"slice and secret");
+        let slice = block.split_to(6);
+        assert!(!block.reclaim(), "a slice is out");
+        drop(slice);
+        assert!(block.reclaim());
+        let spare = block.spare_mut();
+        // SAFETY: all of it was content before, and `reclaim` has written over it.
+        let was = unsafe { std::slice::from_raw_parts(spare.as_mut_ptr(), 6) };
+        assert_eq!(was, [POISON; 6]);
     }
 
     /// B08: a full block is no end of file.
