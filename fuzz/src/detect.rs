@@ -12,9 +12,11 @@ const LIMIT: u32 = 4096;
 
 /// The framing of a connection: split invariance up to the message that ends it, a second opinion, memory and time.
 pub fn detect(data: &[u8]) {
-    let whole = meter::framing(data.len(), || stream::receive(&mut KitexFraming::new(LIMIT), [data]));
+    let whole = stream::receive(&mut KitexFraming::new(LIMIT), [data]);
+    let found = meter::framing(data.len(), || stream::count(&mut KitexFraming::new(LIMIT), data));
+    assert_eq!(found, whole.frames.len());
     let (messages, ending) = seen(&whole);
-    assert_eq!((messages.clone(), ending), expected(data));
+    assert_eq!((messages.clone(), ending), frames(data, LIMIT));
     for pieces in [stream::pieces(data), data.chunks(1).collect()] {
         assert_eq!(seen(&stream::receive(&mut KitexFraming::new(LIMIT), pieces)), (messages.clone(), ending));
     }
@@ -33,65 +35,63 @@ pub fn detect(data: &[u8]) {
 
 /// How a stream ends.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Ending {
+pub(crate) enum Ending {
     /// The connection is closed, by its framing or by what is in a frame.
     Closed,
     /// So many bytes wait for more.
     Waits(usize),
 }
 
-/// The messages that a handler gets until the connection ends: a frame may be found whole before a look at its fixed part would
+/// The good frames that a handler gets until the connection ends: a frame may be found whole before a look at its fixed part would
 /// have refused it, so what is in it counts.
 fn seen(outcome: &Outcome) -> (Vec<Vec<u8>>, Ending) {
-    let mut messages = Vec::new();
+    let mut good = Vec::new();
     for frame in &outcome.frames {
         let read = form_of(frame).and_then(|form| match form {
-            Form::TtHeader => TtFrame::decode(frame).map(|tt| tt.payload.to_vec()),
-            Form::Framed => Payload::decode(frame).map(|_| frame.clone()),
+            Form::TtHeader => TtFrame::decode(frame).and_then(|tt| Payload::decode(tt.payload)).map(|_| ()),
+            Form::Framed => Payload::decode(frame).map(|_| ()),
         });
         match read {
-            Ok(message) => messages.push(message),
-            Err(_) => return (messages, Ending::Closed),
+            Ok(()) => good.push(frame.clone()),
+            Err(_) => return (good, Ending::Closed),
         }
     }
     let ending = if outcome.error.is_some() { Ending::Closed } else { Ending::Waits(outcome.left) };
-    (messages, ending)
+    (good, ending)
 }
 
 /// The same from the description: the longest run of legal frames, then whether what follows can begin one.
-fn expected(data: &[u8]) -> (Vec<Vec<u8>>, Ending) {
-    let (mut messages, mut rest) = (Vec::new(), data);
+pub(crate) fn frames(data: &[u8], limit: u32) -> (Vec<Vec<u8>>, Ending) {
+    let (mut frames, mut rest) = (Vec::new(), data);
     loop {
         let number = |at: usize, n: usize| {
             let field = rest.get(at..at + n)?;
             Some(field.iter().fold(0u64, |value, byte| value * 256 + u64::from(*byte)))
         };
         let waits = Ending::Waits(rest.len());
-        let Some(length) = number(0, 4) else { return (messages, waits) };
-        if messages.is_empty() && rest.len() < 8 && b"PRI * HT".starts_with(rest) {
-            return (messages, waits);
+        let Some(length) = number(0, 4) else { return (frames, waits) };
+        if frames.is_empty() && rest.len() < 8 && b"PRI * HT".starts_with(rest) {
+            return (frames, waits);
         }
         let magic = number(4, 2);
         let tt = magic == Some(0x1000);
-        if length > LIMIT.into() || magic.is_some_and(|magic| !tt && magic != 0x9001) || length < 12 {
-            return (messages, Ending::Closed);
+        if length > limit.into() || length < 12 || magic.is_some_and(|magic| !tt && magic != 0x9001) {
+            return (frames, Ending::Closed);
         }
-        let Some(flags) = number(6, 2) else { return (messages, waits) };
-        let size = number(12, 2);
-        let bad_size = size.is_some_and(|size| size == 0 || 4 + length < 14 + 4 * size);
+        let Some(flags) = number(6, 2) else { return (frames, waits) };
+        let bad_size = number(12, 2).is_some_and(|size| size == 0 || 4 + length < 14 + 4 * size);
         if tt && (flags & 2 != 0 || length < 14 || bad_size) {
-            return (messages, Ending::Closed);
+            return (frames, Ending::Closed);
         }
-        let Some(frame) = rest.get(..4 + length as usize) else { return (messages, waits) };
-        let message = if tt {
-            reference::frame(frame).map(|frame| frame.payload)
-        } else {
-            reference::message(frame).map(|_| frame.to_vec())
+        let Some(frame) = rest.get(..4 + length as usize) else { return (frames, waits) };
+        let message = match tt {
+            true => reference::frame(frame).and_then(|tt| reference::message(&tt.payload)),
+            false => reference::message(frame),
         };
-        match message {
-            Ok(message) => messages.push(message),
-            Err(_) => return (messages, Ending::Closed),
+        if message.is_err() {
+            return (frames, Ending::Closed);
         }
+        frames.push(frame.to_vec());
         rest = &rest[frame.len()..];
     }
 }

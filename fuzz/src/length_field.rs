@@ -126,7 +126,9 @@ pub fn length_field(data: &[u8]) {
     let stream = u.take_rest();
     let framing = shape.framing();
     let expected = shape.reference(stream);
-    let whole = meter::framing(stream.len(), || stream::receive(&mut framing.clone(), [stream]));
+    let whole = stream::receive(&mut framing.clone(), [stream]);
+    let found = meter::framing(stream.len(), || stream::count(&mut framing.clone(), stream));
+    assert_eq!(found, whole.frames.len());
     assert_eq!(whole, expected, "{shape:?}");
     for pieces in [stream::pieces(stream), stream.chunks(1).collect()] {
         assert_eq!(about(stream::receive(&mut framing.clone(), pieces)), about(expected.clone()), "{shape:?}");

@@ -9,6 +9,7 @@
 //!
 //! A target panics when a promise is broken; nothing else is a finding. `fuzz/run.sh` runs them all.
 
+mod client_conn;
 mod detect;
 mod extras;
 mod idl;
@@ -20,11 +21,14 @@ pub mod meter;
 mod payload;
 mod protobuf;
 mod reference;
+mod server_conn;
+mod service;
 mod stream;
 mod ttheader;
 mod ttheader_write;
 mod url;
 
+pub use client_conn::client_conn;
 pub use detect::detect;
 pub use extras::extras;
 pub use idl::idl;
@@ -34,6 +38,7 @@ pub use link_buffer::link_buffer;
 pub use metadata::metadata;
 pub use payload::payload;
 pub use protobuf::protobuf;
+pub use server_conn::server_conn;
 pub use ttheader::ttheader;
 pub use ttheader_write::ttheader_write;
 pub use url::url;
@@ -43,6 +48,7 @@ pub type Target = fn(&[u8]);
 
 /// Every target by the name of its program and its corpus.
 pub const TARGETS: &[(&str, Target)] = &[
+    ("client_conn", client_conn),
     ("detect", detect),
     ("extras", extras),
     ("idl", idl),
@@ -52,6 +58,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("metadata", metadata),
     ("payload", payload),
     ("protobuf", protobuf),
+    ("server_conn", server_conn),
     ("ttheader", ttheader),
     ("ttheader_write", ttheader_write),
     ("url", url),

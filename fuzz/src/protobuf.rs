@@ -12,7 +12,7 @@ use crate::meter;
 #[derive(Clone, PartialEq, Message)]
 struct Tree {
     #[prost(message, repeated, tag = "1")]
-    children: Vec<Tree>,
+    leaves: Vec<Leaf>,
     #[prost(bytes = "bytes", tag = "2")]
     payload: Bytes,
     #[prost(string, repeated, tag = "3")]
@@ -27,6 +27,15 @@ struct Tree {
     ratio: f64,
     #[prost(oneof = "Choice", tags = "8, 9")]
     choice: Option<Choice>,
+}
+
+/// Small: what an empty one of two bytes becomes counts towards 64 times the input, while the vector of them grows, too.
+#[derive(Clone, PartialEq, Message)]
+struct Leaf {
+    #[prost(uint64, tag = "1")]
+    number: u64,
+    #[prost(bool, tag = "2")]
+    known: bool,
 }
 
 #[derive(Clone, PartialEq, prost::Oneof)]

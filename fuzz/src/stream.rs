@@ -46,6 +46,16 @@ pub(crate) fn receive<'a>(framing: &mut impl Framing, pieces: impl IntoIterator<
     outcome
 }
 
+/// The frames of a stream, counted and not kept: what finding them costs.
+pub(crate) fn count(framing: &mut impl Framing, mut input: &[u8]) -> usize {
+    let mut frames = 0;
+    while let Ok(Next::Frame(span)) = framing.next(input) {
+        frames += 1;
+        input = &input[span.consumed()..];
+    }
+    frames
+}
+
 /// Cuts `data` into pieces of which the sizes are a function of the data: small ones mostly, so that every boundary is met.
 pub(crate) fn pieces(data: &[u8]) -> Vec<&[u8]> {
     let mut state = data

@@ -12,7 +12,7 @@ const WIRE: &[&str] = &["rpc-core/src/protocol/", "rpc-transport/src/framing/"];
 
 /// Everywhere else functions of these names count, if they take bytes, text or a frame.
 const PARSERS: &[&str] =
-    &["decode", "find", "from_str", "from_text", "from_wire_name", "generate", "parse", "read", "set"];
+    &["decode", "find", "from_str", "from_text", "from_wire_name", "generate", "on_frame", "parse", "read", "set"];
 
 const CRATES: &[&str] = &["rpc-transport/src", "rpc-core/src", "rpc-codegen/src"];
 
@@ -20,6 +20,8 @@ const CRATES: &[&str] = &["rpc-transport/src", "rpc-core/src", "rpc-codegen/src"
 #[rustfmt::skip]
 const REACHED: &[(&str, &str, &[&str])] = &[
     ("rpc-codegen/src/lib.rs",                   "generate",       &["idl"]),
+    ("rpc-core/src/client/handler.rs",           "on_frame",       &["client_conn"]),
+    ("rpc-core/src/server/handler.rs",           "on_frame",       &["server_conn"]),
     ("rpc-core/src/limits.rs",                   "from_text",      &["limits"]),
     ("rpc-core/src/limits.rs",                   "set",            &["limits"]),
     ("rpc-core/src/protocol/detect.rs",          "find",           &["detect", "ttheader_write"]),
@@ -48,6 +50,7 @@ const OURS: &[(&str, &str, &str)] = &[
     ("rpc-core/src/server/router.rs",         "find",   "compares with names that are known"),
     ("rpc-transport/src/driver/sim/state.rs", "read",   "the simulated network itself"),
     ("rpc-transport/src/framing/mod.rs",      "next",   "the trait"),
+    ("rpc-transport/src/handler.rs",          "on_frame", "the trait"),
 ];
 
 #[test]

@@ -1,0 +1,50 @@
+//! I13: work grows with the bytes, not with their square. Each family of bad input at one size and at twice that size.
+
+use fuzz::{TARGETS, meter};
+
+/// Bytes of the smaller input of a pair.
+const SIZE: usize = 16 * 1024;
+/// Twice the bytes may take this many times the processor time.
+const FACTOR: f64 = 2.5;
+/// A pair is measured again, up to this often, before it is called a finding: each time the fastest of several runs counts.
+const ROUNDS: usize = 20;
+
+/// Name, target, and how `n` bytes of the family are made.
+#[allow(clippy::type_complexity, reason = "rows of a table")]
+#[rustfmt::skip]
+const FAMILIES: &[(&str, &str, fn(usize) -> Vec<u8>)] = &[
+    ("empty frames",           "length_field", |n| repeat(&[0; 24], b"\0", n)),
+    ("padding only",           "metadata",     |n| repeat(b"", b"\0", n)),
+    ("empty string blocks",    "metadata",     |n| repeat(b"", b"\x01\0\0", n)),
+    ("empty tokens",           "metadata",     |n| repeat(b"", b"\x11\0\0", n)),
+    ("one key, many times",    "metadata",     |n| repeat(b"", b"\x01\0\x01\0\x0eRPC_TRANSIT_ab\0\x01v", n)),
+    ("escapes",                "extras",       |n| repeat(b"{\"", b"\\u00e9", n)),
+    ("one JSON key, repeated", "extras",       |n| repeat(b"{", b"\"k\":\"v\",", n)),
+    ("empty children",         "protobuf",     |n| repeat(b"", b"\x0a\0", n)),
+    ("unknown fields",         "protobuf",     |n| repeat(b"", b"\x7a\x01x", n)),
+    ("one map key, repeated",  "protobuf",     |n| repeat(b"", b"\x22\x05\x0a\x01k\x10\x01", n)),
+    ("smallest messages",      "detect",       |n| repeat(b"", b"\0\0\0\x0d\x90\x01\0\x01\0\0\0\x01M\0\0\0\x01", n)),
+    ("an exception's fields",  "payload",      |n| repeat(b"", b"\x12\x01x", n)),
+];
+
+fn repeat(start: &[u8], unit: &[u8], n: usize) -> Vec<u8> {
+    start.iter().chain(unit.iter().cycle()).copied().take(n).collect()
+}
+
+#[test]
+fn twice_the_bytes_take_about_twice_the_time() {
+    for (name, target, family) in FAMILIES {
+        let (_, target) = TARGETS.iter().find(|(known, _)| known == target).expect("a target");
+        let (one, two) = (family(SIZE), family(2 * SIZE));
+        let mut least = f64::INFINITY;
+        for _ in 0..ROUNDS {
+            let (short, long) = (meter::best_time(3, || target(&one)), meter::best_time(3, || target(&two)));
+            least = least.min(long as f64 / short as f64);
+            if least <= FACTOR {
+                break;
+            }
+        }
+        assert!(least <= FACTOR, "{name}: twice the bytes take {least:.1} times the time");
+        println!("{name}: twice the bytes take {least:.2} times the time");
+    }
+}
