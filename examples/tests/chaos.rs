@@ -15,7 +15,7 @@ use std::time::Duration;
 use rpc_core::{Channel, Code, Sent};
 use socket2::SockRef;
 use testee::idl::testee::{Blob, TesteeClient};
-use testee::{Testee, eventually, make, raw};
+use testee::{Attack, GONE, Testee, eventually, make, raw, reset};
 
 const BIN: &str = env!("CARGO_BIN_EXE_testee");
 const SLACK: Duration = Duration::from_secs(3);
@@ -25,10 +25,6 @@ fn dial(addr: &str) -> TcpStream {
     socket.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout can be set");
     socket.set_nodelay(true).expect("no delay");
     socket
-}
-
-fn reset(socket: TcpStream) {
-    SockRef::from(&socket).set_linger(Some(Duration::ZERO)).expect("linger can be set");
 }
 
 /// Three requests in one stream: plain, with a header, bare.
@@ -50,67 +46,69 @@ fn replies(socket: &mut TcpStream) -> Vec<raw::Frame> {
 /// T22 towards the server: the complete frames before the FIN are answered (B04), the partial one is dropped.
 #[test]
 fn t22_a_fin_at_every_byte_loses_no_complete_request() {
-    let server = Testee::start(BIN, [] as [&str; 0]);
-    let (fds, (bytes, ends)) = (server.fds(), conversation());
-    for cut in 0..=bytes.len() {
-        let mut socket = dial(server.addr());
-        socket.write_all(&bytes[..cut]).expect("sent");
-        socket.shutdown(Shutdown::Write).expect("open");
-        let got: Vec<_> = replies(&mut socket).iter().map(|reply| reply.seq).collect();
-        let whole = ends.iter().filter(|end| **end <= cut).count() as i32;
-        assert_eq!(got, (1..=whole).collect::<Vec<_>>(), "FIN after {cut} bytes");
-    }
-    assert!(eventually(SLACK, || server.fds() == fds), "descriptors: {fds} before, {} after", server.fds());
-    // A connection is counted until its handler is gone, which is after its descriptor.
-    let quiet = || {
-        let now = server.stats();
-        (now.get("in_flight"), now.get("connections")) == (0, 1)
-    };
-    assert!(eventually(SLACK, quiet), "{:?}", server.stats());
+    Attack::new(BIN, "T22").run(|scene| {
+        let (bytes, ends) = conversation();
+        for cut in 0..=bytes.len() {
+            let mut socket = dial(scene.server.addr());
+            socket.write_all(&bytes[..cut]).expect("sent");
+            socket.shutdown(Shutdown::Write).expect("open");
+            let got: Vec<_> = replies(&mut socket).iter().map(|reply| reply.seq).collect();
+            let whole = ends.iter().filter(|end| **end <= cut).count() as i32;
+            assert_eq!(got, (1..=whole).collect::<Vec<_>>(), "FIN after {cut} bytes");
+        }
+        // A connection is counted until its handler is gone, which is after its descriptor. One is the polite client's.
+        assert!(eventually(GONE, || scene.stats().get("connections") == 1), "{:?}", scene.stats());
+        format!("a FIN after each of {} bytes of three requests: those that were whole were answered", bytes.len())
+    });
 }
 
 /// T21 towards the server.
 #[test]
 fn t21_a_reset_at_every_byte_leaves_nothing_behind() {
-    let server = Testee::start(BIN, [] as [&str; 0]);
-    let (fds, (bytes, _)) = (server.fds(), conversation());
-    let polite = server.client();
-    for cut in 0..=bytes.len() {
-        let mut socket = dial(server.addr());
-        socket.write_all(&bytes[..cut]).expect("sent");
-        reset(socket);
-        assert!(polite.echo(Blob::default()).wait().is_ok(), "reset after {cut} bytes");
-    }
-    drop(polite);
-    assert!(eventually(SLACK, || server.fds() == fds), "descriptors: {fds} before, {} after", server.fds());
-    assert_eq!(server.stats().get("in_flight"), 0);
+    Attack::new(BIN, "T21").run(|scene| {
+        let (bytes, _) = conversation();
+        for cut in 0..=bytes.len() {
+            let mut socket = dial(scene.server.addr());
+            socket.write_all(&bytes[..cut]).expect("sent");
+            reset(socket);
+            scene.stats(); // what came with the connection has been handled, or is being so
+        }
+        assert!(eventually(GONE, || scene.stats().get("connections") == 1), "{:?}", scene.stats());
+        format!("a reset after each of {} bytes of three requests", bytes.len())
+    });
 }
 
 /// T23: what the server says does not depend on how the bytes arrive.
 #[test]
 fn t23_every_split_gives_the_same_replies() {
-    let server = Testee::start(BIN, [] as [&str; 0]);
-    let (bytes, _) = conversation();
-    let answer = |pieces: &[&[u8]]| {
-        let mut socket = dial(server.addr());
-        for (n, piece) in pieces.iter().enumerate() {
-            if n > 0 {
-                // Let the server take the piece before the next one, at most places.
-                thread::yield_now();
+    Attack::new(BIN, "T23").run(|scene| {
+        let (bytes, _) = conversation();
+        let answer = |pieces: &[&[u8]]| {
+            let mut socket = dial(scene.server.addr());
+            for (n, piece) in pieces.iter().enumerate() {
+                if n > 0 {
+                    // Let the server take the piece before the next one, at most places.
+                    thread::yield_now();
+                }
+                socket.write_all(piece).expect("sent");
             }
-            socket.write_all(piece).expect("sent");
+            socket.shutdown(Shutdown::Write).expect("open");
+            let mut heard = Vec::new();
+            socket.read_to_end(&mut heard).expect("an orderly end");
+            heard
+        };
+        let whole = answer(&[&bytes]);
+        assert_eq!(whole.len(), answer(&bytes.chunks(1).collect::<Vec<_>>()).len());
+        assert_eq!(whole, answer(&bytes.chunks(1).collect::<Vec<_>>()), "byte by byte");
+        for at in 1..bytes.len() {
+            assert_eq!(whole, answer(&[&bytes[..at], &bytes[at..]]), "split at {at}");
         }
-        socket.shutdown(Shutdown::Write).expect("open");
-        let mut heard = Vec::new();
-        socket.read_to_end(&mut heard).expect("an orderly end");
-        heard
-    };
-    let whole = answer(&[&bytes]);
-    assert_eq!(whole.len(), answer(&bytes.chunks(1).collect::<Vec<_>>()).len());
-    assert_eq!(whole, answer(&bytes.chunks(1).collect::<Vec<_>>()), "byte by byte");
-    for at in 1..bytes.len() {
-        assert_eq!(whole, answer(&[&bytes[..at], &bytes[at..]]), "split at {at}");
-    }
+        format!(
+            "three requests of {} bytes byte by byte, and in two at each place: the same {} bytes back",
+            bytes.len(),
+            whole.len()
+        )
+    });
 }
 
 /// A proxy that passes bytes in both directions until it has passed as many of one direction as it is told, then ends both sides.
