@@ -56,6 +56,8 @@ pub use error::{Cause, ConfigError, Error, Peer, Phase, Refusal, Result, Sent};
 pub use limits::Limits;
 pub use metadata::Metadata;
 pub use middleware::{Logging, Middleware, Next, Payload, Stack};
+#[cfg(feature = "tokio")]
+pub use protocol::KitexFraming;
 pub use protocol::ProtocolError;
 pub use protocol::ttheader::{HeaderError, HeaderLimits, InfoError};
 /// The transport underneath: reactors, sockets, buffers.

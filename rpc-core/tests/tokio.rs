@@ -7,11 +7,16 @@ use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::{SinkExt, StreamExt};
+use rpc_core::KitexFraming;
 use rpc_core::codegen::Blocking;
+use rpc_core::protocol::ttheader::TtFrame;
+use rpc_core::transport::{FrameCodec, PoolOptions, ReactorPool, WholeFrame};
 use rpc_core::{Channel, Code, Context, Error, Result, Server, ServerHandle};
 use support::{AnyServer, Blob, EchoClient};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::{Builder, Runtime};
+use tokio_util::codec::Framed;
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -153,4 +158,214 @@ fn work_spawned_on_the_runtime_inherits_by_scope() {
     call.blob(Blob::default()).persistent("TENANT", "acme").wait().expect("an echo");
     let seen: Vec<_> = (0..2).map(|_| seen.recv_timeout(LIMIT).expect("C was called")).collect();
     assert_eq!(seen, [Some("acme".to_owned()), None]);
+}
+
+/// A client whose reactor the runtime turns.
+fn hosted(server: &ServerHandle, runtime: &Runtime, connections: usize) -> Arc<EchoClient> {
+    let pool = Arc::new(ReactorPool::on_tokio(runtime.handle(), 1).expect("a poller"));
+    let channel = Channel::builder(server.url().to_string()).connections(connections).reactors(pool);
+    Arc::new(EchoClient(channel.build().expect("a channel")))
+}
+
+/// Echoes, but never answers "held"; tells of each call that began.
+fn echo_server() -> (ServerHandle, mpsc::Receiver<Bytes>) {
+    let (tell, begun) = mpsc::channel();
+    let tell = std::sync::Mutex::new(tell);
+    let service = AnyServer::new(move |cx, req: Blob| {
+        let _ = tell.lock().unwrap().send(req.payload.clone());
+        async move {
+            if req.payload == "held" {
+                std::future::pending::<()>().await;
+            }
+            (cx, Ok(req))
+        }
+    });
+    (Server::builder().reactors(1).add(service).bind("tcp://127.0.0.1:0").expect("bound"), begun)
+}
+
+fn blob(text: &'static str) -> Blob {
+    Blob { payload: Bytes::from_static(text.as_bytes()) }
+}
+
+#[test]
+fn calls_of_tasks_are_answered_on_every_kind_of_runtime() {
+    let (server, _begun) = echo_server();
+    let one_thread = Builder::new_current_thread().enable_all().build().expect("a runtime");
+    for runtime in [one_thread, runtime(1), runtime(4)] {
+        for connections in [1, 8] {
+            let client = hosted(&server, &runtime, connections);
+            runtime.block_on(async {
+                for _ in 0..50 {
+                    assert_eq!(client.blob(blob("alone")).await.expect("an echo").payload, "alone");
+                }
+                let tasks: Vec<_> = (0..64_u32)
+                    .map(|task| {
+                        let client = Arc::clone(&client);
+                        tokio::spawn(async move {
+                            for n in 0..50_u32 {
+                                let payload = Bytes::from([task.to_be_bytes(), n.to_be_bytes()].concat());
+                                let call = client.blob(Blob { payload: payload.clone() }).timeout(LIMIT);
+                                assert_eq!(call.await.expect("an echo").payload, payload);
+                            }
+                        })
+                    })
+                    .collect();
+                for task in tasks {
+                    task.await.expect("no call was lost or mixed up");
+                }
+            });
+        }
+    }
+}
+
+/// More events at once than a look at the poller brings: none of them may be left lying.
+#[test]
+fn many_connections_that_are_ready_at_once_are_all_served() {
+    const CALLS: u64 = 600;
+    let (server, _begun) = echo_server();
+    let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let client = hosted(&server, &runtime, CALLS as usize);
+    runtime.block_on(async {
+        for round in 1..=3 {
+            let calls: Vec<_> = (0..CALLS)
+                .map(|_| {
+                    let client = Arc::clone(&client);
+                    tokio::spawn(async move { client.blob(blob("many")).timeout(LIMIT).await })
+                })
+                .collect();
+            while server.stats().accepted < CALLS * round {
+                tokio::task::yield_now().await;
+            }
+            // Nothing is turned until all replies lie there.
+            while server.stats().replied < CALLS * round {
+                thread::sleep(Duration::from_millis(1));
+            }
+            thread::sleep(Duration::from_millis(20));
+            for call in calls {
+                call.await.expect("no panic").expect("an echo");
+            }
+        }
+    });
+}
+
+/// The runtime's timer is never later than the reactor's next one, in whatever order deadlines come.
+#[test]
+fn deadlines_are_kept() {
+    let (server, _begun) = echo_server();
+    let runtime = runtime(1);
+    let client = hosted(&server, &runtime, 1);
+    runtime.block_on(async {
+        let held = |ms| {
+            let client = Arc::clone(&client);
+            tokio::spawn(async move { client.blob(blob("held")).timeout(Duration::from_millis(ms)).await })
+        };
+        let late = held(600_000);
+        for calls in [[30, 60], [60, 30], [30, 30]].map(|ms| ms.map(held)) {
+            for call in calls {
+                let error = call.await.expect("no panic").expect_err("held");
+                assert_eq!(error.code(), Code::DeadlineExceeded, "{error}");
+            }
+        }
+        assert!(!late.is_finished());
+        late.abort();
+        client.blob(blob("after")).await.expect("an echo");
+    });
+}
+
+/// Callers elsewhere are answered, too; and when the runtime ends, their calls end with it, and later ones at once.
+#[test]
+fn the_end_of_the_runtime_is_the_end_of_its_calls() {
+    let (server, begun) = echo_server();
+    for by_shutdown in [true, false] {
+        let runtime = runtime(2);
+        let client = hosted(&server, &runtime, 2);
+        let other = ReactorPool::start(PoolOptions { reactors: 1, ..PoolOptions::default() }).expect("a reactor");
+        let call = |text| {
+            let (client, (tell, hear)) = (Arc::clone(&client), mpsc::channel());
+            other.handles()[0].spawn(async move {
+                let _ = tell.send(client.blob(blob(text)).timeout(Duration::from_secs(600)).await);
+            });
+            hear
+        };
+        assert_eq!(call("here").recv_timeout(LIMIT).expect("it ends").expect("an echo").payload, "here");
+        let waits = thread::spawn({
+            let client = Arc::clone(&client);
+            move || client.blob(blob("held")).timeout(Duration::from_secs(600)).wait()
+        });
+        let held = [call("held"), call("held")];
+        let mut running = 0;
+        while running < 3 {
+            running += usize::from(begun.recv_timeout(LIMIT).expect("it begins") == "held");
+        }
+        match by_shutdown {
+            true => runtime.shutdown_background(),
+            false => drop(runtime),
+        }
+        for call in held {
+            let error = call.recv_timeout(LIMIT).expect("it ends").expect_err("never answered");
+            assert_eq!(error.code(), Code::Unavailable, "{error}");
+        }
+        assert_eq!(waits.join().expect("no panic").expect_err("never answered").code(), Code::Unavailable);
+        let error = call("too late").recv_timeout(LIMIT).expect("it ends").expect_err("nobody turns it");
+        assert_eq!(error.code(), Code::Unavailable, "{error}");
+    }
+}
+
+/// The last owner of the client lets go: its connections end, though the runtime goes on.
+#[test]
+fn the_end_of_the_pool_is_the_end_of_its_connections() {
+    let (server, _begun) = echo_server();
+    let runtime = runtime(1);
+    let client = hosted(&server, &runtime, 3);
+    runtime.block_on(async { client.blob(blob("once")).await.expect("an echo") });
+    assert!(server.stats().connections > 0);
+    drop(client);
+    let started = std::time::Instant::now();
+    while server.stats().connections > 0 {
+        assert!(started.elapsed() < LIMIT, "its connections stay open");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Whoever would block the very thread that has to turn the reactor is told, instead of waiting for ever.
+#[test]
+fn waiting_on_a_worker_panics_and_elsewhere_it_works() {
+    let (server, _begun) = echo_server();
+    let runtime = runtime(1);
+    let client = hosted(&server, &runtime, 1);
+    assert_eq!(client.blob(blob("here")).wait().expect("an echo").payload, "here");
+    let waits = |client: &Arc<EchoClient>| {
+        let client = Arc::clone(client);
+        move || client.blob(blob("there")).wait()
+    };
+    let blocking = runtime.block_on(runtime.spawn_blocking(waits(&client)));
+    assert_eq!(blocking.expect("no panic").expect("an echo").payload, "there");
+    let wait = waits(&client);
+    let worker = runtime.block_on(runtime.spawn(async move { wait() }));
+    assert!(worker.expect_err("it would wait for itself").is_panic());
+    assert_eq!(client.blob(blob("after")).wait().expect("the reactor goes on").payload, "after");
+}
+
+/// A program that frames with tokio-util speaks with a server of ours.
+#[test]
+fn kitex_frames_by_a_codec() {
+    let (server, _begun) = echo_server();
+    let url = server.url().to_string();
+    runtime(1).block_on(async {
+        let socket =
+            tokio::net::TcpStream::connect(url.strip_prefix("tcp://").expect("TCP")).await.expect("it listens");
+        let mut framed = Framed::new(socket, FrameCodec::new(KitexFraming::new(1 << 20)));
+        for seq in 1..=100 {
+            let frame = Bytes::from(support::raw_request(seq, b"framed"));
+            framed.send(WholeFrame(frame.clone())).await.expect("sent");
+            let torn = frame.slice(..frame.len() - 1);
+            assert!(framed.send(WholeFrame(torn)).await.is_err(), "half a frame is not sent");
+            let reply = framed.next().await.expect("a frame").expect("a legal one");
+            let header = TtFrame::decode(&reply).expect("a TTHeader");
+            assert_eq!(header.seq, seq);
+            let payload = rpc_core::protocol::Payload::decode(header.payload).expect("a reply");
+            assert_eq!(support::blob(payload.body), b"framed");
+        }
+        assert!(framed.codec().framing().spoken().is_some());
+    });
 }

@@ -45,6 +45,8 @@ pub use conn::{ConnId, ConnRef, Cx};
 pub use connector::Connector;
 pub use error::CloseReason;
 pub use framing::{DEFAULT_MAX_FRAME_SIZE, FrameError, Framing, LengthField, LengthWidth, Next, Span};
+#[cfg(feature = "tokio")]
+pub use framing::{FrameCodec, WholeFrame};
 pub use handler::{Frame, Handler, Message};
 pub use listener::{Accepted, ListenOptions, ListenerHandle};
 pub use log_limit::LogLimit;

@@ -19,11 +19,16 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+#[cfg(feature = "tokio")]
+pub(crate) use readiness::Descriptor;
 pub(crate) use readiness::ReadinessDriver;
 
 use crate::buffer::Block;
 use crate::socket::SocketOptions;
 use crate::url::Endpoint;
+
+/// The most events that a driver reports at once.
+pub(crate) const EVENTS: usize = 256;
 
 /// Names a socket or listener of a driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

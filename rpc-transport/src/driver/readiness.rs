@@ -14,7 +14,7 @@ use mio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use mio::{Events, Interest, Poll, Registry, Token};
 use socket2::{SockRef, Socket};
 
-use super::{CloseHow, Driver, Event, Key, RawSocket, Wake};
+use super::{CloseHow, Driver, EVENTS, Event, Key, RawSocket, Wake};
 use crate::buffer::Block;
 use crate::socket::{self, SocketOptions};
 use crate::url::Endpoint;
@@ -42,6 +42,18 @@ enum Source {
     UnixListener(UnixListener, PathBuf),
 }
 
+/// The poller's descriptor, for who waits for it and for other things at once. It is a descriptor of its own, and stays open as long as
+/// this lives.
+#[cfg(feature = "tokio")]
+pub(crate) struct Descriptor(Registry);
+
+#[cfg(feature = "tokio")]
+impl std::os::fd::AsRawFd for Descriptor {
+    fn as_raw_fd(&self) -> std::os::fd::RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
 struct MioWaker(mio::Waker);
 
 impl Wake for MioWaker {
@@ -56,7 +68,19 @@ impl ReadinessDriver {
     pub(crate) fn new() -> io::Result<Self> {
         let poll = Poll::new()?;
         let waker = Arc::new(MioWaker(mio::Waker::new(poll.registry(), WAKER)?));
-        Ok(ReadinessDriver { poll, events: Events::with_capacity(256), waker, sources: Vec::new(), free: Vec::new() })
+        Ok(ReadinessDriver {
+            poll,
+            events: Events::with_capacity(EVENTS),
+            waker,
+            sources: Vec::new(),
+            free: Vec::new(),
+        })
+    }
+
+    /// A descriptor that is readable while there are events.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn descriptor(&self) -> io::Result<Descriptor> {
+        self.poll.registry().try_clone().map(Descriptor)
     }
 
     fn insert(&mut self, mut source: Source, token: usize) -> io::Result<Key> {

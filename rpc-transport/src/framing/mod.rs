@@ -13,10 +13,14 @@
 //! No I/O, no buffering and no allocation here: the connection owns the bytes and asks again when more have come. An error
 //! means that the byte stream cannot be trusted any more, and ends the connection.
 
+#[cfg(feature = "tokio")]
+mod codec;
 mod length_field;
 
 use std::fmt;
 
+#[cfg(feature = "tokio")]
+pub use codec::{FrameCodec, WholeFrame};
 pub use length_field::{LengthField, LengthWidth};
 
 /// Default of `max_frame_size`: 16 MiB.

@@ -43,6 +43,9 @@ pub(crate) enum HostedBy {
 }
 
 pub(crate) struct Host {
+    /// What turns it instead of a thread.
+    #[cfg(feature = "tokio")]
+    runtime: Option<super::on_tokio::Runtime>,
     reactor: Mutex<Option<Reactor>>,
     thread: Mutex<Option<Thread>>,
     by: HostedBy,
@@ -101,6 +104,8 @@ impl Wake for Caller {
 impl Host {
     pub(crate) fn new(by: HostedBy) -> Self {
         Host {
+            #[cfg(feature = "tokio")]
+            runtime: None,
             reactor: Mutex::new(None),
             thread: Mutex::new(None),
             by,
@@ -111,6 +116,12 @@ impl Host {
             leads: AtomicU64::new(0),
             followers: Mutex::new(Vec::new()),
         }
+    }
+
+    /// A reactor that a runtime's task owns and turns.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn of_runtime(runtime: super::on_tokio::Runtime) -> Self {
+        Host { runtime: Some(runtime), ..Host::new(HostedBy::Thread) }
     }
 
     pub(crate) fn call_thread(&self) {
@@ -177,6 +188,11 @@ impl ReactorHandle {
         *self.host().reactor.lock() = Some(reactor);
     }
 
+    #[cfg(feature = "tokio")]
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.host().is_stopping()
+    }
+
     /// Ends the reactor, unless it has been ended.
     pub(crate) fn discard(&self) {
         let mut place = self.host().reactor.lock();
@@ -197,6 +213,10 @@ impl ReactorHandle {
         self.run(move || {
             let _ = tell.send(f());
         });
+        #[cfg(feature = "tokio")]
+        if let Some(runtime) = &self.host().runtime {
+            return runtime.block_on(async { hear.recv().ok() }); // panics where waiting would be for ever
+        }
         hear.recv().ok()
     }
 
@@ -310,9 +330,14 @@ impl ReactorHandle {
     /// When the reactor stops meanwhile, its connections end, and the future goes on without it.
     ///
     /// # Panics
-    /// On a thread that is turning a reactor: it would wait for itself. Check [`local::current`](crate::local::current).
+    /// On a thread that is turning a reactor: it would wait for itself. Check [`local::current`](crate::local::current). If a tokio
+    /// runtime turns this reactor, also on a thread that drives a runtime, for the same reason.
     pub fn block_on<F: Future>(&self, future: F) -> F::Output {
         assert!(core::try_with(|_| ()).is_none(), "block_on on a reactor's thread would wait for itself");
+        #[cfg(feature = "tokio")]
+        if let Some(runtime) = &self.host().runtime {
+            return runtime.block_on(future);
+        }
         let mut future = pin!(future);
         let caller = CALLER.with(Arc::clone);
         let waker = Waker::from(Arc::clone(&caller));

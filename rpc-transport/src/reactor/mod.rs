@@ -12,6 +12,8 @@ pub(crate) mod audit;
 pub(crate) mod core;
 mod host;
 mod inbox;
+#[cfg(feature = "tokio")]
+mod on_tokio;
 mod pool;
 pub(crate) mod tasks;
 
@@ -31,7 +33,7 @@ use self::host::Host;
 use self::inbox::{Attention, Inbox};
 use self::tasks::FutureTask;
 use crate::conn::{self, EARLY_FLUSH_FRAMES, Slab, Token};
-use crate::driver::{Driver, Wake};
+use crate::driver::{Driver, EVENTS, Wake};
 use crate::error::CloseReason;
 use crate::listener;
 use crate::local;
@@ -150,11 +152,23 @@ pub(crate) struct Main<'a> {
 impl Reactor {
     /// A reactor over `driver`, in the care of no host yet.
     pub(crate) fn new(driver: Box<dyn Driver>, name: String, index: usize, host: Host) -> Self {
+        let waker = driver.waker();
+        Reactor::with_waker(driver, waker, name, index, host)
+    }
+
+    /// As [`Reactor::new`], for a host that does not sleep in the driver.
+    pub(crate) fn with_waker(
+        driver: Box<dyn Driver>,
+        waker: Arc<dyn Wake>,
+        name: String,
+        index: usize,
+        host: Host,
+    ) -> Self {
         let handle = ReactorHandle(Arc::new(Shared {
             name,
             index,
             inbox: Inbox::new(),
-            waker: driver.waker(),
+            waker,
             stats: ReactorStats::default(),
             host,
         }));
@@ -175,7 +189,7 @@ impl Reactor {
             work: 0,
             stale_timers: 0,
             stopping: false,
-            events: Vec::with_capacity(256),
+            events: Vec::with_capacity(EVENTS),
             commands: Vec::new(),
         });
         Reactor { core: Some(core), handle }
@@ -189,6 +203,12 @@ impl Reactor {
         self.core.as_ref().is_some_and(|core| core.has_work())
     }
 
+    /// The time of its last turn.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn now(&self) -> Option<std::time::Instant> {
+        self.core.as_ref().map(|core| core.now)
+    }
+
     /// One turn: waits until something happens, then does everything that is due once.
     pub(crate) fn turn(&mut self) {
         self.inside(|| {
@@ -200,7 +220,7 @@ impl Reactor {
 
     /// The first half of a turn, for a host that knows by itself when the reactor's sleep is over: how long it may last. Whoever
     /// submits something from here on uses the waker.
-    #[cfg(feature = "testing")]
+    #[cfg(any(feature = "testing", feature = "tokio"))]
     pub(crate) fn doze(&mut self) -> Option<Duration> {
         let mut timeout = None;
         self.inside(|| timeout = doze());
@@ -214,6 +234,23 @@ impl Reactor {
             wake_up(Some(Duration::ZERO));
             work();
         });
+    }
+
+    /// The second half for a host that knows whether the driver has events: it is not asked if it has none. Returns whether it may
+    /// have more.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn rouse_and_look(&mut self, look: bool) -> bool {
+        let mut more = false;
+        self.inside(|| {
+            if look {
+                wake_up(Some(Duration::ZERO));
+                more = with(|core| core.events.len() >= EVENTS / 2);
+            } else {
+                awake();
+            }
+            work();
+        });
+        more
     }
 
     /// Turns until the caller's future is done (true), or the caller is told to stop (false).
@@ -321,6 +358,12 @@ fn wake_up(timeout: Option<Duration>) {
             }
             std::thread::sleep(Duration::from_millis(10));
         }
+    });
+    awake();
+}
+
+fn awake() {
+    with(|core| {
         core.handle.0.inbox.announce(Attention::Running);
         core.now = core.driver.now();
     });

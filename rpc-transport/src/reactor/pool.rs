@@ -81,6 +81,17 @@ impl ReactorPool {
         ReactorPool { handles: handles.collect(), threads: Mutex::default(), next: AtomicUsize::new(0) }
     }
 
+    /// Reactors that have their hosts already.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn of(handles: Vec<ReactorHandle>) -> ReactorPool {
+        ReactorPool { handles, threads: Mutex::default(), next: AtomicUsize::new(0) }
+    }
+
+    #[cfg(feature = "tokio")]
+    pub(crate) fn push(&mut self, handle: ReactorHandle) {
+        self.handles.push(handle);
+    }
+
     /// The pool of a process without a server: one reactor, started at the first call, never stopped.
     ///
     /// # Errors

@@ -1,0 +1,168 @@
+//! A tokio runtime as the host of reactors: feature `tokio`.
+//!
+//! ```text
+//!  poller readable ─┐
+//!  timer due ───────┼─► wakes the reactor's task ─► a worker polls it: turn, …, doze ─► pending
+//!  something put in ┘
+//! ```
+//!
+//! The reactor is a task of the runtime, and lives in it: when the task is dropped, because the runtime ends, the reactor ends with it
+//! as any other does. What a caller puts in from a task of the same runtime wakes the reactor's task by the runtime's own means, on the
+//! same worker as a rule: there is no hop to another thread, and no write to a wake-up descriptor.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::runtime::Handle;
+use tokio::time::{Instant, Sleep};
+
+use super::host::Host;
+use super::{Reactor, ReactorPool};
+use crate::driver::{Descriptor, ReadinessDriver, Wake};
+
+/// Turns in a row before other tasks of the runtime have their turn.
+const TURNS: usize = 16;
+
+/// The longest that the runtime is asked to wait; waking up early is harmless.
+const LONGEST: Duration = Duration::from_secs(3600);
+
+impl ReactorPool {
+    /// Reactors that a tokio runtime's threads turn, for the clients of a program that runs on tokio anyway: a call from one of its
+    /// tasks then needs no other thread. Feature `tokio`.
+    ///
+    /// The reactors end with the runtime, or when the pool is dropped: their connections end, and calls on them with an error.
+    /// Nothing turns them while nothing drives the runtime: a current-thread one must be blocked on.
+    ///
+    /// A task's calls go through the reactor's inbox, as those of any thread that is not turning it. Blocking for a call needs a
+    /// thread that is not one of the runtime's workers: [`ReactorHandle::block_on`](super::ReactorHandle::block_on).
+    ///
+    /// # Errors
+    /// When the system gives no poller.
+    ///
+    /// # Panics
+    /// If the runtime was built without its I/O or time driver: `enable_all`.
+    pub fn on_tokio(runtime: &Handle, reactors: usize) -> io::Result<ReactorPool> {
+        let _entered = runtime.enter();
+        let mut pool = ReactorPool::of(Vec::new());
+        for index in 0..reactors.max(1) {
+            let driver = ReadinessDriver::new()?;
+            #[allow(
+                deprecated,
+                reason = "its successor is unsafe, for descriptors that may be closed before; this one is owned"
+            )]
+            let readable = AsyncFd::with_interest(driver.descriptor()?, Interest::READABLE)?;
+            let wake = Arc::new(TaskWake::default());
+            let host = Host::of_runtime(Runtime(runtime.clone()));
+            let reactor = Reactor::with_waker(Box::new(driver), wake.clone(), format!("tokio-{index}"), index, host);
+            pool.push(reactor.handle().clone());
+            let timer = Box::pin(tokio::time::sleep(Duration::ZERO));
+            runtime.spawn(Hosted { readable, timer, wake, reactor, look: true });
+        }
+        Ok(pool)
+    }
+}
+
+/// The runtime that turns a reactor.
+pub(crate) struct Runtime(Handle);
+
+impl Runtime {
+    /// Blocks this thread until the future ends.
+    ///
+    /// # Panics
+    /// On a worker of a runtime: the reactor's own task may be next in that worker's queue, and would wait for it for ever.
+    pub(crate) fn block_on<F: Future>(&self, future: F) -> F::Output {
+        self.0.block_on(future)
+    }
+}
+
+/// Wakes the task that turns a reactor.
+#[derive(Default)]
+struct TaskWake(Mutex<Option<Waker>>);
+
+impl TaskWake {
+    fn register(&self, waker: &Waker) {
+        let mut known = self.0.lock();
+        if !known.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            *known = Some(waker.clone());
+        }
+    }
+}
+
+impl Wake for TaskWake {
+    fn wake(&self) {
+        // Under the lock: these are the runtime's own wakers, which run nobody's code.
+        if let Some(waker) = &*self.0.lock() {
+            waker.wake_by_ref();
+        }
+    }
+}
+
+/// The task that turns a reactor.
+struct Hosted {
+    /// The reactor's poller.
+    readable: AsyncFd<Descriptor>,
+    /// Never later than the reactor's next timer while the reactor dozes. Mostly earlier: calls come with deadlines that are all
+    /// later than the last one's, and to wake up once in vain is cheaper than to move the timer for each.
+    timer: Pin<Box<Sleep>>,
+    wake: Arc<TaskWake>,
+    reactor: Reactor,
+    /// The poller may have events.
+    look: bool,
+}
+
+impl Hosted {
+    /// Notes whether the poller has become readable, and sees to it that the task is woken when it does so again.
+    fn note_readiness(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        while let Poll::Ready(ready) = self.readable.poll_read_ready(cx) {
+            // Cleared before the poller is looked at: what comes in between is ready again.
+            ready?.clear_ready();
+            self.look = true;
+        }
+        Ok(())
+    }
+
+    /// Waits for the reactor's next timer; ready if it is due.
+    fn poll_timer(&mut self, timeout: Option<Duration>, cx: &mut Context<'_>) -> Poll<()> {
+        let (Some(timeout), Some(now)) = (timeout, self.reactor.now()) else { return Poll::Pending };
+        let at = Instant::from_std(now + timeout.min(LONGEST));
+        if at < self.timer.deadline() || self.timer.is_elapsed() {
+            self.timer.as_mut().reset(at);
+        }
+        self.timer.as_mut().poll(cx)
+    }
+
+    fn turns(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // Before the reactor says that it sleeps: from then on it may be woken.
+        self.wake.register(cx.waker());
+        for _ in 0..TURNS {
+            if self.reactor.handle().is_stopping() {
+                return Poll::Ready(Ok(()));
+            }
+            self.note_readiness(cx)?;
+            self.look = self.reactor.rouse_and_look(self.look);
+            let timeout = self.reactor.doze();
+            let due = self.look || timeout == Some(Duration::ZERO);
+            if !due && self.poll_timer(timeout, cx).is_pending() {
+                return Poll::Pending;
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+impl Future for Hosted {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        // An error is the end of the runtime.
+        self.turns(cx).map(|_: io::Result<()>| ())
+    }
+}
