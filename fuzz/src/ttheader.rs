@@ -1,7 +1,7 @@
 //! A frame that claims to be TTHeader: taken apart twice, and put together again.
 
-use rpc_core::protocol::ttheader::{Entry, InfoEntries, TtFrame, write_frame_head};
-use rpc_core::protocol::{Form, MessageType, Payload, form_of};
+use rpc_core::protocol::ttheader::{ControlFrame, Entry, InfoEntries, TtFrame, write_frame_head};
+use rpc_core::protocol::{Checksum, Form, MessageType, Payload, form_of};
 
 use crate::meter;
 use crate::reference;
@@ -38,6 +38,21 @@ pub fn ttheader(data: &[u8]) {
     assert_eq!((found, error), reference::entries(frame.info));
     if error.is_none() && frame.payload.len() < 1024 {
         written_again(&frame);
+    }
+    control(&frame, data);
+    let _ = Checksum::check(frame.info, frame.payload);
+}
+
+/// What it says if it is a control frame, which is written again and says the same.
+fn control(frame: &TtFrame<'_>, data: &[u8]) {
+    let (read, held) = meter::peak(|| ControlFrame::decode(frame));
+    assert_eq!(held, 0, "reading a control frame allocates");
+    if let Ok(Some(control)) = read {
+        assert_eq!(ControlFrame::is(data), frame.seq == 0);
+        let mut out = Vec::new();
+        control.encode(&mut out);
+        let again = TtFrame::decode(&out).expect("we read what we write");
+        assert_eq!(ControlFrame::decode(&again), Ok(Some(control)));
     }
 }
 

@@ -113,7 +113,7 @@ fn request(what: &Request<'_>) {
     assert_eq!(info.from_method().map(<[u8]>::to_vec), some(what.from_method));
     assert_eq!(info.to_method(), Some(what.method.as_bytes()));
     assert_eq!(info.timeout(), what.timeout_ms.map(|ms| Duration::from_millis(ms.max(1).into())));
-    assert_eq!(info.capabilities(), what.announce.then_some(0));
+    assert_eq!(info.capabilities(), what.announce.then_some(what.multiplexed.into()));
     let kind = if what.oneway { MessageType::Oneway } else { MessageType::Call };
     assert_eq!(info.message_type(), Some(kind));
     assert_eq!(map(info.persistent()), map(&persistent));

@@ -11,7 +11,7 @@ use std::time::Duration;
 use rpc_transport::FrameError;
 
 use crate::protocol::ttheader::{HeaderError, InfoError, ReplyInfo};
-use crate::protocol::{Exception, ProtocolError};
+use crate::protocol::{Corrupt, Exception, ProtocolError};
 use crate::status::{BizStatus, Code, text_of, type_id};
 use cause::Span;
 pub use cause::{Cause, ConfigError, Refusal};
@@ -381,6 +381,7 @@ impl std::error::Error for Error {
             Cause::Unsendable(error) => Some(error),
             Cause::Encode(error) => Some(error),
             Cause::Decode(error) => Some(error),
+            Cause::Corrupt(error) => Some(error),
             Cause::Config(error) => Some(error),
             Cause::Other(error) => Some(error.as_ref()),
             _ => None,
@@ -447,6 +448,12 @@ impl From<prost::EncodeError> for Error {
 impl From<prost::DecodeError> for Error {
     fn from(error: prost::DecodeError) -> Error {
         Error::of(Code::InvalidArgument, Sent::Maybe, Cause::Decode(error))
+    }
+}
+
+impl From<Corrupt> for Error {
+    fn from(error: Corrupt) -> Error {
+        Error::of(Code::DataLoss, Sent::Maybe, Cause::Corrupt(error))
     }
 }
 

@@ -58,8 +58,8 @@ pub use metadata::Metadata;
 pub use middleware::{Logging, Middleware, Next, Payload, Stack};
 #[cfg(feature = "tokio")]
 pub use protocol::KitexFraming;
-pub use protocol::ProtocolError;
 pub use protocol::ttheader::{HeaderError, HeaderLimits, InfoError};
+pub use protocol::{Corrupt, ProtocolError};
 /// The transport underneath: reactors, sockets, buffers.
 pub use rpc_transport as transport;
 pub use rpc_transport::sleep;

@@ -79,6 +79,20 @@ limits! {
     frame_progress: Duration = secs(30), secs(30);
     /// A connection without calls is closed after this time. Default 10 min at a server, 1 min at a client.
     idle_timeout: Duration = secs(600), secs(60);
+    /// How long a peer that knows control frames may be silent while calls are under way until it gets a ping. Default 10 s.
+    /// Connections without calls are not looked at.
+    keepalive_interval: Duration = secs(10), secs(10);
+    /// How long it may be silent from then on. Default 3 s. Then it counts as gone: closed, and its calls end with `Unavailable`. Time
+    /// in which this side does not read does not count.
+    keepalive_timeout: Duration = secs(3), secs(3);
+    /// Least time between two pings of a peer. Default 1 s. One that comes sooner is a strike; one that does not forgives them.
+    keepalive_min_interval: Duration = secs(1), secs(1);
+    /// Strikes that are borne. Default 2. Beyond: `goaway` with the reason `too_many_pings`, closed.
+    keepalive_strikes: u32 = 2, 2;
+    /// Calls of a connection after which more than half of them must have had more than a second before the peer cancelled them, or
+    /// their deadline passed. Default 500. Beyond: `goaway` with the reason `cancel_budget`, closed when what runs has ended. Holds
+    /// for peers that know control frames.
+    cancel_budget: u32 = 500, 500;
     /// Handlers running for one connection, counted until they return. Default 1,024. Beyond: the connection is not read.
     max_inflight_per_conn: usize = 1024, 1024;
     /// Handlers running in the whole server. Default 65,536. Beyond: `ResourceExhausted`, not executed.
@@ -129,12 +143,21 @@ impl Limits {
     /// Checks every limit, and what they must be to each other. Binding a server and building a channel do it.
     ///
     /// # Errors
-    /// A limit of 0, a frame limit over what the protocol can say, `write_low` over `write_high`, more calls than have numbers.
+    /// A limit of 0, a frame limit over what the protocol can say, `write_low` over `write_high`, `keepalive_min_interval` over
+    /// `keepalive_interval`, more calls than have numbers.
     pub fn check(&self) -> Result<(), ConfigError> {
         self.check_each()?;
         if self.write_low > self.write_high {
             let reason = format!("it must not exceed write_high, {}", self.write_high);
             return Err(ConfigError::new("write_low", self.write_low.to_string(), reason));
+        }
+        if self.keepalive_min_interval > self.keepalive_interval {
+            let reason = format!("it must not exceed keepalive_interval, {:?}", self.keepalive_interval);
+            return Err(ConfigError::new(
+                "keepalive_min_interval",
+                format!("{:?}", self.keepalive_min_interval),
+                reason,
+            ));
         }
         if self.client_max_inflight.saturating_add(self.client_max_waiting) > crate::mux::MAX_SLOTS {
             let value = format!("{} + {}", self.client_max_inflight, self.client_max_waiting);
@@ -255,6 +278,8 @@ mod tests {
         check("frame_progress",     "2",          "the unit is missing");
         check("frame_progress",     "0s",         "cannot be 0");
         check("write_low",          "2MiB",       "must not exceed write_high");
+        check("keepalive_min_interval", "11s",    "must not exceed keepalive_interval");
+        check("keepalive_strikes",  "3",          "3");
         check("max_inflight",       "99999999999999999999", "not a number");
         check("max_inflight",       "99999999999999GiB", "too large");
         check("max_fraem_size",     "1",          "there is no such limit; the names are max_frame_size");
@@ -266,7 +291,9 @@ mod tests {
     /// Found by fuzzing: a 0 was refused and stayed, and the next limit that was set was blamed for it.
     #[test]
     fn a_refused_value_changes_nothing() {
-        for (name, value) in [("max_glitches", "0"), ("max_frame_size", "1GiB"), ("idle_timeout", "0s"), ("turn_bytes", "x")] {
+        for (name, value) in
+            [("max_glitches", "0"), ("max_frame_size", "1GiB"), ("idle_timeout", "0s"), ("turn_bytes", "x")]
+        {
             let mut limits = Limits::server();
             assert!(limits.set(name, value).is_err(), "{name}={value}");
             assert_eq!(limits, Limits::server());

@@ -133,6 +133,7 @@ pub fn exception_of(error: &Error) -> Exception {
         Cause::Decode(cause) => {
             Exception { type_id: type_id::PROTOCOL_ERROR, message: format!("cannot decode the request: {cause}") }
         }
+        Cause::Corrupt(cause) => Exception { type_id: type_id::PROTOCOL_ERROR, message: cause.to_string() },
         cause => Exception { type_id: type_id::INTERNAL_ERROR, message: cause.to_string() },
     }
 }

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use rpc_core::protocol::ttheader::{
-    Entry, HeaderLimits, InfoEntries, ReplyHead, ReplyInfo, ReplyKind, RequestHead, RequestHeadSpec, RequestInfo,
-    StringBlock, TtFrame, request_metadata, write_frame_head,
+    CONFIRMATION, ControlFrame, Entry, HeaderLimits, InfoEntries, ReplyHead, ReplyInfo, ReplyKind, RequestHead,
+    RequestHeadSpec, RequestInfo, StringBlock, TtFrame, request_metadata, write_frame_head,
 };
-use rpc_core::protocol::{Exception, Form, KitexFraming, MessageType, Payload, form_of};
+use rpc_core::protocol::{Checksum, Exception, Form, KitexFraming, MessageType, Payload, form_of};
 use rpc_core::{BizStatus, Metadata, ProtocolError};
-use rpc_transport::Next;
+use rpc_transport::{Next, Span};
 
 const MAX_FRAME: u32 = 16 << 20;
 const HELLO: &[u8] = b"\x0a\x05hello";
@@ -21,11 +21,13 @@ struct Vector {
     bytes: Vec<u8>,
 }
 
+/// Bytes from hex digits; blanks between them are for readers.
+fn hex(hex: &str) -> Vec<u8> {
+    let digits: Vec<_> = hex.bytes().filter(|byte| *byte != b' ').collect();
+    digits.chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
+}
+
 fn vectors() -> Vec<Vector> {
-    let hex = |hex: &str| -> Vec<u8> {
-        let digits = hex.as_bytes().chunks(2);
-        digits.map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
-    };
     include_str!("wire/wire_vectors.tsv")
         .lines()
         .map(|line| {
@@ -100,6 +102,8 @@ fn message(frame: &[u8]) -> Result<String, ProtocolError> {
 enum Rewrite {
     /// A header with the same info section.
     Info,
+    /// A header with the payload's checksum, made anew.
+    Checksum,
     /// A request of this method.
     Request(RequestHeadSpec<'static>),
     /// A reply with these string pairs.
@@ -144,7 +148,7 @@ const UNARY: &[(&str, &str, Rewrite)] = &[
     ("E8b-framed-reply",            "Reply Echo 1 \\n\\x05hello", Rewrite::Reply(&[])),
     ("E9-mux-call",                 "flags=1 seq=305419896 isn=EchoService 1=framed 3=caller.svc 6=demo.echo 9=Echo 20= 22=1 Call Echo 305419896 \\n\\x05hello", Rewrite::Request(MUX)),
     ("E9b-mux-control-close",       "flags=0 seq=0 crrst=1 control", Rewrite::Never("its payload is Thrift")),
-    ("E10-call-crc32c",             "flags=0 seq=10 crc32c=f8ed18da Call Echo 10 \\n\\x05hello", Rewrite::Info),
+    ("E10-call-crc32c",             "flags=0 seq=10 crc32c=f8ed18da Call Echo 10 \\n\\x05hello", Rewrite::Checksum),
     ("E11-call-proto4",             "flags=0 seq=1 Call Echo 1 \\n\\x05hello", Rewrite::Never("protocol id 4 is not sent")),
     ("E12-empty-message",           "flags=0 seq=11 Call Echo 11 ", Rewrite::Info),
 ];
@@ -165,6 +169,15 @@ fn write_again(frame: &[u8], rewrite: &Rewrite) -> Option<Vec<u8>> {
             let blocks = [header.info, b""];
             let Payload { kind, method, seq, body } = payload;
             write_frame_head(&mut out, header.flags, seq, blocks, kind, method, body.len()).unwrap();
+        }
+        Rewrite::Checksum => {
+            let Payload { kind, method, seq, body } = payload.unwrap();
+            let (one, other) = body.split_at(3); // as a chain of blocks has it
+            let checksum = Checksum::of_message(kind, method, seq, [one, other].into_iter());
+            let mut strings = StringBlock::new();
+            strings.push(b"crc32c", &checksum.to_hex()).unwrap();
+            let blocks = [strings.as_bytes(), b""];
+            write_frame_head(&mut out, header.unwrap().flags, seq, blocks, kind, method, body.len()).unwrap();
         }
         Rewrite::Request(spec) => {
             let payload = payload.unwrap();
@@ -241,11 +254,16 @@ fn look_everywhere(input: &[u8]) {
     if let Ok(Next::More { need }) = KitexFraming::new(MAX_FRAME).find(input) {
         assert!(need > input.len() && need <= MAX_FRAME as usize + 4);
     }
-    let _ = form_of(input);
+    let _ = (form_of(input), ControlFrame::is(input));
     if let Ok(payload) = Payload::decode(input) {
         let _ = Exception::decode(payload.body);
     }
     if let Ok(frame) = TtFrame::decode(input) {
+        if let Ok(Some(control)) = ControlFrame::decode(&frame) {
+            let mut again = Vec::new();
+            control.encode(&mut again);
+            assert_eq!(ControlFrame::decode(&TtFrame::decode(&again).unwrap()), Ok(Some(control)));
+        }
         if let Ok(payload) = Payload::decode(frame.payload) {
             let _ = Exception::decode(payload.body);
         }
@@ -266,7 +284,8 @@ fn look_at_info(info: &[u8], limits: &HeaderLimits) {
 
 #[test]
 fn no_cut_and_no_changed_byte_makes_it_panic() {
-    for Vector { bytes, .. } in vectors() {
+    let ours = include_str!("wire/control_vectors.tsv").lines().filter_map(|line| line.rsplit('\t').next()).map(hex);
+    for bytes in vectors().into_iter().map(|vector| vector.bytes).chain(ours) {
         for cut in 0..bytes.len() {
             look_everywhere(&bytes[..cut]);
             // A cut frame whose length field agrees gets further.
@@ -303,6 +322,7 @@ fn requests_are_summed_up() {
     assert_eq!((full.capabilities(), full.remote_address()), (None, None));
     let plain = info("E2-call-full");
     assert_eq!((plain.from_method(), plain.timeout()), (None, None));
+    assert_eq!((plain.checksum(), info("E10-call-crc32c").checksum()), (None, Some(&b"f8ed18da"[..])));
     let empty = info("E1-call-minimal");
     assert_eq!((empty.service(), empty.message_type()), (None, None));
     assert!(empty.persistent().is_empty() && empty.transient().is_empty());
@@ -312,6 +332,7 @@ fn requests_are_summed_up() {
 fn replies_are_summed_up() {
     let limits = HeaderLimits::default();
     let info = |name| ReplyInfo::parse(TtFrame::decode(&vector(name)).unwrap().info, &limits).unwrap();
+    assert_eq!(info("E10-call-crc32c"), ReplyInfo { checksum: Some((*b"f8ed18da").into()), ..ReplyInfo::default() });
     assert_eq!(info("E3-reply"), ReplyInfo::default());
     assert_eq!(info("E3b-reply-minimal"), ReplyInfo::default());
     assert_eq!(info("E4b-exception-handler-error"), ReplyInfo::default());
@@ -348,6 +369,77 @@ fn an_announcement_is_read_back_and_changes_nothing_else() {
     assert_eq!((ours.capabilities(), ours.timeout()), (Some(0), Some(Duration::from_millis(250))));
     let plain = receive(&vector("E2-call-full")).unwrap().replace(" 9=Echo", " 9=Echo 12=0000000250");
     assert_eq!(receive(&out).unwrap(), plain.replace("22=1", "22=1 31001=0"));
+}
+
+/// A checksum is that of all bytes behind the header: any change of them shows, and a change of the header does not.
+#[test]
+fn a_changed_payload_does_not_match_its_checksum() {
+    let whole = vector("E10-call-crc32c");
+    let payload_at = whole.len() - TtFrame::decode(&whole).unwrap().payload.len();
+    for at in payload_at..whole.len() {
+        let mut changed = whole[payload_at..].to_vec();
+        changed[at - payload_at] ^= 0x10;
+        let error = Checksum::check(b"f8ed18da", &changed).unwrap_err();
+        assert!(error.to_string().ends_with("its header says f8ed18da"), "{error}");
+    }
+    assert_eq!(Checksum::check(b"f8ed18da", &whole[payload_at..]), Ok(()));
+}
+
+/// Requests on multiplexed connections announce control frames, and a reply confirms them: bytes written by hand.
+#[test]
+fn control_frames_are_announced_and_confirmed() {
+    let mut out = Vec::new();
+    let head = RequestHead::new(&RequestHeadSpec { announce: true, ..MUX }).unwrap();
+    head.write(&mut out, 1, None, b"", HELLO.len()).unwrap();
+    out.extend(HELLO);
+    let plain = receive(&vector("E9-mux-call")).unwrap().replace("305419896", "1");
+    assert_eq!(receive(&out).unwrap(), plain.replace("22=1", "22=1 31001=1"));
+
+    let mut out = Vec::new();
+    let head = ReplyHead::new("Echo").unwrap();
+    head.write(&mut out, Form::TtHeader, ReplyKind::Reply, 1, HELLO.len(), CONFIRMATION).unwrap();
+    out.extend(HELLO);
+    let by_hand = hex("00000039 1000 0000 00000001 0005 00 00 10 0001 7919 0001 31 10 0001 0016 0001 32 0000 \
+                       00000017 9001 0002 00000004 4563686f 00000001 0a0568656c6c6f");
+    assert_eq!(out, by_hand);
+    let info = ReplyInfo::parse(TtFrame::decode(&out).unwrap().info, &HeaderLimits::default()).unwrap();
+    assert_eq!(info, ReplyInfo { capabilities: Some(1), ..ReplyInfo::default() });
+}
+
+/// `wire/control_vectors.tsv` was written by hand from the description in `docs/control-frames.md`.
+#[test]
+fn control_frames_are_the_bytes_that_the_page_says() {
+    let mut read = 0;
+    for line in include_str!("wire/control_vectors.tsv").lines() {
+        let columns: Vec<_> = line.split('\t').collect();
+        let [name, facts, digits] = columns[..] else { panic!("three columns: {line}") };
+        let bytes = hex(digits);
+        assert_eq!(KitexFraming::new(MAX_FRAME).find(&bytes), Ok(Next::Frame(Span { skip: 0, len: bytes.len() })));
+        let frame = TtFrame::decode(&bytes).unwrap();
+        assert!(frame.seq == 0 && ControlFrame::is(&bytes), "{name}");
+        let control = ControlFrame::decode(&frame).unwrap().unwrap_or_else(|| panic!("{name} is a control frame"));
+        let shown = match control {
+            ControlFrame::GoAway { last, reason } => {
+                format!("GoAway {{ last: {last}, reason: \"{}\" }}", reason.escape_ascii())
+            }
+            other => format!("{other:?}"),
+        };
+        assert_eq!(shown, facts, "{name}");
+        let mut again = Vec::new();
+        control.encode(&mut again);
+        assert_eq!(again, bytes, "{name}");
+        assert!(ReplyInfo::parse(frame.info, &HeaderLimits::default()).is_ok_and(|info| !info.closing), "{name}");
+        for cut in 0..bytes.len() {
+            assert!(receive(&bytes[..cut]).is_err(), "{name} cut at {cut}");
+        }
+        read += 1;
+    }
+    assert_eq!(read, 6);
+    for Vector { name, bytes, .. } in vectors().iter().filter(|v| v.kind == "ok") {
+        assert!(!ControlFrame::is(bytes), "{name} is a message, or Kitex's goodbye");
+        let frame = TtFrame::decode(bytes).ok();
+        assert!(frame.is_none_or(|frame| ControlFrame::decode(&frame) == Ok(None)), "{name}");
+    }
 }
 
 fn bytes(len: impl Into<proptest::sample::SizeRange>) -> impl Strategy<Value = Vec<u8>> {

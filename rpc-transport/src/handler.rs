@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 
@@ -21,6 +22,13 @@ pub trait Handler: Send + 'static {
 
     /// A batch of frames follows: the frames of one read.
     fn on_batch(&mut self, cx: &mut Cx<'_>) {}
+
+    /// Whether the frame at the front may be handed up now. If not, it and what is behind it wait as after [`Cx::pause`], until
+    /// [`Cx::resume`]. So a handler that is full goes on reading until something comes that it has no room for.
+    #[inline]
+    fn takes(&mut self, frame: Frame<'_>) -> bool {
+        true
+    }
 
     /// One whole frame. It is borrowed; [`Frame::to_bytes`] keeps it without a copy.
     fn on_frame(&mut self, cx: &mut Cx<'_>, frame: Frame<'_>);
@@ -46,6 +54,12 @@ pub trait Handler: Send + 'static {
     /// Whether the connection holds no work, so that `idle_timeout` may close it.
     fn is_idle(&self) -> bool {
         true
+    }
+
+    /// Since when it holds no work, if the bytes that come and go do not tell: a peer that only shows that it is there, again and
+    /// again, does not keep a connection from `idle_timeout`. Asked only if [`Handler::is_idle`].
+    fn idle_since(&self) -> Option<Instant> {
+        None
     }
 
     /// The connection is over: the last call, made exactly once, for whatever reason.

@@ -17,6 +17,8 @@ pub(crate) struct Config {
     pub(crate) limits: Limits,
     pub(crate) connections: usize,
     pub(crate) multiplexed: bool,
+    /// Requests get a checksum, and replies are compared with theirs.
+    pub(crate) checksum: bool,
     pub(crate) from_service: String,
     pub(crate) to_service: Option<String>,
 }
@@ -29,6 +31,7 @@ pub struct ChannelBuilder<M = ()> {
     wrong: Option<ConfigError>,
     connections: Option<usize>,
     multiplexed: bool,
+    checksum: bool,
     from_service: String,
     to_service: Option<String>,
     pool: Option<Arc<ReactorPool>>,
@@ -43,6 +46,7 @@ impl ChannelBuilder {
             wrong: None,
             connections: None,
             multiplexed: true,
+            checksum: false,
             from_service: String::new(),
             to_service: None,
             pool: None,
@@ -63,6 +67,14 @@ impl<M: Middleware> ChannelBuilder<M> {
     /// calls wait. Default: many calls at a time.
     pub fn ping_pong(mut self) -> Self {
         self.multiplexed = false;
+        self
+    }
+
+    /// Sends a CRC-32C of its payload with every request, and compares replies with theirs, if they have one. Default: no. A reply that
+    /// differs ends its call with [`DataLoss`](crate::Code::DataLoss). Both cost a pass over the payload's bytes.
+    #[cfg(feature = "crc32c")]
+    pub fn checksum(mut self, on: bool) -> Self {
+        self.checksum = on;
         self
     }
 
@@ -112,6 +124,7 @@ impl<M: Middleware> ChannelBuilder<M> {
             wrong: self.wrong,
             connections: self.connections,
             multiplexed: self.multiplexed,
+            checksum: self.checksum,
             from_service: self.from_service,
             to_service: self.to_service,
             pool: self.pool,
@@ -145,6 +158,7 @@ impl<M: Middleware> ChannelBuilder<M> {
             limits: self.limits,
             connections,
             multiplexed: self.multiplexed,
+            checksum: self.checksum,
             from_service: self.from_service,
             to_service: self.to_service,
         };

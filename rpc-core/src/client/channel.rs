@@ -492,6 +492,7 @@ mod tests {
             limits: Limits { default_timeout: Duration::from_millis(200), ..Limits::client() },
             connections: 1,
             multiplexed: true,
+            checksum: false,
             from_service: String::new(),
             to_service: None,
         };

@@ -4,23 +4,27 @@ use std::any::Any;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::Waker;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rpc_transport::{CloseReason, Cx, Frame, Handler, LinkBuffer, LogLimit, TaskId, TimerId, local};
 
 use super::channel::{ChannelInner, Slot};
+use super::checksum;
+use super::control::KEEPALIVE;
 use crate::codegen::MethodDescriptor;
 use crate::error::{Error, Phase, Refusal, Sent};
 use crate::glitch::{Glitches, Verdict};
-use crate::mux::{Abandon, Arrived, Body, Found, Late, Outcome, Pending, Reply, ReplyCell, Request, SeqId, Spec};
+use crate::mux::{
+    Abandon, Arrived, Body, Found, Keepalive, Late, Outcome, Pending, Reply, ReplyCell, Request, SeqId, Spec,
+};
 use crate::protocol::ttheader::{EXCEPTION_INFO, REPLY_INFO, ReplyInfo, RequestHead, TtFrame};
-use crate::protocol::{MessageType, Payload};
+use crate::protocol::{Checksum, MessageType, Payload};
 use crate::status::Code;
 
 pub(crate) struct ClientHandler {
-    channel: Arc<ChannelInner>,
-    slot: usize,
-    pending: Pending<Entry>,
+    pub(super) channel: Arc<ChannelInner>,
+    pub(super) slot: usize,
+    pub(super) pending: Pending<Entry>,
     /// Calls that have an id and wait for their turn on the wire, oldest first. Those that ended meanwhile stay until their turn.
     queue: VecDeque<(SeqId, Spec, LinkBuffer)>,
     queued_bytes: usize,
@@ -32,19 +36,25 @@ pub(crate) struct ClientHandler {
     heads: Vec<Option<Arc<RequestHead>>>,
     glitches: Glitches,
     /// No new calls: the peer says goodbye, or too many ids are abandoned.
-    retired: bool,
+    pub(super) retired: bool,
     /// A call has had its reply: the peer is well. Other frames prove nothing; a peer may say goodbye on every connection.
-    answered: bool,
+    pub(super) answered: bool,
     /// Retired because of calls that this side gave up, not by the peer's doing.
     given_up: bool,
     /// Retired before it answered, by the peer's doing: counted as a failure then, not at its end.
-    turned_away: bool,
+    pub(super) turned_away: bool,
+    /// The peer knows control frames, and has been told that this side does, too.
+    pub(super) keepalive: Option<Box<Keepalive>>,
+    /// When the keepalive looks at the peer next.
+    pub(super) look: Option<TimerId>,
+    /// Calls so far.
+    pub(super) calls: u64,
     /// Why this side closes the connection, if more is to be said than the reason of the close.
     why: Option<String>,
 }
 
 /// A call that has an id.
-struct Entry {
+pub(super) struct Entry {
     waiter: Waiter,
     method: &'static MethodDescriptor,
     timer: Option<TimerId>,
@@ -89,6 +99,9 @@ impl ClientHandler {
             answered: false,
             given_up: false,
             turned_away: false,
+            keepalive: None,
+            look: None,
+            calls: 0,
             why: None,
             channel,
         }
@@ -190,6 +203,8 @@ impl ClientHandler {
             self.queued_bytes += body.len();
             self.queue.push_back((seq, spec, body.into_link()));
         }
+        self.calls += 1;
+        self.watch(cx);
         let timer = cx.arm(deadline, seq.to_key());
         if let Some(entry) = self.pending.get(seq) {
             entry.timer = Some(timer);
@@ -215,8 +230,11 @@ impl ClientHandler {
             return Err(too_large(frame_len, limit));
         }
         let timeout = timeout_ms(spec.timeout);
-        head.write(cx.output(), seq.to_wire(), Some(timeout), &spec.extra, len)
-            .map_err(|e| Error::from(e).with_phase(Phase::Encode).with_sent(Sent::No))?;
+        let unsendable = |e| Error::from(e).with_phase(Phase::Encode).with_sent(Sent::No);
+        if self.channel.config.checksum {
+            return checksum::write(cx, head, seq, spec, body.into_link(), limit);
+        }
+        head.write(cx.output(), seq.to_wire(), Some(timeout), &spec.extra, len).map_err(unsendable)?;
         body.write(cx.output());
         Ok(())
     }
@@ -334,6 +352,7 @@ impl ClientHandler {
             Place::Queued => Abandon::Unsent,
             Place::OnWire(_) => {
                 self.on_wire -= 1;
+                self.tell_cancelled(cx, seq);
                 Abandon::OnWire
             }
             Place::Done(_, how) => *how,
@@ -355,7 +374,7 @@ impl ClientHandler {
     }
 
     /// New calls go to another connection from now on, and so do those that wait for their turn here.
-    fn retire(&mut self, cx: &mut Cx<'_>) {
+    pub(super) fn retire(&mut self, cx: &mut Cx<'_>) {
         if std::mem::replace(&mut self.retired, true) {
             return;
         }
@@ -380,7 +399,7 @@ impl ClientHandler {
         self.after(cx);
     }
 
-    fn glitch(&mut self, cx: &mut Cx<'_>, what: &'static str) {
+    pub(super) fn glitch(&mut self, cx: &mut Cx<'_>, what: &'static str) {
         self.channel.stats.glitches.add(1);
         tracing::debug!(peer = %cx.peer(), what, "glitch");
         match self.glitches.add(cx.now()) {
@@ -426,10 +445,13 @@ impl ClientHandler {
     fn reply(&mut self, cx: &mut Cx<'_>, frame: Frame<'_>) -> Result<(), Error> {
         let tt = TtFrame::decode(frame.bytes())?;
         if tt.seq == 0 {
-            self.control(cx, &tt);
-            return Ok(());
+            return self.control(cx, &tt);
         }
         let payload = Payload::decode(tt.payload)?;
+        let plain = tt.info == REPLY_INFO || tt.info == EXCEPTION_INFO;
+        if !plain && self.keepalive.is_none() {
+            self.read_confirmation(cx, tt.info); // whoever the reply is for
+        }
         let seq = SeqId::from_wire(tt.seq);
         let entry = match self.pending.get(seq) {
             Some(entry) => match &mut entry.place {
@@ -473,13 +495,22 @@ impl ClientHandler {
                 return Ok(());
             }
         }
-        let outcome = if tt.info == REPLY_INFO || tt.info == EXCEPTION_INFO {
+        let outcome = if plain {
             Ok(None)
         } else {
             ReplyInfo::parse(tt.info, &self.channel.config.limits.header()).map(|info| Some(Box::new(info)))
         };
         let outcome = match outcome {
             Ok(info) => {
+                let announced =
+                    info.as_ref().filter(|_| self.channel.config.checksum).and_then(|info| info.checksum.as_deref());
+                if let Some(Err(corrupt)) = announced.map(|announced| Checksum::check(announced, tt.payload)) {
+                    self.glitch(cx, "a reply that is not what its checksum says");
+                    let error = Error::from(corrupt).with_phase(Phase::Decode);
+                    self.works();
+                    self.finish(cx, seq, Err(error), Abandon::Unsent);
+                    return Ok(());
+                }
                 if info.as_ref().is_some_and(|info| info.closing) {
                     self.retire(cx);
                 }
@@ -499,21 +530,6 @@ impl ClientHandler {
     fn works(&mut self) {
         if !std::mem::replace(&mut self.answered, true) {
             self.slot().works();
-        }
-    }
-
-    /// A frame without a call: the peer's goodbye. Its payload is Thrift and not read.
-    fn control(&mut self, cx: &mut Cx<'_>, tt: &TtFrame<'_>) {
-        match ReplyInfo::parse(tt.info, &self.channel.config.limits.header()) {
-            Ok(info) if info.closing => {
-                tracing::debug!(peer = %cx.peer(), "the peer says goodbye");
-                if !self.answered && !self.retired {
-                    self.turned_away = true;
-                    self.channel.turned_away(self.slot, cx.now(), "the peer says goodbye at once");
-                }
-                self.retire(cx);
-            }
-            _ => self.glitch(cx, "a frame with id 0 that is no goodbye"),
         }
     }
 }
@@ -536,6 +552,7 @@ impl Handler for ClientHandler {
     }
 
     fn on_batch_end(&mut self, cx: &mut Cx<'_>) {
+        self.pay(cx);
         self.after(cx);
     }
 
@@ -546,6 +563,9 @@ impl Handler for ClientHandler {
     }
 
     fn on_deadline(&mut self, cx: &mut Cx<'_>, key: u64) {
+        if key == KEEPALIVE {
+            return self.look(cx);
+        }
         let seq = SeqId::from_key(key);
         let written = cx.written();
         let Some(entry) = self.pending.get(seq) else { return };
@@ -556,6 +576,9 @@ impl Handler for ClientHandler {
             _ => (Sent::Maybe, Abandon::OnWire),
         };
         let error = Error::deadline(entry.timeout).with_sent(sent).with_phase(phase);
+        if matches!(entry.place, Place::OnWire(_)) {
+            self.tell_cancelled(cx, seq);
+        }
         self.finish(cx, seq, Err(error), how);
         self.after(cx);
     }
@@ -568,7 +591,14 @@ impl Handler for ClientHandler {
         self.pending.waiting() == 0
     }
 
+    fn idle_since(&self) -> Option<Instant> {
+        self.keepalive.as_ref()?.quiet_since(self.calls)
+    }
+
     fn on_close(&mut self, cx: &mut Cx<'_>, reason: &CloseReason) {
+        if let Some(look) = self.look.take() {
+            cx.forget(look);
+        }
         let connected = !matches!(reason, CloseReason::Connect(_) | CloseReason::ConnectTimeout(_));
         // A connection whose calls were cancelled or timed out before its first reply did not fail.
         let failed = !connected || !(self.answered || self.given_up || self.turned_away);
@@ -644,7 +674,7 @@ pub(crate) fn expired(timeout: Duration) -> Error {
     Error::deadline(timeout).with_sent(Sent::No).with_phase(Phase::Queue)
 }
 
-fn too_large(len: usize, limit: usize) -> Error {
+pub(super) fn too_large(len: usize, limit: usize) -> Error {
     let text = format!(
         "the request's frame has {len} bytes, the limit max_frame_size is {limit}: send less at once, or raise it at both ends"
     );
@@ -652,7 +682,7 @@ fn too_large(len: usize, limit: usize) -> Error {
 }
 
 /// As it travels: whole milliseconds, rounded up, at least one.
-fn timeout_ms(timeout: Duration) -> u32 {
+pub(super) fn timeout_ms(timeout: Duration) -> u32 {
     let millis =
         timeout.as_secs().saturating_mul(1000).saturating_add(timeout.subsec_nanos().div_ceil(1_000_000).into());
     u32::try_from(millis).unwrap_or(u32::MAX).max(1)

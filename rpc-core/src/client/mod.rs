@@ -12,6 +12,8 @@ pub(crate) mod audit;
 mod builder;
 mod call;
 mod channel;
+mod checksum;
+mod control;
 mod handler;
 mod pooled;
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use rpc_transport::FrameError;
 
-use crate::protocol::ProtocolError;
 use crate::protocol::ttheader::{HeaderError, InfoError};
+use crate::protocol::{Corrupt, ProtocolError};
 use crate::status::{BizStatus, Code};
 
 /// What went wrong, as data.
@@ -58,6 +58,8 @@ pub enum Cause {
     Encode(prost::EncodeError),
     /// The message cannot be decoded.
     Decode(prost::DecodeError),
+    /// The payload is not what its checksum says.
+    Corrupt(Corrupt),
     /// A setting is wrong.
     Config(ConfigError),
     /// Another error, of the user's code or of a library.
@@ -83,6 +85,7 @@ impl fmt::Display for Cause {
             Cause::Unsendable(error) => error.fmt(f),
             Cause::Encode(error) => error.fmt(f),
             Cause::Decode(error) => error.fmt(f),
+            Cause::Corrupt(error) => error.fmt(f),
             Cause::Config(error) => error.fmt(f),
             Cause::Other(error) => error.fmt(f),
         }

@@ -8,11 +8,13 @@
 //!
 //! No I/O and no clock here: the client's connection handler drives it.
 
+mod keepalive;
 mod pending;
 mod reply;
 mod request;
 mod seq;
 
+pub(crate) use keepalive::{Keepalive, Next, Pong, Rules, TooManyPings, View};
 pub(crate) use pending::{Abandon, Late, Pending};
 pub(crate) use reply::{Arrived, Found, Outcome, Reply, ReplyCell};
 pub(crate) use request::{Body, Encoded, Request, Spec};

@@ -99,6 +99,8 @@ pub enum ProtocolError {
     },
     /// A message type other than call, reply, exception and oneway.
     MsgType(u16),
+    /// A control frame that says nothing which can be obeyed; what is wrong with it.
+    Control(&'static str),
     /// Fewer bytes than the frame announces; on a stream this means "wait", in a whole frame it is an error.
     Short {
         /// Bytes present.
@@ -112,7 +114,7 @@ pub enum ProtocolError {
 
 impl ProtocolError {
     /// The stable short name of the rule that was broken: `magic`, `too_large`, `header_size`, `length`, `protocol_id`, `transform`,
-    /// `info_id`, `kv`, `payload`, `method`, `msg_type`, `short` or `unsupported`. Good for counters and log filters.
+    /// `info_id`, `kv`, `payload`, `method`, `msg_type`, `control`, `short` or `unsupported`. Good for counters and log filters.
     pub fn kind(&self) -> &'static str {
         match self {
             ProtocolError::Magic(_) => "magic",
@@ -131,6 +133,7 @@ impl ProtocolError {
             | ProtocolError::Transformed { .. } => "payload",
             ProtocolError::Method { .. } => "method",
             ProtocolError::MsgType(_) => "msg_type",
+            ProtocolError::Control(_) => "control",
             ProtocolError::Short { .. } => "short",
             ProtocolError::Unsupported(_) => "unsupported",
         }
@@ -185,6 +188,7 @@ impl fmt::Display for ProtocolError {
             ProtocolError::MsgType(kind) => {
                 write!(f, "unsupported message type {kind}, from 1 to 4 expected")
             }
+            ProtocolError::Control(reason) => write!(f, "control frame: {reason}"),
             ProtocolError::Short { have, need } => write!(f, "{have} bytes, {need} needed"),
             ProtocolError::Unsupported(spoken) => {
                 write!(f, "the peer speaks {spoken}, which this port does not serve")

@@ -8,6 +8,7 @@
 //!
 //! Nothing here allocates for bytes that have not arrived, and no bytes make it panic. It knows no sockets, clocks or calls.
 
+mod checksum;
 mod detect;
 mod error;
 mod exception;
@@ -15,6 +16,7 @@ mod header;
 mod payload;
 pub mod ttheader;
 
+pub use checksum::{Checksum, Corrupt};
 pub use detect::{KitexFraming, Spoken};
 pub use error::{FirstBytes, ProtocolError};
 pub use exception::Exception;

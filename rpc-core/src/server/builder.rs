@@ -32,6 +32,7 @@ impl Server {
         ServerBuilder {
             settings: Settings {
                 limits: Limits::server(),
+                checksum: false,
                 wrong: None,
                 pool: PoolOptions::default(),
                 shared_pool: None,
@@ -48,6 +49,7 @@ impl Server {
 #[derive(Debug)]
 pub(super) struct Settings {
     limits: Limits,
+    checksum: bool,
     wrong: Option<ConfigError>,
     pool: PoolOptions,
     shared_pool: Option<Arc<ReactorPool>>,
@@ -93,6 +95,14 @@ impl<M: Middleware> ServerBuilder<M> {
     /// Options of the sockets.
     pub fn socket(mut self, options: SocketOptions) -> Self {
         self.settings.socket = options;
+        self
+    }
+
+    /// Compares every payload with the CRC-32C in its header, if there is one, and sends one with every reply. Default: no. A payload
+    /// that differs is answered with `DataLoss`, and its handler does not run. Both cost a pass over the payload's bytes.
+    #[cfg(feature = "crc32c")]
+    pub fn checksum(mut self, on: bool) -> Self {
+        self.settings.checksum = on;
         self
     }
 
@@ -189,7 +199,7 @@ impl<M: Middleware> Services<M> {
             })
         });
         let memory = Arc::new(MemoryBudget::new(settings.limits.max_buffered_bytes));
-        let shared = Arc::new(ServerShared::new(settings.limits, router, tables.collect(), workers));
+        let shared = Arc::new(ServerShared::new(settings.limits, settings.checksum, router, tables.collect(), workers));
         let options = ListenOptions {
             conn: shared.limits.conn(),
             listen: shared.limits.listen(),

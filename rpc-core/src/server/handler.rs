@@ -3,147 +3,60 @@
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::Instant;
 
-use bytes::BufMut;
-use rpc_transport::{CloseReason, Cx, Frame, Handler, LogLimit, TaskId, TimerId, local};
+use rpc_transport::{CloseReason, Cx, Frame, Handler, LogLimit, TimerId, local};
 
+use super::cancel_budget::CancelBudget;
+use super::control::{Control, DRAIN, Drain, KEEPALIVE};
 use super::reply::{self, ReplyTo};
 use super::runner::{Finished, Incoming, Started};
+use super::running::{CallKey, Running, RunningCall, What};
 use super::shared::{InFlight, OnReactor, Open, ServerShared, Table};
-use crate::codegen::MethodDescriptor;
-use crate::context::Context;
 use crate::error::{Error, Peer, Refusal, Sent};
 use crate::glitch::{Glitches, Verdict};
 use crate::metadata::Metadata;
-use crate::protocol::ttheader::layout::{FLAG_OUT_OF_ORDER, str_key};
-use crate::protocol::ttheader::{RequestInfo, StringBlock, TtFrame};
-use crate::protocol::{Form, MessageType, Payload, form_of};
+use crate::protocol::ttheader::layout::{FLAG_OUT_OF_ORDER, capability};
+use crate::protocol::ttheader::{ControlFrame, RequestInfo, TtFrame};
+use crate::protocol::{Checksum, Form, MessageType, Payload, ProtocolError, form_of};
 use crate::status::Code;
-
-/// How long a drained connection without multiplexing stays for a request that may be on its way.
-const PING_PONG_LINGER: Duration = Duration::from_millis(100);
-
-/// How long a multiplexing peer has to leave after the goodbye.
-const GOODBYE_LINGER: Duration = Duration::from_secs(1);
 
 /// No more than this of a method's name goes back with a refusal, in bytes.
 const LONGEST_NAME: usize = 255;
 
-/// The timer of a connection that is shutting down; calls use their [`CallKey`].
-const DRAIN: u64 = u64::MAX;
+/// What peers are told when the whole server stops.
+const SHUTTING_DOWN: &[u8] = b"shutting_down";
 
 pub(crate) struct ServerHandler {
-    shared: Arc<ServerShared>,
-    here: Arc<OnReactor>,
+    pub(super) shared: Arc<ServerShared>,
+    pub(super) here: Arc<OnReactor>,
     /// The reactor's methods, while a batch is handled.
     table: Option<Box<Table>>,
-    peer: Peer,
+    pub(super) peer: Peer,
     /// The last request's header: most have the same, which costs one comparison.
     info: Arc<RequestInfo>,
     /// The method that the last header and name led to.
     last: Option<usize>,
-    running: Running,
+    /// The last request's header has a checksum, and checksums are compared here.
+    checked: bool,
+    pub(super) running: Running,
+    /// Requests so far.
+    pub(super) calls: u64,
+    pub(super) last_seq: i32,
     /// A request without flag 0x0001 is under way: the next ones wait, so that replies keep their order.
     in_order: bool,
-    multiplexed: bool,
-    drain: Drain,
+    pub(super) multiplexed: bool,
+    pub(super) control: Control,
+    /// When the keepalive looks at the peer next.
+    pub(super) look: Option<TimerId>,
+    /// Cancellations, of which there cannot be more than requests.
+    pub(super) cancels: u64,
+    pub(super) budget: CancelBudget,
+    pub(super) drain: Drain,
+    /// Why it is drained, as the peer is told.
+    pub(super) reason: &'static [u8],
     glitches: Glitches,
     _open: Open,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Drain {
-    No,
-    /// Serving what comes; closes when nothing runs.
-    Draining,
-    /// The peer has been told, or the time for stragglers runs.
-    Goodbye,
-    /// That time is over: what comes now is refused, unexecuted. Closes when nothing runs.
-    Over,
-}
-
-/// Names a call of a connection that did not end at once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct CallKey {
-    slot: u32,
-    generation: u32,
-}
-
-/// Calls of a connection that run.
-#[derive(Default)]
-struct Running {
-    slots: Vec<(u32, Option<RunningCall>)>,
-    free: Vec<u32>,
-    len: usize,
-}
-
-struct RunningCall {
-    what: What,
-    timer: Option<TimerId>,
-    timeout: Duration,
-    method: &'static MethodDescriptor,
-    to: ReplyTo,
-    /// Its caller has been answered already: the deadline passed.
-    answered: bool,
-}
-
-enum What {
-    Task(TaskId, #[allow(dead_code, reason = "held for its drop")] InFlight),
-    /// Runs on the worker pool, and counts until it returns.
-    Blocking(Context),
-}
-
-impl Running {
-    /// The key that the next insert will use.
-    fn next(&mut self) -> CallKey {
-        let slot = *self.free.last().unwrap_or(&(self.slots.len() as u32));
-        let generation = self.slots.get(slot as usize).map_or(0, |(generation, _)| *generation);
-        CallKey { slot, generation }
-    }
-
-    fn insert(&mut self, call: RunningCall) -> CallKey {
-        let key = self.next();
-        if self.free.pop().is_none() {
-            self.slots.push((0, None));
-        }
-        self.slots[key.slot as usize].1 = Some(call);
-        self.len += 1;
-        key
-    }
-
-    fn get(&mut self, key: CallKey) -> Option<&mut RunningCall> {
-        match self.slots.get_mut(key.slot as usize) {
-            Some((generation, call)) if *generation == key.generation => call.as_mut(),
-            _ => None,
-        }
-    }
-
-    fn remove(&mut self, key: CallKey) -> Option<RunningCall> {
-        self.get(key)?;
-        let (generation, call) = &mut self.slots[key.slot as usize];
-        *generation = generation.wrapping_add(1);
-        self.free.push(key.slot);
-        self.len -= 1;
-        call.take()
-    }
-
-    fn drain(&mut self) -> Vec<RunningCall> {
-        let keys = self.slots.iter().enumerate().filter(|(_, (_, call))| call.is_some());
-        let keys: Vec<_> =
-            keys.map(|(slot, (generation, _))| CallKey { slot: slot as u32, generation: *generation }).collect();
-        keys.into_iter().filter_map(|key| self.remove(key)).collect()
-    }
-}
-
-impl CallKey {
-    fn to_timer(self) -> u64 {
-        u64::from(self.generation) << 32 | u64::from(self.slot)
-    }
-
-    fn from_timer(key: u64) -> CallKey {
-        CallKey { slot: key as u32, generation: (key >> 32) as u32 }
-    }
 }
 
 impl ServerHandler {
@@ -153,9 +66,17 @@ impl ServerHandler {
             peer,
             info: Arc::default(),
             last: None,
+            checked: false,
             running: Running::default(),
+            calls: 0,
+            last_seq: 0,
             in_order: false,
             multiplexed: false,
+            control: Control::No,
+            look: None,
+            cancels: 0,
+            budget: CancelBudget::new(shared.limits.cancel_budget),
+            reason: SHUTTING_DOWN,
             drain: if shared.is_draining() { Drain::Draining } else { Drain::No },
             glitches: Glitches::new(shared.limits.max_glitches),
             _open: Open::new(&shared),
@@ -172,11 +93,11 @@ impl ServerHandler {
     /// How many calls run, if what is known of them agrees.
     #[cfg(feature = "testing")]
     pub(crate) fn audit(&self) -> Result<usize, String> {
-        let held = self.running.slots.iter().filter(|(_, call)| call.is_some()).count();
-        match (held == self.running.len, self.table.is_none()) {
-            (false, _) => Err(format!("{held} calls run, {} counted", self.running.len)),
+        let held = self.running.held();
+        match (held == self.running.len(), self.table.is_none()) {
+            (false, _) => Err(format!("{held} calls run, {} counted", self.running.len())),
             (_, false) => Err("it kept the reactor's methods after its batch".to_owned()),
-            _ if self.running.len == 0 && self.in_order => Err("it waits for a call that has ended".to_owned()),
+            _ if self.running.len() == 0 && self.in_order => Err("it waits for a call that has ended".to_owned()),
             _ => Ok(held),
         }
     }
@@ -190,7 +111,11 @@ impl ServerHandler {
             }
             Form::Framed => (&b""[..], 0, frame.bytes()),
         };
-        let payload = Payload::decode(payload)?;
+        let message = payload;
+        let payload = match Payload::decode(payload) {
+            Ok(payload) => payload,
+            Err(error) => return self.no_message(cx, frame, error),
+        };
         let oneway = match payload.kind {
             MessageType::Call => false,
             MessageType::Oneway => true,
@@ -210,6 +135,8 @@ impl ServerHandler {
             seq: payload.seq,
             oneway,
             ours: false,
+            confirm: false,
+            checksum: self.shared.checksum,
             closing: self.drain != Drain::No && flags & FLAG_OUT_OF_ORDER == 0,
             max_frame_size: self.shared.limits.max_frame_size,
         };
@@ -225,11 +152,28 @@ impl ServerHandler {
                 self.glitch(cx, "a header over a limit");
                 return Ok(());
             }
+            let controls = self.info.capabilities().is_some_and(|bits| bits & capability::CONTROL_FRAMES != 0);
+            if controls && flags & FLAG_OUT_OF_ORDER != 0 && matches!(self.control, Control::No) {
+                self.control = Control::Announced;
+            }
         }
         self.here.counters.accepted.add(1);
+        self.calls += 1;
         to.ours = self.info.capabilities().is_some();
+        to.confirm = matches!(self.control, Control::Announced);
         if self.drain == Drain::Over {
             self.refuse(cx, payload.method, to, &Refusal::ShuttingDown.into());
+            if self.reason != SHUTTING_DOWN {
+                self.glitch(cx, "a call to a connection that takes none for the peer's own doing");
+            }
+            return Ok(());
+        }
+        self.last_seq = payload.seq;
+        if self.checked
+            && let Some(Err(corrupt)) = self.info.checksum().map(|announced| Checksum::check(announced, message))
+        {
+            self.refuse(cx, payload.method, to, &Error::from(corrupt).with_sent(Sent::No));
+            self.glitch(cx, "a request that is not what its checksum says");
             return Ok(());
         }
         let Some(mut table) = self.table.take() else { return Err(Error::closed("no methods outside of a batch")) };
@@ -256,16 +200,27 @@ impl ServerHandler {
         Ok(())
     }
 
+    /// A frame whose payload is no message: a control frame, or an error.
+    #[cold]
+    fn no_message(&mut self, cx: &mut Cx<'_>, frame: Frame<'_>, error: ProtocolError) -> Result<(), Error> {
+        match TtFrame::decode(frame.bytes()) {
+            Ok(tt) if tt.seq == 0 => match ControlFrame::decode(&tt)? {
+                Some(control) => self.obey(cx, control),
+                None => Err(error.into()),
+            },
+            _ => Err(error.into()),
+        }
+    }
+
     /// Reads a header that differs from the last one.
     fn read_info(&mut self, info: &[u8]) -> Result<(), crate::InfoError> {
         let limits = self.shared.limits.header();
         match Arc::get_mut(&mut self.info) {
-            Some(own) => own.update(info, &limits),
-            None => {
-                self.info = Arc::new(RequestInfo::parse(info, &limits)?);
-                Ok(())
-            }
+            Some(own) => own.update(info, &limits)?,
+            None => self.info = Arc::new(RequestInfo::parse(info, &limits)?),
         }
+        self.checked = self.shared.checksum && self.info.checksum().is_some();
+        Ok(())
     }
 
     #[allow(clippy::too_many_arguments, reason = "the parts of one request, taken apart a moment ago")]
@@ -310,33 +265,55 @@ impl ServerHandler {
             cx,
         );
         let what = match started {
-            Started::Done => return self.here.counters.replied.add(1),
+            Started::Done => {
+                self.here.counters.replied.add(1);
+                return self.wrote(cx, to);
+            }
             Started::Malformed => {
                 self.here.counters.replied.add(1);
+                self.wrote(cx, to);
                 return self.glitch(cx, "a request that cannot be decoded");
             }
             Started::Task(task, in_flight) => What::Task(task, in_flight),
             Started::Blocking(context) => What::Blocking(context),
         };
         let timer = deadline.map(|at| cx.arm(at, key.to_timer()));
-        self.running.insert(RunningCall { what, timer, timeout, method: method.method, to, answered: false });
+        let call = RunningCall { what, began: now, timer, timeout, method: method.method, to, answered: false };
+        self.running.insert(call);
+        self.watch(cx);
         self.here.counters.in_flight.add(1);
         self.in_order = flags & FLAG_OUT_OF_ORDER == 0 && !to.oneway;
         self.throttle(cx);
     }
 
-    /// Whether frames are handed up: not beyond the limit, and one at a time where order counts.
+    /// Whether frames are handed up: one request at a time where order counts. At the limit of handlers the connection is read on
+    /// until a request comes, so that cancellations and pongs are heard: see [`Handler::takes`].
     fn throttle(&self, cx: &mut Cx<'_>) {
-        if self.in_order || self.running.len >= self.shared.limits.max_inflight_per_conn {
+        if self.in_order {
             cx.pause();
-        } else {
+        } else if self.has_room() {
             cx.resume();
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.running.len() < self.shared.limits.max_inflight_per_conn
+    }
+
+    /// A reply to a request that was answered at once stands in the output.
+    #[inline]
+    fn wrote(&mut self, cx: &mut Cx<'_>, to: ReplyTo) {
+        if to.confirm && to.is_written() {
+            self.confirmed(cx);
         }
     }
 
     /// A running call has come to its end; `None` if its caller has its answer already.
     pub(crate) fn ended(&mut self, cx: &mut Cx<'_>, key: CallKey, to: ReplyTo) -> Option<ReplyTo> {
         let call = self.running.remove(key)?;
+        // A worker has written its reply as it was told at the start.
+        let confirm =
+            matches!(self.control, Control::Announced) && to.is_written() && (call.to.confirm || !call.is_blocking());
         self.here.counters.in_flight.sub(1);
         if let Some(timer) = call.timer {
             cx.disarm(timer);
@@ -347,8 +324,11 @@ impl ServerHandler {
         if call.answered {
             return None;
         }
+        if confirm {
+            self.confirmed(cx);
+        }
         self.here.counters.replied.add(1);
-        Some(ReplyTo { closing: to.closing || (self.drain != Drain::No && !self.multiplexed), ..to })
+        Some(ReplyTo { confirm, closing: to.closing || (self.drain != Drain::No && !self.multiplexed), ..to })
     }
 
     /// After a call has ended: reading goes on, or shutting down does.
@@ -362,65 +342,18 @@ impl ServerHandler {
         // A name that no method has may be as long as a frame; callers know a refused call by its id.
         let method = &method[..method.len().min(LONGEST_NAME)];
         reply::write_error(cx.output(), method, to, &Metadata::new(), error);
+        self.wrote(cx, to);
     }
 
-    fn glitch(&mut self, cx: &mut Cx<'_>, what: &'static str) {
+    pub(super) fn glitch(&mut self, cx: &mut Cx<'_>, what: &'static str) {
         self.here.counters.glitches.add(1);
         tracing::debug!(peer = %self.peer, what, "glitch");
         match self.glitches.add(cx.now()) {
             Verdict::Tolerate => {}
-            Verdict::Drain => self.begin_draining(cx),
+            Verdict::Drain => self.drain_for(cx, b"max_glitches"),
             Verdict::Cut => cx.abort(CloseReason::Limit("max_glitches")),
         }
     }
-
-    fn begin_draining(&mut self, cx: &mut Cx<'_>) {
-        if self.drain == Drain::No {
-            self.drain = Drain::Draining;
-            self.go_on_draining(cx);
-        }
-    }
-
-    /// Shuts down as far as it can be done now: first everything that runs ends, then the peer is told, then it may leave by itself,
-    /// then it is closed. A peer that multiplexes gets the goodbye frame; any other would take it for a reply, and sees `crrst` in
-    /// its replies instead.
-    fn go_on_draining(&mut self, cx: &mut Cx<'_>) {
-        if self.running.len > 0 {
-            return;
-        }
-        match self.drain {
-            Drain::Draining => {
-                let linger = if self.multiplexed {
-                    write_goodbye(cx.output());
-                    GOODBYE_LINGER
-                } else {
-                    PING_PONG_LINGER
-                };
-                self.drain = Drain::Goodbye;
-                let at = cx.now() + linger;
-                cx.arm(at, DRAIN);
-            }
-            Drain::Over => cx.close(CloseReason::Local("the server is shutting down")),
-            Drain::No | Drain::Goodbye => {}
-        }
-    }
-}
-
-/// "Connection will be closed", as Kitex's multiplexing clients know it: id 0, `crrst`, and an empty Thrift reply that nobody reads.
-fn write_goodbye(out: &mut impl BufMut) {
-    let mut strings = StringBlock::new();
-    if strings.push(str_key::CLOSING, b"1").is_err() {
-        return;
-    }
-    let payload = b"\x80\x01\x00\x02\x00\x00\x00\x04none\x00\x00\x00\x00\x00";
-    let header = (2 + strings.as_bytes().len()).next_multiple_of(4);
-    out.put_u32((10 + header + payload.len()) as u32);
-    out.put_slice(&[0x10, 0x00, 0, 0, 0, 0, 0, 0]);
-    out.put_u16((header / 4) as u16);
-    out.put_slice(&[0, 0]);
-    out.put_slice(strings.as_bytes());
-    out.put_bytes(0, header - 2 - strings.as_bytes().len());
-    out.put_slice(payload);
 }
 
 impl Handler for ServerHandler {
@@ -431,6 +364,10 @@ impl Handler for ServerHandler {
 
     fn on_batch(&mut self, _: &mut Cx<'_>) {
         self.table = self.here.table.lock().take();
+    }
+
+    fn takes(&mut self, frame: Frame<'_>) -> bool {
+        self.has_room() || ControlFrame::is(frame.bytes())
     }
 
     fn on_frame(&mut self, cx: &mut Cx<'_>, frame: Frame<'_>) {
@@ -447,6 +384,7 @@ impl Handler for ServerHandler {
         if let Some(table) = self.table.take() {
             *self.here.table.lock() = Some(table);
         }
+        self.pay(cx);
         self.go_on_draining(cx);
     }
 
@@ -461,47 +399,36 @@ impl Handler for ServerHandler {
     }
 
     fn on_deadline(&mut self, cx: &mut Cx<'_>, key: u64) {
-        if key == DRAIN {
-            self.drain = Drain::Over;
-            return self.go_on_draining(cx);
+        match key {
+            DRAIN => return self.stragglers_are_in(cx),
+            KEEPALIVE => return self.look(cx),
+            _ => {}
         }
         let key = CallKey::from_timer(key);
         let Some(call) = self.running.get(key) else { return };
         call.timer = None;
-        let error =
-            Error::new(Code::DeadlineExceeded, format!("the deadline of {:?} passed in the handler", call.timeout));
-        let (method, to) = (call.method.name().as_bytes(), call.to);
-        match &call.what {
-            What::Task(task, _) => {
-                // Dropping the future is what cancels it.
-                if let Some(task) = local::cancel(*task) {
-                    task.finished();
-                }
-                if let Some(to) = self.ended(cx, key, to) {
-                    reply::write_error(cx.output(), method, to, &Metadata::new(), &error);
-                }
-                self.after(cx);
-            }
-            What::Blocking(context) => {
-                context.cancel();
-                call.answered = true;
-                self.here.counters.replied.add(1);
-                reply::write_error(cx.output(), method, to, &Metadata::new(), &error);
-            }
-        }
+        let text = format!("the deadline of {:?} passed in the handler", call.timeout);
+        self.cut(cx, key, &Error::new(Code::DeadlineExceeded, text));
     }
 
     fn on_shutdown(&mut self, cx: &mut Cx<'_>) {
-        self.begin_draining(cx);
+        self.drain_for(cx, SHUTTING_DOWN);
     }
 
     fn is_idle(&self) -> bool {
-        self.running.len == 0
+        self.running.len() == 0
+    }
+
+    fn idle_since(&self) -> Option<Instant> {
+        self.quiet_since()
     }
 
     fn on_close(&mut self, cx: &mut Cx<'_>, _: &CloseReason) {
         if let Some(table) = self.table.take() {
             *self.here.table.lock() = Some(table);
+        }
+        if let Some(look) = self.look.take() {
+            cx.forget(look);
         }
         for call in self.running.drain() {
             self.here.counters.in_flight.sub(1);
@@ -517,20 +444,5 @@ impl Handler for ServerHandler {
                 What::Blocking(context) => context.cancel(),
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_goodbye_is_what_kitex_sends() {
-        let mut out = Vec::new();
-        write_goodbye(&mut out);
-        let hex: String = out.iter().map(|byte| format!("{byte:02x}")).collect();
-        let vectors = include_str!("../../tests/wire/wire_vectors.tsv");
-        let expected = vectors.lines().find_map(|line| line.strip_prefix("E9b-mux-control-close\tok\t"));
-        assert_eq!(Some(hex.as_str()), expected);
     }
 }

@@ -9,6 +9,8 @@
 #[cfg(feature = "testing")]
 pub(crate) mod audit;
 mod builder;
+mod cancel_budget;
+mod control;
 mod handle;
 mod handler;
 mod methods;
@@ -17,6 +19,7 @@ mod reply;
 mod router;
 mod runner;
 mod runtime;
+mod running;
 mod shared;
 mod watchdog;
 mod workers;

@@ -1,13 +1,14 @@
 //! Replies, as bytes.
 
+use bytes::BufMut;
 use rpc_transport::{LinkBuffer, LogLimit, local};
 
 use crate::error::{Cause, Error, Result, Sent};
 use crate::metadata::Metadata;
 use crate::middleware::Payload;
 use crate::protocol::ttheader::layout::str_key;
-use crate::protocol::ttheader::{HeaderError, ReplyHead, ReplyKind, StringBlock};
-use crate::protocol::{Exception, Form};
+use crate::protocol::ttheader::{CONFIRMATION, HeaderError, ReplyHead, ReplyKind, StringBlock};
+use crate::protocol::{Checksum, Exception, Form, MessageType};
 use crate::status::{Code, exception_of};
 
 /// Where a reply goes, and what its caller understands.
@@ -19,9 +20,25 @@ pub(crate) struct ReplyTo {
     pub(crate) oneway: bool,
     /// The caller is of this framework: it understands `rpc-code`.
     pub(crate) ours: bool,
+    /// It announced control frames, and no reply has said yet that they are known here.
+    pub(crate) confirm: bool,
+    /// Its payload gets a checksum.
+    pub(crate) checksum: bool,
     /// The connection is about to close: the caller must not use it again.
     pub(crate) closing: bool,
     pub(crate) max_frame_size: u32,
+}
+
+impl ReplyTo {
+    /// Whether there will be a reply, with a header.
+    pub(crate) fn is_written(&self) -> bool {
+        !self.oneway && self.form == Form::TtHeader
+    }
+
+    /// Whether the header of a reply says more than what it is.
+    fn is_plain(&self) -> bool {
+        !(self.closing | self.confirm | self.checksum)
+    }
 }
 
 /// An encodable reply.
@@ -66,25 +83,58 @@ pub(crate) fn write<R: ReplyBody>(
         return;
     }
     let outcome = result.and_then(|body| {
-        let len = body.len();
-        let within = |strings_len| match head.frame_len(to.form, strings_len, len) {
-            frame_len if frame_len > to.max_frame_size as usize => Err(too_large(frame_len, to.max_frame_size)),
-            _ => Ok(()),
-        };
-        if !to.closing && backward.is_empty() {
-            within(0)?;
-            head.write(out, to.form, ReplyKind::Reply, to.seq, len, b"").map_err(unsendable)?;
-        } else {
-            let mut strings = closing_block(to).map_err(unsendable)?;
-            push_backward(&mut strings, backward).map_err(unsendable)?;
-            within(strings.as_bytes().len())?;
-            head.write(out, to.form, ReplyKind::Reply, to.seq, len, strings.as_bytes()).map_err(unsendable)?;
+        if !to.is_plain() || !backward.is_empty() {
+            return write_with_extras(out, head, method, to, backward, body);
         }
+        let len = body.len();
+        within_limit(head, to, 0, len)?;
+        head.write(out, to.form, ReplyKind::Reply, to.seq, len, b"").map_err(unsendable)?;
         body.write(out);
         Ok(())
     });
     if let Err(error) = outcome {
         write_error(out, method.as_bytes(), to, backward, &error);
+    }
+}
+
+/// A reply whose header says more than what it is.
+#[cold]
+fn write_with_extras<R: ReplyBody>(
+    out: &mut LinkBuffer,
+    head: &ReplyHead,
+    method: &str,
+    to: ReplyTo,
+    backward: &Metadata,
+    body: R,
+) -> Result<()> {
+    let len = body.len();
+    let mut strings = closing_block(to).map_err(unsendable)?;
+    push_backward(&mut strings, backward).map_err(unsendable)?;
+    let mut head_of = |mut strings: StringBlock, message: Option<&LinkBuffer>| {
+        if let Some(message) = message {
+            push_checksum(&mut strings, to, MessageType::Reply, method.as_bytes(), message.pieces())
+                .map_err(unsendable)?;
+        }
+        let extra = with_confirmation(strings, to);
+        within_limit(head, to, extra.len(), len)?;
+        head.write(&mut *out, to.form, ReplyKind::Reply, to.seq, len, &extra).map_err(unsendable)
+    };
+    if to.checksum {
+        let mut message = LinkBuffer::new();
+        body.write(&mut message);
+        head_of(strings, Some(&message))?;
+        out.append(message);
+    } else {
+        head_of(strings, None)?;
+        body.write(out);
+    }
+    Ok(())
+}
+
+fn within_limit(head: &ReplyHead, to: ReplyTo, extra_len: usize, len: usize) -> Result<()> {
+    match head.frame_len(to.form, extra_len, len) {
+        frame_len if frame_len > to.max_frame_size as usize => Err(too_large(frame_len, to.max_frame_size)),
+        _ => Ok(()),
     }
 }
 
@@ -112,9 +162,10 @@ pub(crate) fn write_error(out: &mut LinkBuffer, method: &[u8], to: ReplyTo, back
             let strings = closing_block(to).and_then(|mut strings| {
                 push_backward(&mut strings, backward)?;
                 status.put(&mut strings)?;
-                Ok(strings)
+                push_checksum(&mut strings, to, MessageType::Reply, method, std::iter::empty())?;
+                Ok(with_confirmation(strings, to))
             });
-            strings.and_then(|s| ReplyHead::write_for(method, out, to.form, ReplyKind::Reply, to.seq, 0, s.as_bytes()))
+            strings.and_then(|extra| ReplyHead::write_for(method, out, to.form, ReplyKind::Reply, to.seq, 0, &extra))
         }
         _ => write_exception(out, method, to, error, shortened(exception_of(error), to.max_frame_size)),
     };
@@ -149,9 +200,12 @@ fn write_exception(
             strings.push(str_key::NOT_EXECUTED, b"1")?;
         }
     }
-    let len = exception.encoded_len();
-    ReplyHead::write_for(method, out, to.form, ReplyKind::Exception, to.seq, len, strings.as_bytes())?;
-    exception.encode(out);
+    let mut body = Vec::with_capacity(exception.encoded_len());
+    exception.encode(&mut body);
+    push_checksum(&mut strings, to, MessageType::Exception, method, std::iter::once(&body[..]))?;
+    let extra = with_confirmation(strings, to);
+    ReplyHead::write_for(method, out, to.form, ReplyKind::Exception, to.seq, body.len(), &extra)?;
+    out.put_slice(&body);
     Ok(())
 }
 
@@ -171,6 +225,28 @@ fn closing_block(to: ReplyTo) -> Result<StringBlock, HeaderError> {
         strings.push(str_key::CLOSING, b"1")?;
     }
     Ok(strings)
+}
+
+fn push_checksum<'a>(
+    strings: &mut StringBlock,
+    to: ReplyTo,
+    kind: MessageType,
+    method: &[u8],
+    body: impl Iterator<Item = &'a [u8]> + Clone,
+) -> Result<(), HeaderError> {
+    if !to.checksum || to.form == Form::Framed {
+        return Ok(());
+    }
+    strings.push(str_key::CHECKSUM, &Checksum::of_message(kind, method, to.seq, body).to_hex())
+}
+
+/// The info blocks of a reply, with the word that control frames are known here if it is due.
+fn with_confirmation(strings: StringBlock, to: ReplyTo) -> Vec<u8> {
+    let mut extra = strings.into_bytes();
+    if to.confirm {
+        extra.extend(CONFIRMATION);
+    }
+    extra
 }
 
 fn push_backward(strings: &mut StringBlock, backward: &Metadata) -> Result<(), HeaderError> {

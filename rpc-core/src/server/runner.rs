@@ -15,8 +15,9 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use rpc_transport::{ConnId, Cx, Frame, LinkBuffer, LocalTask, Message, ReservedTask, TaskId, local};
 
-use super::handler::{CallKey, ServerHandler};
+use super::handler::ServerHandler;
 use super::reply::{self, ReplyBody, ReplyTo};
+use super::running::CallKey;
 use super::runtime::Runtime;
 use super::shared::InFlight;
 use super::watchdog::Polling;

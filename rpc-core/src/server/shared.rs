@@ -17,6 +17,8 @@ use crate::sync::{Condvar, Mutex};
 /// What all connections of a server share.
 pub(crate) struct ServerShared {
     pub(crate) limits: Limits,
+    /// Payloads are compared with their checksums, and replies get one.
+    pub(crate) checksum: bool,
     pub(crate) router: Router,
     pub(crate) reactors: Vec<Arc<OnReactor>>,
     pub(super) workers: Option<Arc<Workers>>,
@@ -58,9 +60,16 @@ pub(crate) struct Counters {
 }
 
 impl ServerShared {
-    pub(crate) fn new(limits: Limits, router: Router, reactors: Vec<Arc<OnReactor>>, workers: Option<Workers>) -> Self {
+    pub(crate) fn new(
+        limits: Limits,
+        checksum: bool,
+        router: Router,
+        reactors: Vec<Arc<OnReactor>>,
+        workers: Option<Workers>,
+    ) -> Self {
         ServerShared {
             limits,
+            checksum,
             router,
             reactors,
             workers: workers.map(Arc::new),

@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rpc_core::codegen::{Blocking, MethodDescriptor, Methods, Service, ServiceDescriptor};
-use rpc_core::protocol::ttheader::{TtFrame, write_frame_head};
+use rpc_core::protocol::ttheader::{CONFIRMATION, ControlFrame, ReplyInfo, TtFrame, write_frame_head};
 use rpc_core::protocol::{MessageType, Payload};
-use rpc_core::{Call, Channel, Context, Middleware, Result};
+use rpc_core::{Call, Channel, Context, HeaderLimits, Middleware, Result};
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Blob {
@@ -229,6 +229,45 @@ fn raw_frame(flags: u16, seq: i32, kind: MessageType, body: &[u8]) -> Vec<u8> {
     write_frame_head(&mut out, flags, seq, [b"", b""], kind, b"Blob", body.len()).expect("short");
     out.extend(body);
     out
+}
+
+/// A request of a multiplexing client that knows control frames.
+pub fn announcing_request(seq: i32, payload: &'static [u8]) -> Vec<u8> {
+    let body = prost::Message::encode_to_vec(&Blob { payload: Bytes::from_static(payload) });
+    let mut out = Vec::new();
+    let announcement = b"\x10\0\x01\x79\x19\0\x011"; // 31001 = 1
+    write_frame_head(&mut out, 1, seq, [announcement, b""], MessageType::Call, b"Blob", body.len()).expect("short");
+    out.extend(body);
+    out
+}
+
+/// A reply to a call of [`ECHO_BLOB`] which says that its server knows control frames.
+pub fn confirming_reply(seq: i32, body: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    write_frame_head(&mut out, 0, seq, [CONFIRMATION, b""], MessageType::Reply, b"Blob", body.len()).expect("short");
+    out.extend(body);
+    out
+}
+
+/// A control frame as its bytes.
+pub fn control(frame: ControlFrame<'_>) -> Vec<u8> {
+    let mut out = Vec::new();
+    frame.encode(&mut out);
+    out
+}
+
+impl Raw {
+    /// What it says, if it is a control frame.
+    pub fn control(&self) -> Option<ControlFrame<'_>> {
+        let tt = TtFrame::decode(&self.frame).expect("a TTHeader");
+        if tt.seq == 0 { ControlFrame::decode(&tt).expect("well-formed") } else { None }
+    }
+
+    /// What its header says.
+    pub fn info(&self) -> ReplyInfo {
+        let tt = TtFrame::decode(&self.frame).expect("a TTHeader");
+        ReplyInfo::parse(tt.info, &HeaderLimits::default()).expect("well-formed")
+    }
 }
 
 /// "Connection will be closed."

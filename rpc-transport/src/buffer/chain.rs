@@ -74,7 +74,7 @@ impl Chain {
         }
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Bytes> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Bytes> + Clone {
         self.inline[self.first..self.end].iter().flatten().chain(&self.more)
     }
 

@@ -178,7 +178,7 @@ impl LinkBuffer {
     }
 
     /// Segments and the tail's content, none of them empty.
-    fn pieces(&self) -> impl Iterator<Item = &[u8]> {
+    pub fn pieces(&self) -> impl Iterator<Item = &[u8]> + Clone {
         let tail = self.tail.as_ref().map(Block::as_slice).filter(|content| !content.is_empty());
         self.chain.iter().map(Bytes::as_ref).chain(tail)
     }

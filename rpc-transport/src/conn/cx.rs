@@ -71,6 +71,17 @@ impl<'a> Cx<'a> {
         self.conn.written
     }
 
+    /// When bytes of the peer were last read; at first when the connection was made.
+    #[inline]
+    pub fn heard(&self) -> Instant {
+        self.conn.heard
+    }
+
+    /// Whether the peer is read: not while the connection is paused, for whatever reason.
+    pub fn is_read(&self) -> bool {
+        self.conn.is_read()
+    }
+
     /// Whether the output queue has reached `write_high`.
     #[inline]
     pub fn is_crowded(&self) -> bool {
@@ -105,6 +116,23 @@ impl<'a> Cx<'a> {
         let id = self.conn.id;
         self.conn.armed += 1;
         with(|core| core.arm_work(at, TimerKey::Handler(id, key)))
+    }
+
+    /// As [`Cx::arm`], for what is no work under way, such as a look at the peer from time to time: a reactor that blocking callers
+    /// turn is left unattended all the same, so that it may come 20 ms late. The handler takes it back when the connection ends.
+    pub fn remind(&mut self, at: Instant, key: u64) -> TimerId {
+        let id = self.conn.id;
+        with(|core| core.timers.insert(at, TimerKey::Reminder(id, key)))
+    }
+
+    /// Takes back [`Cx::remind`] of this connection. An id whose time has passed is ignored.
+    pub fn forget(&mut self, reminder: TimerId) {
+        let id = self.conn.id;
+        with(|core| {
+            if core.timers.get(reminder).is_some_and(|key| matches!(key, TimerKey::Reminder(of, _) if *of == id)) {
+                core.timers.cancel(reminder);
+            }
+        });
     }
 
     /// Takes back [`Cx::arm`] of this connection. An id whose time has passed is ignored; what is still armed when the

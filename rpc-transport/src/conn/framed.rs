@@ -7,7 +7,7 @@
 
 use std::any::Any;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes};
 
@@ -34,6 +34,7 @@ pub(crate) trait Pipeline: Send {
     fn on_shutdown(&mut self, cx: &mut Cx<'_>);
     fn on_close(&mut self, cx: &mut Cx<'_>, reason: &CloseReason);
     fn is_idle(&self) -> bool;
+    fn idle_since(&self) -> Option<Instant>;
     fn handler(&mut self) -> &mut dyn Any;
 }
 
@@ -103,9 +104,14 @@ impl<F: Framing + 'static, H: Handler> Pipeline for Framed<F, H> {
                     return Err(CloseReason::Local("the framing changed its mind about a frame"));
                 };
                 let start = rest + span.skip;
+                let frame = Frame::new(&batch, &batch[start..start + span.len]);
+                if !self.handler.takes(frame) {
+                    cx.pause();
+                    break;
+                }
                 rest = start + span.len;
                 handled += 1;
-                self.handler.on_frame(cx, Frame::new(&batch, &batch[start..rest]));
+                self.handler.on_frame(cx, frame);
                 if (handled == EARLY_FLUSH_FRAMES && inbound.short) || cx.output_len() >= FLUSH_BYTES {
                     cx.flush();
                 }
@@ -153,6 +159,10 @@ impl<F: Framing + 'static, H: Handler> Pipeline for Framed<F, H> {
 
     fn is_idle(&self) -> bool {
         self.handler.is_idle()
+    }
+
+    fn idle_since(&self) -> Option<Instant> {
+        self.handler.idle_since()
     }
 
     fn handler(&mut self) -> &mut dyn Any {

@@ -97,6 +97,7 @@ pub(crate) struct Conn {
     stalled_since: Option<Instant>,
     opened: Instant,
     last_active: Instant,
+    heard: Instant,
     check: Option<(TimerId, Instant)>,
     /// Bytes reported to `memory`.
     accounted: usize,
@@ -172,6 +173,7 @@ pub(crate) fn open(
         stalled_since: None,
         opened: now,
         last_active: now,
+        heard: now,
         check: None,
         accounted: 0,
     };
@@ -244,8 +246,9 @@ pub(crate) fn flush(id: ConnId) {
 pub(crate) fn on_check(id: ConnId) {
     let Some((mut entry, now)) = with(|core| core.conns.take(id).map(|entry| (entry, core.now))) else { return };
     entry.conn.check = None;
-    let idle = entry.call(now, |pipeline, _| pipeline.is_idle()).unwrap_or(true);
-    entry.conn.enforce_time_limits(now, idle);
+    let active = entry.conn.last_active;
+    let idle = entry.call(now, |above, _| above.is_idle().then(|| above.idle_since().unwrap_or(active)));
+    entry.conn.enforce_time_limits(now, idle.unwrap_or(Some(active)));
     settle(entry, now);
 }
 
@@ -298,7 +301,7 @@ impl Entry {
         match with(|core| core.driver.connected(key)) {
             Ok(true) => {
                 self.conn.phase = Phase::Open;
-                self.conn.last_active = now;
+                (self.conn.last_active, self.conn.heard) = (now, now);
                 self.call(now, |pipeline, cx| pipeline.on_open(cx));
             }
             Ok(false) => {}
@@ -330,7 +333,7 @@ impl Entry {
                 }
                 Ok(n) => {
                     budget = budget.saturating_sub(n);
-                    self.conn.last_active = now;
+                    (self.conn.last_active, self.conn.heard) = (now, now);
                     frames -= self.hand_up(now, frames).min(frames);
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
@@ -531,15 +534,15 @@ impl Conn {
         awaited.then(|| self.inbound.give_up_at(self.limits.frame_progress)).flatten()
     }
 
-    fn enforce_time_limits(&mut self, now: Instant, idle: bool) {
+    fn enforce_time_limits(&mut self, now: Instant, idle_since: Option<Instant>) {
         let limits = &self.limits;
         let passed = |at: Option<Instant>| at.is_some_and(|at| now >= at);
+        let idle = passed(idle_since.and_then(|since| since.checked_add(limits.idle_timeout)));
         match self.phase {
-            Phase::Aborting(_) => {}
             Phase::Connecting if passed(self.connect_at()) => {
                 self.phase = Phase::Aborting(CloseReason::ConnectTimeout(limits.connect_timeout));
             }
-            Phase::Connecting => {}
+            Phase::Connecting | Phase::Aborting(_) => {}
             _ if passed(self.stall_at()) => self.phase = Phase::Aborting(CloseReason::Limit("write_stall_timeout")),
             Phase::Closing(_) => {} // only a stalled write may cut it short
             Phase::Open if passed(self.partial_at()) => {
@@ -548,7 +551,7 @@ impl Conn {
             Phase::Open if passed(self.first_frame_at()) => {
                 self.phase = Phase::Closing(CloseReason::Limit("first_frame_timeout"));
             }
-            Phase::Open if passed(self.idle_at()) && idle && self.outbound.is_empty() => {
+            Phase::Open if idle && self.outbound.is_empty() => {
                 self.phase = Phase::Closing(CloseReason::Limit("idle_timeout"));
             }
             Phase::Open if passed(self.idle_at()) => self.last_active = now,

@@ -53,6 +53,8 @@ pub(crate) enum TimerKey {
     Check(ConnId),
     /// A deadline of a connection's handler.
     Handler(ConnId, u64),
+    /// The same for what is no work: see `Cx::remind`.
+    Reminder(ConnId, u64),
     /// A paused listener tries again.
     Accept(usize),
     /// A sleeping future.

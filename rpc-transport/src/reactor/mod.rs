@@ -450,6 +450,7 @@ fn expire(key: TimerKey) {
             with(|core| core.count_off(id));
             conn::visit(id, |pipeline, cx| pipeline.on_deadline(cx, key));
         }
+        TimerKey::Reminder(id, key) => _ = conn::visit(id, |pipeline, cx| pipeline.on_deadline(cx, key)),
         TimerKey::Accept(index) => with(|core| listener::resume(core, index)),
         TimerKey::Waker(waker) => {
             with(|core| core.work -= 1);

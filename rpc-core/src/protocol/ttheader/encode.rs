@@ -12,7 +12,7 @@ use std::fmt;
 use bytes::BufMut;
 
 use super::layout::{
-    FIXED, FLAG_OUT_OF_ORDER, MAGIC, MAX_FRAME, MAX_SENT_HEADER, PROTOCOL_DEFAULT, block, int_key, str_key,
+    FIXED, FLAG_OUT_OF_ORDER, MAGIC, MAX_FRAME, MAX_SENT_HEADER, PROTOCOL_DEFAULT, block, capability, int_key, str_key,
 };
 use super::pairs::{StringBlock, length};
 use crate::protocol::header::Form;
@@ -101,7 +101,7 @@ pub struct RequestHeadSpec<'a> {
     pub multiplexed: bool,
     /// Message type 4 instead of 1.
     pub oneway: bool,
-    /// Whether to announce ourselves to peers of this framework: int key 31001 = `0`, no control frames.
+    /// Whether to announce ourselves to peers of this framework: int key 31001, with the bit of control frames if multiplexed.
     pub announce: bool,
     /// Connect timeout to tell the peer, in milliseconds.
     pub connect_timeout_ms: Option<u32>,
@@ -201,7 +201,7 @@ impl ReplyHead {
 
     /// Writes the frame up to the message, of which `body_len` bytes have to follow, in the `form` of the request. Does not allocate.
     ///
-    /// `strings` is an encoded block of string pairs ([`StringBlock`]), usually none. A bare frame has no room for it and drops it.
+    /// `extra` are encoded info blocks such as a [`StringBlock`], usually none. A bare frame has no room for them and drops them.
     ///
     /// # Errors
     /// The header is over 65,532 bytes or the frame over 0x3FFFFFFF; nothing is written then.
@@ -213,18 +213,18 @@ impl ReplyHead {
         kind: ReplyKind,
         seq: i32,
         body_len: usize,
-        strings: &[u8],
+        extra: &[u8],
     ) -> Result<(), HeaderError> {
-        if form == Form::TtHeader && kind == ReplyKind::Reply && strings.is_empty() {
+        if form == Form::TtHeader && kind == ReplyKind::Reply && extra.is_empty() {
             return self.reply.write(out, seq, None, b"", body_len);
         }
-        ReplyHead::write_for(&self.method, out, form, kind, seq, body_len, strings)
+        ReplyHead::write_for(&self.method, out, form, kind, seq, body_len, extra)
     }
 
     /// What the length field of a reply will say.
-    pub fn frame_len(&self, form: Form, strings_len: usize, body_len: usize) -> usize {
+    pub fn frame_len(&self, form: Form, extra_len: usize, body_len: usize) -> usize {
         match form {
-            Form::TtHeader => self.reply.frame_len(strings_len, body_len),
+            Form::TtHeader => self.reply.frame_len(extra_len, body_len),
             Form::Framed => payload::FIXED + self.method.len() + body_len,
         }
     }
@@ -240,12 +240,12 @@ impl ReplyHead {
         kind: ReplyKind,
         seq: i32,
         body_len: usize,
-        strings: &[u8],
+        extra: &[u8],
     ) -> Result<(), HeaderError> {
         let kind = kind.message_type();
         match form {
             Form::TtHeader => {
-                let blocks = [strings, &msg_type_block(kind)];
+                let blocks = [extra, &msg_type_block(kind)];
                 write_frame_head(out, 0, seq, blocks, kind, method, body_len)
             }
             Form::Framed => {
@@ -325,7 +325,8 @@ impl Template {
         put(int_key::FROM_METHOD, spec.from_method.as_bytes())?;
         put(int_key::MSG_TYPE, &[kind.digit()])?;
         if spec.announce {
-            put(int_key::CAPABILITIES, b"0")?;
+            // On every request, not only a connection's first: equal headers are not read twice, and different ones would be.
+            put(int_key::CAPABILITIES, if spec.multiplexed { b"1" } else { b"0" })?;
         }
         blocks.push(block::INTS);
         blocks.extend(count.to_be_bytes());
@@ -434,7 +435,13 @@ fn put_fixed<B: BufMut>(out: &mut B, length: usize, flags: u16, seq: i32, header
     out.put_slice(&fixed);
 }
 
-fn put_payload_head<B: BufMut>(out: &mut B, n: usize, kind: MessageType, method: &[u8], seq: i32) {
+pub(in crate::protocol) fn put_payload_head<B: BufMut>(
+    out: &mut B,
+    n: usize,
+    kind: MessageType,
+    method: &[u8],
+    seq: i32,
+) {
     let mut head = [0; payload::FIXED];
     put_at(&mut head, 0, (n as u32).to_be_bytes());
     put_at(&mut head, 4, payload::MAGIC.to_be_bytes());
@@ -460,6 +467,12 @@ fn check_frame(len: usize) -> Result<(), HeaderError> {
     }
     Ok(())
 }
+
+/// The int block that confirms control frames, on a reply.
+pub const CONFIRMATION: &[u8] = &{
+    let [high, low] = int_key::CAPABILITIES.to_be_bytes();
+    [block::INTS, 0, 1, high, low, 0, 1, b'0' + capability::CONTROL_FRAMES as u8]
+};
 
 /// The int block with the message type alone, as servers send it.
 const fn msg_type_block(kind: MessageType) -> [u8; 8] {

@@ -143,6 +143,7 @@ pub struct RequestInfo {
     from_method: Range<usize>,
     to_method: Range<usize>,
     remote_address: Range<usize>,
+    checksum: Range<usize>,
     timeout: Option<Duration>,
     message_type: Option<MessageType>,
     capabilities: Option<u32>,
@@ -194,6 +195,8 @@ impl RequestInfo {
                     found.service = range(info, value);
                 } else if key == str_key::REMOTE_ADDRESS {
                     found.remote_address = range(info, value);
+                } else if key == str_key::CHECKSUM {
+                    found.checksum = range(info, value);
                 }
             }
         })?;
@@ -253,6 +256,11 @@ impl RequestInfo {
         self.text(&self.remote_address)
     }
 
+    /// The payload's checksum, as the header has it.
+    pub fn checksum(&self) -> Option<&[u8]> {
+        self.text(&self.checksum)
+    }
+
     /// The timeout that the caller set, at most 2^32 - 1 ms, so that adding it to a clock cannot overflow. `None` when it is absent,
     /// not a number, zero or less.
     pub fn timeout(&self) -> Option<Duration> {
@@ -293,6 +301,8 @@ pub struct ReplyInfo {
     pub not_executed: bool,
     /// The capability bits of a server of this framework.
     pub capabilities: Option<u32>,
+    /// The payload's checksum, as the header has it; never empty.
+    pub checksum: Option<Box<[u8]>>,
     /// Metadata from the handler; reserved names are not among it.
     pub backward: Metadata,
 }
@@ -322,6 +332,7 @@ impl ReplyInfo {
                 str_key::BIZ_STATUS => status = number(value).and_then(|n| i32::try_from(n).ok()).unwrap_or(0),
                 str_key::BIZ_MESSAGE => message = value,
                 str_key::BIZ_EXTRA => extra = value,
+                str_key::CHECKSUM => this.checksum = (!value.is_empty()).then(|| value.into()),
                 key => {
                     let key = key.strip_prefix(str_key::BACKWARD).unwrap_or(key);
                     if !is_reserved(key) {

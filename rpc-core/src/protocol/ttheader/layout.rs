@@ -57,6 +57,16 @@ pub mod int_key {
     pub const MSG_TYPE: u16 = 22;
     /// Ours: the bit set of what this side can do beyond Kitex. Its presence says "a peer of this framework".
     pub const CAPABILITIES: u16 = 31_001;
+    /// Ours: what a control frame is, `ping`, `pong`, `cancel` or `goaway`.
+    pub const CONTROL: u16 = 31_002;
+    /// Ours: the number of a control frame.
+    pub const CONTROL_NUMBER: u16 = 31_003;
+}
+
+/// Bits of [`int_key::CAPABILITIES`].
+pub mod capability {
+    /// Control frames.
+    pub const CONTROL_FRAMES: u32 = 1;
 }
 
 /// String keys with a meaning of their own.
@@ -73,6 +83,10 @@ pub mod str_key {
     pub const BIZ_MESSAGE: &[u8] = b"biz-message";
     /// Extras of the business status, a JSON object of strings.
     pub const BIZ_EXTRA: &[u8] = b"biz-extra";
+    /// CRC-32C of everything after the header, as eight hex digits.
+    pub const CHECKSUM: &[u8] = b"crc32c";
+    /// Ours: why a peer says `goaway`.
+    pub const REASON: &[u8] = b"rpc-reason";
     /// Ours: the code of an exception, by its gRPC name.
     pub const CODE: &[u8] = b"rpc-code";
     /// Ours: `1` when the handler certainly did not start.
@@ -103,11 +117,11 @@ pub fn is_reserved(key: &[u8]) -> bool {
         str_key::BIZ_STATUS,
         str_key::BIZ_MESSAGE,
         str_key::BIZ_EXTRA,
-        b"crc32c",
+        str_key::CHECKSUM,
         b"ttscp",
         str_key::CODE,
         str_key::NOT_EXECUTED,
-        b"rpc-reason",
+        str_key::REASON,
     ];
     key.starts_with(b"PV_") || key.starts_with(b"RPC_") || NAMES.contains(&key)
 }

@@ -10,13 +10,16 @@
 
 mod decode;
 mod encode;
+mod control;
 mod info;
 mod json;
 pub mod layout;
 mod pairs;
 
+pub use control::ControlFrame;
 pub use decode::TtFrame;
 pub(super) use decode::check_fixed;
-pub use encode::{HeaderError, ReplyHead, ReplyKind, RequestHead, RequestHeadSpec, write_frame_head};
+pub(super) use encode::put_payload_head;
+pub use encode::{CONFIRMATION, HeaderError, ReplyHead, ReplyKind, RequestHead, RequestHeadSpec, write_frame_head};
 pub use info::{EXCEPTION_INFO, HeaderLimits, InfoError, REPLY_INFO, ReplyInfo, RequestInfo};
 pub use pairs::{Entry, InfoEntries, StringBlock, request_metadata};

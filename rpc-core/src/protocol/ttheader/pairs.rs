@@ -175,6 +175,11 @@ impl StringBlock {
         &self.bytes
     }
 
+    /// As [`as_bytes`](StringBlock::as_bytes), for other blocks to be put behind it.
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.bytes
+    }
+
     /// Whether there is no pair.
     pub fn is_empty(&self) -> bool {
         self.count == 0

@@ -147,7 +147,8 @@ fn reserved_names_are_no_backward_metadata() {
     ]);
     let backward = [("zone", "eu"), ("lag", "5")].into_iter().collect();
     let code = Some(Code::ResourceExhausted);
-    assert_eq!(info, ReplyInfo { backward, code, not_executed: true, ..ReplyInfo::default() });
+    let checksum = Some((*b"00000000").into());
+    assert_eq!(info, ReplyInfo { backward, code, not_executed: true, checksum, ..ReplyInfo::default() });
 }
 
 #[test]

@@ -1,0 +1,310 @@
+//! The server's side of what is said beside calls: control frames between our own peers, and every peer's way out.
+//!
+//! ```text
+//!                    negotiated: at once                                     otherwise: when nothing runs
+//!  Serving ─ drain ─► goaway 0, ping ─► serves what was on its way           ► Kitex's goodbye, or crrst in replies
+//!                       pong, or 1 s ─► goaway LAST: refuses, unexecuted       1 s (100 ms) ─► refuses, unexecuted
+//!                                       nothing runs ─► closes                                 nothing runs ─► closes
+//! ```
+
+use std::time::{Duration, Instant};
+
+use bytes::BufMut;
+use rpc_transport::{CloseReason, Cx, LogLimit, local};
+
+use super::handler::ServerHandler;
+use super::reply;
+use super::running::{CallKey, What};
+use crate::error::Error;
+use crate::metadata::Metadata;
+use crate::mux::{Keepalive, Next, Pong, Rules, TooManyPings, View};
+use crate::protocol::ProtocolError;
+use crate::protocol::ttheader::layout::str_key;
+use crate::protocol::ttheader::{ControlFrame, StringBlock};
+
+/// How long a drained connection without multiplexing stays for a request that may be on its way.
+const PING_PONG_LINGER: Duration = Duration::from_millis(100);
+
+/// How long a multiplexing peer has to leave after the goodbye, or to answer a ping after `goaway`.
+const GOODBYE_LINGER: Duration = Duration::from_secs(1);
+
+/// The timer of a connection that is shutting down.
+pub(super) const DRAIN: u64 = u64::MAX;
+
+/// The timer of the next look at a silent peer. Calls use their [`CallKey`], whose slots do not come that far.
+pub(super) const KEEPALIVE: u64 = u64::MAX - 1;
+
+/// Whether the peer knows control frames.
+pub(super) enum Control {
+    No,
+    /// It says so; the next reply says the same to it.
+    Announced,
+    /// Both have said so.
+    On(Box<Keepalive>),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Drain {
+    No,
+    /// Serving what comes; says goodbye when nothing runs.
+    Draining,
+    /// The peer has been told, or the time for stragglers runs.
+    Goodbye,
+    /// That time is over: what comes now is refused, unexecuted. Closes when nothing runs.
+    Over,
+}
+
+impl ServerHandler {
+    /// A reply that confirms control frames is about to be written: from there on both sides may send them.
+    #[cold]
+    pub(super) fn confirmed(&mut self, cx: &mut Cx<'_>) {
+        self.control = Control::On(Box::new(Keepalive::new(Rules::of(&self.shared.limits))));
+        if self.running.len() > 0 {
+            self.watch(cx);
+        }
+    }
+
+    /// A call is under way: the peer is looked at from now on.
+    #[inline]
+    pub(super) fn watch(&mut self, cx: &mut Cx<'_>) {
+        if let Control::On(keepalive) = &mut self.control
+            && let Some(at) = keepalive.watch(cx.now())
+        {
+            self.look = Some(cx.remind(at, KEEPALIVE));
+        }
+    }
+
+    /// Does what a control frame says.
+    ///
+    /// # Errors
+    /// Nobody agreed on control frames here: fatal for the connection.
+    pub(super) fn obey(&mut self, cx: &mut Cx<'_>, frame: ControlFrame<'_>) -> Result<(), Error> {
+        let Control::On(keepalive) = &mut self.control else {
+            return Err(ProtocolError::Control("nobody agreed on them").into());
+        };
+        if self.running.len() == 0 {
+            keepalive.note_quiet(cx.now(), self.calls);
+        }
+        match frame {
+            ControlFrame::Ping(number) => {
+                if keepalive.on_ping(number, cx.now()) == Err(TooManyPings) {
+                    static PINGS: LogLimit = LogLimit::new();
+                    if let Some(skipped) = PINGS.pass(cx.now()) {
+                        tracing::info!(peer = %self.peer, skipped, "too many pings; closing");
+                    }
+                    self.go_away(cx, self.last_seq, b"too_many_pings");
+                    cx.close(CloseReason::Limit("keepalive_min_interval"));
+                }
+            }
+            ControlFrame::Pong(number) => match keepalive.on_pong(number) {
+                Pong::Alive => {}
+                Pong::Unasked => self.glitch(cx, "a pong that nobody asked for"),
+                Pong::Probe(number) => self.ping(cx, number),
+                Pong::Probed => self.stragglers_are_in(cx),
+            },
+            ControlFrame::Cancel(seq) => self.cancel(cx, seq),
+            // It closes when it has its replies; nothing of ours begins there.
+            ControlFrame::GoAway { .. } => {}
+        }
+        Ok(())
+    }
+
+    /// What is owed at the end of a batch.
+    #[inline]
+    pub(super) fn pay(&mut self, cx: &mut Cx<'_>) {
+        if let Control::On(keepalive) = &mut self.control
+            && let Some(number) = keepalive.owed()
+        {
+            ControlFrame::Pong(number).encode(cx.output());
+        }
+    }
+
+    /// The time for a look at the peer has come.
+    pub(super) fn look(&mut self, cx: &mut Cx<'_>) {
+        self.look = None;
+        let Control::On(keepalive) = &mut self.control else { return };
+        let view = View { busy: self.running.len() > 0, heard: cx.heard(), reads: cx.is_read(), written: cx.written() };
+        let at = match keepalive.look(cx.now(), view) {
+            Next::Rest => return,
+            Next::Look(at) => at,
+            Next::Ping(number) => {
+                ControlFrame::Ping(number).encode(cx.output());
+                keepalive.sent(number, end_of_output(cx), cx.now())
+            }
+            Next::Dead => {
+                static SILENT: LogLimit = LogLimit::new();
+                if let Some(skipped) = SILENT.pass(cx.now()) {
+                    tracing::info!(peer = %self.peer, skipped, "the peer is silent; closing");
+                }
+                return cx.abort(CloseReason::Limit("keepalive_timeout"));
+            }
+        };
+        self.look = Some(cx.remind(at, KEEPALIVE));
+    }
+
+    fn ping(&mut self, cx: &mut Cx<'_>, number: u64) {
+        if let Control::On(keepalive) = &mut self.control {
+            ControlFrame::Ping(number).encode(cx.output());
+            keepalive.sent(number, end_of_output(cx), cx.now());
+        }
+    }
+
+    fn go_away(&mut self, cx: &mut Cx<'_>, last: i32, reason: &[u8]) {
+        ControlFrame::GoAway { last, reason }.encode(cx.output());
+    }
+
+    /// The caller of this request has given up. Its answer is an exception, so that there is one reply to every request and its caller
+    /// knows when the id is free; a request that has been answered already needs no second one.
+    fn cancel(&mut self, cx: &mut Cx<'_>, seq: i32) {
+        self.cancels += 1;
+        if self.cancels > self.calls {
+            return self.glitch(cx, "more cancellations than requests");
+        }
+        if let Some(key) = self.running.find(seq) {
+            self.cut(cx, key, &Error::cancelled());
+        }
+    }
+
+    /// Ends a running call before its handler does, and answers it with this error. A handler on the worker pool goes on, and counts,
+    /// until it returns.
+    pub(super) fn cut(&mut self, cx: &mut Cx<'_>, key: CallKey, error: &Error) {
+        let Some(call) = self.running.get(key).filter(|call| !call.answered) else { return };
+        let (method, to, began) = (call.method.name().as_bytes(), call.to, call.began);
+        match &call.what {
+            What::Task(task, _) => {
+                // Dropping the future is what cancels it.
+                if let Some(task) = local::cancel(*task) {
+                    task.finished();
+                }
+                if let Some(to) = self.ended(cx, key, to) {
+                    reply::write_error(cx.output(), method, to, &Metadata::new(), error);
+                }
+            }
+            What::Blocking(context) => {
+                context.cancel();
+                call.answered = true;
+                self.here.counters.replied.add(1);
+                reply::write_error(cx.output(), method, to, &Metadata::new(), error);
+                if to.confirm && matches!(self.control, Control::Announced) {
+                    self.confirmed(cx);
+                }
+            }
+        }
+        self.unfinished(cx, began);
+        self.after(cx);
+    }
+
+    /// Since when its peer has sent nothing but control frames, if it is so.
+    pub(super) fn quiet_since(&self) -> Option<Instant> {
+        match &self.control {
+            Control::On(keepalive) => keepalive.quiet_since(self.calls),
+            _ => None,
+        }
+    }
+
+    fn unfinished(&mut self, cx: &mut Cx<'_>, began: Instant) {
+        if matches!(self.control, Control::On(_)) && self.budget.on_unfinished(self.calls, began, cx.now()) {
+            static CUT: LogLimit = LogLimit::new();
+            if let Some(skipped) = CUT.pass(cx.now()) {
+                tracing::info!(peer = %self.peer, skipped, "more than half of its calls are cut short at once; closing");
+            }
+            self.drain_for(cx, b"cancel_budget");
+        }
+    }
+
+    /// Shuts this connection down; the peer hears why if it knows `goaway`.
+    pub(super) fn drain_for(&mut self, cx: &mut Cx<'_>, reason: &'static [u8]) {
+        if self.drain == Drain::No {
+            self.drain = Drain::Draining;
+            self.reason = reason;
+            self.go_on_draining(cx);
+        }
+    }
+
+    /// Goes on shutting down as far as it can be done now. A peer that knows `goaway` is told at once, and opens no calls from then on;
+    /// when it has answered a ping, everything it sent before is here. Any other peer that multiplexes gets the goodbye frame, which
+    /// some clients do not survive with calls under way: first everything that runs ends. The rest would take that for a reply, and
+    /// see `crrst` in their replies instead.
+    pub(super) fn go_on_draining(&mut self, cx: &mut Cx<'_>) {
+        match (self.drain, &mut self.control) {
+            (Drain::Draining, Control::On(keepalive)) => {
+                let probe = keepalive.probe();
+                self.drain = Drain::Goodbye;
+                self.go_away(cx, 0, self.reason);
+                if let Some(number) = probe {
+                    self.ping(cx, number);
+                }
+                let at = cx.now() + GOODBYE_LINGER;
+                cx.arm(at, DRAIN);
+            }
+            (Drain::Draining, _) if self.running.len() == 0 => {
+                let linger = if self.multiplexed {
+                    write_goodbye(cx.output());
+                    GOODBYE_LINGER
+                } else {
+                    PING_PONG_LINGER
+                };
+                self.drain = Drain::Goodbye;
+                let at = cx.now() + linger;
+                cx.arm(at, DRAIN);
+            }
+            (Drain::Over, _) if self.running.len() == 0 => {
+                cx.close(match self.reason {
+                    b"cancel_budget" => CloseReason::Limit("cancel_budget"),
+                    b"max_glitches" => CloseReason::Limit("max_glitches"),
+                    _ => CloseReason::Local("the server is shutting down"),
+                });
+            }
+            _ => {}
+        }
+    }
+
+    /// What the peer sent before it knew is here, or has had its time.
+    pub(super) fn stragglers_are_in(&mut self, cx: &mut Cx<'_>) {
+        if self.drain != Drain::Goodbye {
+            return;
+        }
+        self.drain = Drain::Over;
+        if matches!(self.control, Control::On(_)) {
+            self.go_away(cx, self.last_seq, self.reason);
+        }
+        self.go_on_draining(cx);
+    }
+}
+
+/// Where what has been written so far ends in the stream.
+fn end_of_output(cx: &Cx<'_>) -> u64 {
+    cx.written() + cx.output_len() as u64
+}
+
+/// "Connection will be closed", as Kitex's multiplexing clients know it: id 0, `crrst`, and an empty Thrift reply that nobody reads.
+fn write_goodbye(out: &mut impl BufMut) {
+    let mut strings = StringBlock::new();
+    if strings.push(str_key::CLOSING, b"1").is_err() {
+        return;
+    }
+    let payload = b"\x80\x01\x00\x02\x00\x00\x00\x04none\x00\x00\x00\x00\x00";
+    let header = (2 + strings.as_bytes().len()).next_multiple_of(4);
+    out.put_u32((10 + header + payload.len()) as u32);
+    out.put_slice(&[0x10, 0x00, 0, 0, 0, 0, 0, 0]);
+    out.put_u16((header / 4) as u16);
+    out.put_slice(&[0, 0]);
+    out.put_slice(strings.as_bytes());
+    out.put_bytes(0, header - 2 - strings.as_bytes().len());
+    out.put_slice(payload);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_goodbye_is_what_kitex_sends() {
+        let mut out = Vec::new();
+        write_goodbye(&mut out);
+        let hex: String = out.iter().map(|byte| format!("{byte:02x}")).collect();
+        let vectors = include_str!("../../tests/wire/wire_vectors.tsv");
+        let expected = vectors.lines().find_map(|line| line.strip_prefix("E9b-mux-control-close\tok\t"));
+        assert_eq!(Some(hex.as_str()), expected);
+    }
+}
