@@ -133,6 +133,26 @@ fn a_panic_in_encoding_leaves_the_server_whole() {
 }
 
 /// A peer that goes on after the goodbye is refused in the end, unexecuted, so that what runs can end and the server with it.
+/// B18, I23: who had connected and asked before the end began is answered, also where no reactor had seen the connection yet.
+#[test]
+fn b18_who_has_connected_is_served_before_the_end() {
+    for round in 0..20 {
+        let service = AnyServer::new(|cx: Context, req: Blob| async move { (cx, Ok(req)) });
+        let server = Server::builder().reactors(2).add(service).bind("tcp://127.0.0.1:0").expect("bound");
+        let mut sockets = [dial(&server), dial(&server), dial(&server)];
+        for socket in &mut sockets {
+            socket.write_all(&raw_request(7, b"hello")).unwrap();
+        }
+        let drained = server.shutdown();
+        drop(server);
+        for socket in &mut sockets {
+            let mut seen = std::iter::from_fn(|| read_raw(socket));
+            assert!(seen.any(|reply| reply.seq == 7), "round {round}: no reply; {drained:?}");
+        }
+        assert_eq!((drained.cut_calls, drained.cut_connections), (0, 0), "round {round}");
+    }
+}
+
 #[test]
 fn requests_that_keep_coming_do_not_hold_up_the_end() {
     let waiting = Arc::new(Mutex::new((false, None::<Waker>)));

@@ -70,6 +70,8 @@ pub(crate) struct ListenerShared {
     connections: AtomicUsize,
     /// Of those, how many each reactor has, or is about to get.
     placed: Vec<AtomicUsize>,
+    /// Accepted, and not with their reactor yet; and a close that has been asked for and is not over.
+    arriving: AtomicUsize,
     closed: AtomicBool,
 }
 
@@ -108,6 +110,22 @@ impl Drop for Admission {
     fn drop(&mut self) {
         self.listener.placed[self.place].fetch_sub(1, Ordering::Relaxed);
         self.listener.connections.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// One connection on its way to its reactor, or the taking in of the last ones.
+struct Arriving(Arc<ListenerShared>);
+
+impl Arriving {
+    fn new(listener: &Arc<ListenerShared>) -> Self {
+        listener.arriving.fetch_add(1, Ordering::AcqRel);
+        Arriving(Arc::clone(listener))
+    }
+}
+
+impl Drop for Arriving {
+    fn drop(&mut self) {
+        self.0.arriving.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -157,8 +175,18 @@ impl ListenerHandle {
     pub fn close(&self) {
         if !self.shared.closed.swap(true, Ordering::AcqRel) {
             let index = self.index;
-            self.reactor.run(move || close(index));
+            let under_way = Arriving::new(&self.shared);
+            self.reactor.run(move || {
+                close(index);
+                drop(under_way);
+            });
         }
+    }
+
+    /// Whether who has connected by now may still be without a handler. After [`ListenerHandle::close`] it becomes false soon,
+    /// and stays so.
+    pub fn is_taking_in(&self) -> bool {
+        self.shared.arriving.load(Ordering::Acquire) > 0
     }
 
     /// Asks every connection to finish and close: [`Handler::on_shutdown`].
@@ -231,6 +259,7 @@ impl ReactorPool {
             next: AtomicUsize::new(0),
             connections: AtomicUsize::new(0),
             placed: self.handles().iter().map(|_| AtomicUsize::new(0)).collect(),
+            arriving: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
         };
         let bound =
@@ -373,9 +402,12 @@ fn hand_over(raw: RawSocket, peer: Url, shared: Arc<ListenerShared>) {
     if target.is(&here) {
         guarded("the maker of a connection's handler", || adopt(raw, peer, admission, target));
     } else {
-        let reactor = target.clone();
+        let (reactor, arriving) = (target.clone(), Arriving::new(&admission.listener));
         // If that reactor has stopped the closure is dropped, and with it the socket and the admission.
-        target.run(move || adopt(raw, peer, admission, reactor));
+        target.run(move || {
+            adopt(raw, peer, admission, reactor);
+            drop(arriving);
+        });
     }
 }
 

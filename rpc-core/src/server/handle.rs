@@ -100,24 +100,21 @@ impl ServerHandle {
     /// On a reactor's thread, which it would wait for.
     pub fn shutdown(&self) -> Drained {
         assert!(rpc_transport::local::current().is_none(), "shutdown on a reactor's thread would wait for itself");
-        let Bound { shared, hurry, .. } = &*self.0;
+        let Bound { listeners, shared, hurry, .. } = &*self.0;
         let start = Instant::now();
         self.begin_shutdown();
-        let mut open = shared.open.lock();
-        while *open > 0 && start.elapsed() < shared.limits.shutdown_grace && !hurry.load(Ordering::Acquire) {
-            // In steps, so that a hurried end is noticed.
-            shared.closed.wait_for(&mut open, Duration::from_millis(20));
+        let go_on = || start.elapsed() < shared.limits.shutdown_grace && !hurry.load(Ordering::Acquire);
+        // Who had connected counts as open from here on, though its reactor did not know it when it was told to finish.
+        while listeners.iter().any(ListenerHandle::is_taking_in) && go_on() && !cfg!(put_back = "B18") {
+            std::thread::sleep(Duration::from_millis(1));
         }
-        let cut_connections = *open;
-        drop(open);
+        shared.wait_closed(go_on);
+        let cut_connections = *shared.open.lock();
         let cut_calls = shared.running.load(Ordering::Acquire);
         if cut_connections > 0 {
             self.cut();
-            let mut open = shared.open.lock();
             let until = Instant::now() + Duration::from_secs(1);
-            while *open > 0 && Instant::now() < until {
-                shared.closed.wait_for(&mut open, Duration::from_millis(20));
-            }
+            shared.wait_closed(|| Instant::now() < until);
         }
         let drained = Drained { cut_connections, cut_calls, elapsed: start.elapsed() };
         tracing::info!(?drained, "server stopped");

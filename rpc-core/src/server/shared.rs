@@ -1,6 +1,7 @@
 //! What the connections of a server share, and what it has on each reactor.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rpc_transport::{Counter, ReservedTask};
 
@@ -88,6 +89,15 @@ impl ServerShared {
     #[inline]
     pub(crate) fn is_full(&self) -> bool {
         self.running.load(Ordering::Relaxed) >= self.limits.max_inflight
+    }
+
+    /// Waits until no connection is open, as long as `go_on` says so.
+    pub(super) fn wait_closed(&self, go_on: impl Fn() -> bool) {
+        let mut open = self.open.lock();
+        while *open > 0 && go_on() {
+            // In steps, so that a hurried end is noticed.
+            self.closed.wait_for(&mut open, Duration::from_millis(20));
+        }
     }
 
     pub(crate) fn is_draining(&self) -> bool {
