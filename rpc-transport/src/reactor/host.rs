@@ -245,11 +245,15 @@ impl ReactorHandle {
         *host.thread.lock() = Some(thread::current());
         let _end = EndWithThread(self);
         let mut leads_seen = 0;
+        let mut called = false;
         while !host.is_stopping() {
-            if let Some(place) = host.reactor.try_lock() {
-                self.attend(place);
+            match host.reactor.try_lock() {
+                Some(place) => self.attend(place),
+                // Whoever holds it may be on the way out, and may have looked for work before what the thread was called for.
+                None if called => host.called.store(!cfg!(put_back = "B32-call"), Ordering::Release),
+                None => {}
             }
-            self.stand_back(&mut leads_seen);
+            called = self.stand_back(&mut leads_seen);
         }
     }
 
@@ -270,8 +274,8 @@ impl ReactorHandle {
         }
     }
 
-    /// Leaves the reactor to blocking callers until the thread is called, or there has been none for a while.
-    fn stand_back(&self, leads_seen: &mut u64) {
+    /// Leaves the reactor to blocking callers until the thread is called (true), or there has been none for a while.
+    fn stand_back(&self, leads_seen: &mut u64) -> bool {
         let host = self.host();
         while !host.is_stopping() {
             host.awaits_leaving.store(true, Ordering::Relaxed);
@@ -280,10 +284,14 @@ impl ReactorHandle {
             let led = host.reactor.is_locked();
             if !led {
                 host.awaits_leaving.store(false, Ordering::Relaxed);
+                if host.called.swap(false, Ordering::AcqRel) {
+                    return true;
+                }
             }
             thread::park_timeout(if led { LED } else { STAND_BACK });
             if host.called.swap(false, Ordering::AcqRel) {
-                break;
+                host.awaits_leaving.store(false, Ordering::Relaxed);
+                return true;
             }
             let leads = host.leads.load(Ordering::Relaxed);
             if std::mem::replace(leads_seen, leads) == leads && !led {
@@ -291,13 +299,14 @@ impl ReactorHandle {
             }
         }
         host.awaits_leaving.store(false, Ordering::Relaxed);
+        false
     }
 
     /// Gives up the lead: to a follower if there is one, to the thread if there is work, else to nobody.
     fn leave(&self, place: MutexGuard<'_, Option<Reactor>>) {
         let host = self.host();
         let work = place.as_ref().is_some_and(Reactor::has_work);
-        let late = self.0.inbox.announce(Attention::Unattended);
+        let late = self.0.inbox.announce(Attention::Unattended) && !cfg!(put_back = "B32-host"); // or nobody comes for them
         drop(place);
         let follower = host.followers.lock().pop();
         if let Some(follower) = &follower {

@@ -14,6 +14,8 @@ mod host;
 mod inbox;
 #[cfg(feature = "tokio")]
 mod on_tokio;
+#[cfg(all(test, shuttle))]
+mod model;
 mod pool;
 pub(crate) mod tasks;
 

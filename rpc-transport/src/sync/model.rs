@@ -74,30 +74,58 @@ pub use model_thread_local as thread_local;
 
 /// As parking_lot's.
 #[derive(Default)]
-pub struct Mutex<T>(checker::sync::Mutex<T>);
+pub struct Mutex<T> {
+    lock: checker::sync::Mutex<T>,
+    /// The number of the guard that holds it, or 0; for who looks without taking it: a try that succeeds would make another one
+    /// fail meanwhile.
+    holder: AtomicUsize,
+    /// Where such a look lets other threads go on.
+    look: checker::sync::atomic::AtomicBool,
+}
 
-/// As parking_lot's. It is empty only within [`Condvar::wait`].
-pub struct MutexGuard<'a, T>(Option<checker::sync::MutexGuard<'a, T>>);
+/// As parking_lot's. It is empty only within [`Condvar::wait`], and at its end.
+pub struct MutexGuard<'a, T> {
+    guard: Option<checker::sync::MutexGuard<'a, T>>,
+    holder: &'a AtomicUsize,
+    number: usize,
+}
+
+/// Of guards, from 1.
+static NUMBERS: AtomicUsize = AtomicUsize::new(1);
 
 impl<T> Mutex<T> {
     pub fn new(value: T) -> Self {
-        Mutex(checker::sync::Mutex::new(value))
+        Mutex { lock: checker::sync::Mutex::new(value), holder: AtomicUsize::default(), look: Default::default() }
     }
 
     pub fn lock(&self) -> MutexGuard<'_, T> {
-        MutexGuard(Some(self.0.lock().unwrap_or_else(|e| e.into_inner())))
+        self.guard(self.lock.lock().unwrap_or_else(|e| e.into_inner()))
     }
 
     pub fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
-        match self.0.try_lock() {
-            Ok(guard) => Some(MutexGuard(Some(guard))),
-            Err(std::sync::TryLockError::Poisoned(e)) => Some(MutexGuard(Some(e.into_inner()))),
+        match self.lock.try_lock() {
+            Ok(guard) => Some(self.guard(guard)),
+            Err(std::sync::TryLockError::Poisoned(e)) => Some(self.guard(e.into_inner())),
             Err(std::sync::TryLockError::WouldBlock) => None,
         }
     }
 
     pub fn is_locked(&self) -> bool {
-        self.try_lock().is_none()
+        self.look.load(Relaxed);
+        self.holder.load(Relaxed) != 0
+    }
+
+    fn guard<'a>(&'a self, guard: checker::sync::MutexGuard<'a, T>) -> MutexGuard<'a, T> {
+        let number = NUMBERS.fetch_add(1, Relaxed);
+        self.holder.store(number, Relaxed);
+        MutexGuard { guard: Some(guard), holder: &self.holder, number }
+    }
+}
+
+impl<T> Drop for MutexGuard<'_, T> {
+    fn drop(&mut self) {
+        self.guard = None; // others run before this returns, and may have taken it then
+        let _ = self.holder.compare_exchange(self.number, 0, Relaxed, Relaxed);
     }
 }
 
@@ -111,13 +139,13 @@ impl<T> Deref for MutexGuard<'_, T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        self.0.as_ref().expect("not within a wait")
+        self.guard.as_ref().expect("not within a wait")
     }
 }
 
 impl<T> DerefMut for MutexGuard<'_, T> {
     fn deref_mut(&mut self) -> &mut T {
-        self.0.as_mut().expect("not within a wait")
+        self.guard.as_mut().expect("not within a wait")
     }
 }
 
@@ -131,8 +159,10 @@ impl Condvar {
     }
 
     pub fn wait<T>(&self, guard: &mut MutexGuard<'_, T>) {
-        let held = guard.0.take().expect("not within a wait");
-        guard.0 = Some(self.0.wait(held).unwrap_or_else(|e| e.into_inner()));
+        let held = guard.guard.take().expect("not within a wait");
+        guard.holder.store(0, Relaxed);
+        guard.guard = Some(self.0.wait(held).unwrap_or_else(|e| e.into_inner()));
+        guard.holder.store(guard.number, Relaxed);
     }
 
     pub fn wait_for<T>(&self, guard: &mut MutexGuard<'_, T>, _longest: Duration) {
@@ -193,6 +223,7 @@ pub fn explore(name: &str, model: impl Fn() + Send + Sync + 'static) {
         }
     };
     let mut config = Config::new();
+    config.silence_warnings = true; // that all orderings are taken for SeqCst: loom has the weak ones
     config.stack_size = 256 * 1024;
     Runner::new(RandomScheduler::new(schedules / 2), config.clone()).run(counted());
     Runner::new(PctScheduler::new(3, schedules - schedules / 2), config).run(counted());
