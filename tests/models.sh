@@ -20,7 +20,10 @@ B13          loom     rpc-transport  sleep_cancel
 B16-inbox    loom     rpc-transport  inbox_close
 B16-reply    loom     rpc-core       reply_undelivered
 B17          loom     rpc-transport  inbox_close
-B32-inbox    loom     rpc-transport  inbox_sleep
+B25          shuttle  rpc-core       workers_end_within
+B32-call     shuttle  rpc-transport  host_work_left
+B32-host     shuttle  rpc-transport  host_work_left
+B32-inbox    loom     rpc-transport  inbox_close inbox_sleep
 B32-reply    loom     rpc-core       reply_deadline reply_moved reply_undelivered
 B32-sleep    loom     rpc-transport  sleep_fire
 B34          loom     rpc-transport  memory_budget

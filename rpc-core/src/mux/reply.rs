@@ -288,7 +288,7 @@ mod model {
     }
 
     fn reply() -> Found {
-        Found::Done(Ok(Reply { kind: MessageType::Reply, body: Bytes::new(), info: None }))
+        Found::Done(Ok(Reply { id: SeqId::new(0, 1), kind: MessageType::Reply, body: Bytes::new(), info: None }))
     }
 
     /// What a connection does with a cell up to the reply. Returns whether the caller got it.

@@ -137,7 +137,7 @@ mod tests {
         let reactor = pool.handles()[0].clone();
         let polling = Arc::<Polling>::default();
         let here = OnReactor {
-            table: Mutex::default(),
+            table: Default::default(),
             counters: Counters::default(),
             polling: vec![(&SPIN, Arc::clone(&polling))],
         };

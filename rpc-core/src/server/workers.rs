@@ -82,9 +82,67 @@ impl Drop for Workers {
         self.shared.filled.notify_all();
         let me = thread::current().id();
         for thread in self.threads.lock().drain(..) {
-            if thread.thread().id() != me {
+            if thread.thread().id() != me || cfg!(put_back = "B25") {
                 let _ = thread.join();
             }
         }
+    }
+}
+
+#[cfg(all(test, shuttle))]
+mod model {
+    use rpc_transport::sync::model::explore;
+
+    use super::*;
+    use crate::sync::atomic::{AtomicUsize, Ordering};
+
+    /// Counts its end, whether it runs or is dropped.
+    struct Job(Arc<AtomicUsize>);
+
+    impl Drop for Job {
+        fn drop(&mut self) {
+            self.0.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
+    /// B25, I25: jobs from two threads, and an end that comes while some wait and some run. Each job has one end, and so have the threads.
+    #[test]
+    fn workers_end() {
+        explore("workers_end", || {
+            let workers = Arc::new(Workers::start(2).expect("threads"));
+            let ended = Arc::new(AtomicUsize::new(0));
+            let others = [2, 1].map(|jobs| {
+                let (workers, ended) = (Arc::clone(&workers), Arc::clone(&ended));
+                thread::spawn(move || {
+                    for _ in 0..jobs {
+                        let job = Job(Arc::clone(&ended));
+                        workers.run(move || drop(job));
+                    }
+                })
+            });
+            others.into_iter().for_each(|other| other.join().unwrap());
+            drop(workers);
+            assert_eq!(ended.load(Ordering::Acquire), 3, "each job, and before the end is over");
+        });
+    }
+
+    /// B25: a job is the last that holds the workers, so that they end on a thread of their own.
+    #[test]
+    fn workers_end_within() {
+        explore("workers_end_within", || {
+            let workers = Arc::new(Workers::start(2).expect("threads"));
+            let ended = Arc::new(AtomicUsize::new(0));
+            let (last, job) = (Arc::clone(&workers), Job(Arc::clone(&ended)));
+            workers.run(move || {
+                drop(last);
+                drop(job);
+            });
+            let job = Job(Arc::clone(&ended));
+            workers.run(move || drop(job));
+            drop(workers);
+            while ended.load(Ordering::Acquire) < 2 {
+                thread::yield_now();
+            }
+        });
     }
 }
