@@ -248,6 +248,32 @@ fn many_connections_that_are_ready_at_once_are_all_served() {
     });
 }
 
+/// The reactor's task was polled after the first of many callers, and made a write for each call.
+#[test]
+fn calls_of_many_tasks_share_writes() {
+    let (server, _begun) = echo_server();
+    let runtime = runtime(1);
+    let client = hosted(&server, &runtime, 1);
+    let reactor = client.0.reactors().next().expect("it has one").clone();
+    runtime.block_on(async {
+        let tasks: Vec<_> = (0..100)
+            .map(|_| {
+                let client = Arc::clone(&client);
+                tokio::spawn(async move {
+                    for _ in 0..20 {
+                        client.blob(blob("shared")).timeout(LIMIT).await.expect("an echo");
+                    }
+                })
+            })
+            .collect();
+        for task in tasks {
+            task.await.expect("no panic");
+        }
+    });
+    let writes = reactor.stats().writes.get();
+    assert!(writes < 2000 / 4, "{writes} writes for 2000 calls");
+}
+
 /// The runtime's timer is never later than the reactor's next one, in whatever order deadlines come.
 #[test]
 fn deadlines_are_kept() {

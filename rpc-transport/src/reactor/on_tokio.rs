@@ -63,7 +63,7 @@ impl ReactorPool {
             let reactor = Reactor::with_waker(Box::new(driver), wake.clone(), format!("tokio-{index}"), index, host);
             pool.push(reactor.handle().clone());
             let timer = Box::pin(tokio::time::sleep(Duration::ZERO));
-            runtime.spawn(Hosted { readable, timer, wake, reactor, look: true });
+            runtime.spawn(Hosted { readable, timer, wake, reactor, look: true, stepped_back: false });
         }
         Ok(pool)
     }
@@ -115,6 +115,8 @@ struct Hosted {
     reactor: Reactor,
     /// The poller may have events.
     look: bool,
+    /// Woken from its sleep, and has let others go first.
+    stepped_back: bool,
 }
 
 impl Hosted {
@@ -141,6 +143,12 @@ impl Hosted {
     fn turns(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         // Before the reactor says that it sleeps: from then on it may be woken.
         self.wake.register(cx.waker());
+        // The runtime runs who was woken last first. So the first of many callers would have a turn, and a write, for its call alone;
+        // once around the queue, and all of theirs are in the inbox.
+        if !std::mem::replace(&mut self.stepped_back, true) {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         for _ in 0..TURNS {
             if self.reactor.handle().is_stopping() {
                 return Poll::Ready(Ok(()));
@@ -150,6 +158,7 @@ impl Hosted {
             let timeout = self.reactor.doze();
             let due = self.look || timeout == Some(Duration::ZERO);
             if !due && self.poll_timer(timeout, cx).is_pending() {
+                self.stepped_back = false;
                 return Poll::Pending;
             }
         }
