@@ -51,6 +51,7 @@ const OURS: &[(&str, &str, &str)] = &[
     ("rpc-core/src/middleware/mod.rs",        "decode", "the message of the user's, by prost: target protobuf"),
     ("rpc-core/src/server/router.rs",         "find",   "compares with names that are known"),
     ("rpc-transport/src/driver/sim/state.rs", "read",   "the simulated network itself"),
+    ("rpc-transport/src/framing/codec.rs",    "decode", "asks a Framing: targets length_field and detect"),
     ("rpc-transport/src/framing/mod.rs",      "next",   "the trait"),
     ("rpc-transport/src/handler.rs",          "on_frame", "the trait"),
 ];
@@ -122,7 +123,7 @@ fn parsers(file: &str, text: &str) -> Vec<String> {
         let name: String = signature.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
         let (arguments, result) = signature.split_once("->").unwrap_or((signature, ""));
         let arguments = arguments.split_once('(').map_or("", |(_, arguments)| arguments);
-        let takes = ["[u8]", "&str", "Frame<", "impl Files"].iter().any(|kind| arguments.contains(kind));
+        let takes = ["[u8]", "&str", "BytesMut", "Frame<", "impl Files"].iter().any(|kind| arguments.contains(kind));
         let writes = arguments.contains("out: ") || arguments.contains("BufMut");
         let refuses = result.contains("Result<") || result.contains("Option<");
         let line = code[..at].rsplit('\n').next().unwrap_or_default();

@@ -107,7 +107,7 @@ impl KitexFraming {
         if first && input.starts_with(HTTP2) {
             return self.unsupported(Spoken::Http2);
         }
-        let magic = input.get(4..6).map(|bytes| u16::from_be_bytes([bytes[0], bytes[1]]));
+        let magic = input.get(4..).and_then(<[u8]>::first_chunk).map(|bytes| u16::from_be_bytes(*bytes));
         if magic.is_some_and(|magic| magic != layout::MAGIC && magic != payload::MAGIC) {
             return Err(ProtocolError::Magic(FirstBytes::of(input)));
         }

@@ -228,15 +228,16 @@ pub struct FirstBytes {
 impl FirstBytes {
     /// Keeps the first eight of `bytes`, or all when there are fewer.
     pub fn of(bytes: &[u8]) -> FirstBytes {
-        let len = bytes.len().min(8);
-        let mut first = FirstBytes { bytes: [0; 8], len: len as u8 };
-        first.bytes[..len].copy_from_slice(&bytes[..len]);
+        let mut first = FirstBytes { bytes: [0; 8], len: bytes.len().min(8) as u8 };
+        for (to, from) in first.bytes.iter_mut().zip(bytes) {
+            *to = *from;
+        }
         first
     }
 
     /// The bytes.
     pub fn as_bytes(&self) -> &[u8] {
-        &self.bytes[..usize::from(self.len)]
+        self.bytes.get(..usize::from(self.len)).unwrap_or(&self.bytes)
     }
 
     /// What the bytes look like, if it is something well known, such as `looks like an HTTP/1 request`.

@@ -8,6 +8,9 @@
 //!
 //! Nothing here allocates for bytes that have not arrived, and no bytes make it panic. It knows no sockets, clocks or calls.
 
+// I30: bytes of a peer never panic.
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing))]
+
 mod checksum;
 mod detect;
 mod error;

@@ -84,7 +84,8 @@ impl<'a> Payload<'a> {
             room: (bytes.len() - FIXED - 4).min(u32::MAX as usize) as u32,
         };
         // The sequence number behind the method is split off with it: one bound check serves both.
-        let Some((method, rest)) = bytes[FIXED..].split_at_checked(method_len as usize) else {
+        let parts = bytes.get(FIXED..).and_then(|rest| rest.split_at_checked(method_len as usize));
+        let Some((method, rest)) = parts else {
             return Err(bad_method);
         };
         let Some((seq, body)) = rest.split_first_chunk::<4>() else {

@@ -13,6 +13,9 @@
 //! No I/O, no buffering and no allocation here: the connection owns the bytes and asks again when more have come. An error
 //! means that the byte stream cannot be trusted any more, and ends the connection.
 
+// I30: bytes of a peer never panic.
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing))]
+
 #[cfg(feature = "tokio")]
 mod codec;
 mod length_field;

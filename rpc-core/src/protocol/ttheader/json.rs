@@ -83,12 +83,14 @@ impl Reader<'_> {
         let mut out = String::new();
         loop {
             let end = self.rest.find(|c| matches!(c, '"' | '\\' | '\0'..='\x1f')).ok_or("a string does not end")?;
-            out.push_str(&self.rest[..end]);
-            let stop = self.rest.as_bytes()[end];
-            self.rest = &self.rest[end + 1..];
+            let (plain, rest) = self.rest.split_at(end);
+            out.push_str(plain);
+            let mut chars = rest.chars();
+            let stop = chars.next();
+            self.rest = chars.as_str();
             match stop {
-                b'"' => return Ok(out),
-                b'\\' => out.push(self.escape()?),
+                Some('"') => return Ok(out),
+                Some('\\') => out.push(self.escape()?),
                 _ => return Err("a control character in a string"),
             }
         }

@@ -57,7 +57,7 @@ impl<'a> InfoEntries<'a> {
     }
 
     fn u16(&mut self) -> Result<u16, ProtocolError> {
-        match self.info[self.at..].first_chunk::<2>() {
+        match self.info.get(self.at..).and_then(<[u8]>::first_chunk::<2>) {
             Some(bytes) => {
                 self.at += 2;
                 Ok(u16::from_be_bytes(*bytes))
@@ -166,7 +166,9 @@ impl StringBlock {
         self.bytes.extend(value_len);
         self.bytes.extend(value);
         self.count = count;
-        self.bytes[1..3].copy_from_slice(&count.to_be_bytes());
+        if let Some(place) = self.bytes.get_mut(1..3) {
+            place.copy_from_slice(&count.to_be_bytes());
+        }
         Ok(())
     }
 
