@@ -25,6 +25,7 @@ const REACHED: &[(&str, &str, &[&str])] = &[
     ("rpc-core/src/limits.rs",                   "from_text",      &["limits"]),
     ("rpc-core/src/limits.rs",                   "set",            &["limits"]),
     ("rpc-core/src/protocol/checksum.rs",        "check",          &["ttheader"]),
+    ("rpc-core/src/protocol/checksum.rs",        "check",          &["server_conn"]),
     ("rpc-core/src/protocol/detect.rs",          "find",           &["detect", "ttheader_write"]),
     ("rpc-core/src/protocol/detect.rs",          "next",           &["detect"]),
     ("rpc-core/src/protocol/exception.rs",       "decode",         &["payload"]),

@@ -11,6 +11,7 @@
 // I30: bytes of a peer never panic.
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing))]
 
+#[allow(clippy::indexing_slicing, reason = "each index is cut to its table or text in the same line")]
 mod checksum;
 mod detect;
 mod error;
