@@ -1,6 +1,6 @@
 //! Counters. Each reactor writes its own, padded to cache lines; anyone may read them at any time.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use crate::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
@@ -73,13 +73,20 @@ pub struct MemoryBudget {
     used: AtomicUsize,
     /// Connections that hold some of it.
     holders: AtomicUsize,
+    /// New work has been refused, and what is held has not come down to where it is not tight since.
+    sheds: AtomicBool,
     limit: usize,
 }
 
 impl MemoryBudget {
     /// A budget of `limit` bytes (`max_buffered_bytes`; default 256 MiB).
     pub fn new(limit: usize) -> Self {
-        MemoryBudget { used: AtomicUsize::new(0), holders: AtomicUsize::new(0), limit: limit.max(1) }
+        MemoryBudget {
+            used: AtomicUsize::new(0),
+            holders: AtomicUsize::new(0),
+            sheds: AtomicBool::new(false),
+            limit: limit.max(1),
+        }
     }
 
     /// Bytes held now.
@@ -107,6 +114,12 @@ impl MemoryBudget {
         self.used() >= self.limit
     }
 
+    /// Connections that are not read because they hold the most are to be closed until memory is not tight any more. Without that
+    /// a few that hold everything, and send nothing, would have the work of all others refused for as long as they like.
+    pub(crate) fn sheds(&self) -> bool {
+        self.sheds.load(Relaxed)
+    }
+
     pub(crate) fn holders(&self) -> usize {
         self.holders.load(Relaxed)
     }
@@ -123,8 +136,14 @@ impl MemoryBudget {
         }
         if after > before {
             self.used.fetch_add(after - before, Relaxed);
+            if self.refuses_work() {
+                self.sheds.store(true, Relaxed);
+            }
         } else if before > after {
             self.used.fetch_sub(before - after, Relaxed);
+            if self.sheds() && !self.is_tight() {
+                self.sheds.store(false, Relaxed);
+            }
         }
     }
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
 use rpc_transport::{ListenerHandle, MemoryBudget, ReactorPool, Url};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::monitor::{Monitor, ServerStats};
 use super::shared::ServerShared;
@@ -140,14 +141,16 @@ impl ServerHandle {
         self.0.hurry.store(true, Ordering::Release);
     }
 
-    /// Serves until SIGTERM or SIGINT, then shuts down gracefully; a second signal ends that at once. Signals are handled from now
-    /// until the process ends.
+    /// Serves until SIGTERM, SIGINT or SIGHUP, then shuts down gracefully; a second signal ends that at once. Signals are handled
+    /// from now until the process ends. A SIGHUP that was ignored when the process began, as `nohup` has it, stays ignored.
     ///
     /// # Errors
     /// When the system does not let us handle signals.
     pub fn serve(self) -> crate::Result<Drained> {
-        let mut signals =
-            signal_hook::iterator::Signals::new([signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT])?;
+        let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT])?;
+        if !is_ignored(SIGHUP) {
+            signals.add_signal(SIGHUP)?;
+        }
         if let Some(signal) = signals.forever().next() {
             tracing::info!(signal, "shutting down");
         }
@@ -163,6 +166,13 @@ impl ServerHandle {
         let _ = second.join();
         Ok(drained)
     }
+}
+
+/// Whether this process ignores a signal, as far as the system tells.
+fn is_ignored(signal: i32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("SigIgn:")?.trim(), 16).ok());
+    mask.is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
 }
 
 impl fmt::Debug for ServerHandle {

@@ -5,7 +5,6 @@
 //! borrows, which it gives back with its result.
 
 use std::future::Future;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
 use std::task::{Context as TaskContext, Poll, Waker};
@@ -13,7 +12,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use rpc_transport::{ConnId, Cx, Frame, LinkBuffer, LocalTask, Message, ReservedTask, TaskId, local};
+use rpc_transport::{ConnId, Cx, Frame, LinkBuffer, LocalTask, Message, ReservedTask, TaskId, caught, local};
 
 use super::handler::ServerHandler;
 use super::reply::{self, ReplyBody, ReplyTo};
@@ -219,7 +218,7 @@ where
     fn poll_once(&mut self, waker: &Waker) -> Polled<R> {
         self.polling.set(true);
         let Slot { future, inherited, runtime, .. } = self;
-        let polled = catch_unwind(AssertUnwindSafe(|| {
+        let polled = caught(|| {
             let _entered = (runtime.enter(), inherited.enter());
             let poll = match future.as_mut().as_pin_mut() {
                 Some(future) => future.poll(&mut TaskContext::from_waker(waker)),
@@ -229,16 +228,16 @@ where
                 future.set(None);
             }
             poll
-        }));
+        });
         self.polling.set(false);
         match polled {
-            Ok(Poll::Ready((service, mut context, result))) => {
+            Some(Poll::Ready((service, mut context, result))) => {
                 let backward = context.take_backward();
                 self.parts = Some((service, context));
                 Polled::Ready(result.map_err(executed), backward)
             }
-            Ok(Poll::Pending) => Polled::Pending,
-            Err(_) => {
+            Some(Poll::Pending) => Polled::Pending,
+            None => {
                 self.clear();
                 Polled::Panicked
             }
@@ -260,7 +259,7 @@ impl<S, Fut> Slot<S, Fut> {
         self.cancellation.cancel();
         let _entered = self.runtime.enter();
         let future = &mut self.future;
-        if catch_unwind(AssertUnwindSafe(|| future.set(None))).is_err() {
+        if caught(|| future.set(None)).is_none() {
             self.future = Box::pin(None);
         }
     }
@@ -395,7 +394,7 @@ where
                 reply::write(&mut out, &head, method.name(), to, &backward, result);
                 out
             };
-            let mut out = catch_unwind(AssertUnwindSafe(answer)).unwrap_or_else(|_| {
+            let mut out = caught(answer).unwrap_or_else(|| {
                 let mut out = LinkBuffer::new();
                 reply::write_error(&mut out, method.name().as_bytes(), to, &Metadata::new(), &panicked());
                 out

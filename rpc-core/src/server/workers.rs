@@ -2,10 +2,9 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use rpc_transport::{LogLimit, local};
+use rpc_transport::{LogLimit, caught, local};
 
 use crate::sync::thread::{self, JoinHandle};
 use crate::sync::{Condvar, Mutex};
@@ -62,7 +61,7 @@ fn work(shared: &Shared) {
             }
         };
         drop(queue);
-        if catch_unwind(AssertUnwindSafe(job)).is_err() {
+        if caught(job).is_none() {
             static PANICS: LogLimit = LogLimit::new();
             if let Some(skipped) = PANICS.pass(local::now()) {
                 tracing::error!(skipped, "a job on the worker pool panicked; the worker goes on");

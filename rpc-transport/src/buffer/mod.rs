@@ -31,4 +31,4 @@ pub use frame_buf::FrameBuf;
 pub use link::{LINK_MIN, LinkBuffer, Reserved};
 
 pub(crate) use block::Block;
-pub(crate) use pool::{BLOCK_SIZE, MIN_SPARE};
+pub(crate) use pool::{BLOCK_SIZE, MIN_SPARE, bound as bound_pool};

@@ -23,10 +23,10 @@ pub(crate) const BLOCK_SIZE: usize = 64 * 1024;
 /// Least spare capacity, in bytes, of a block that [`Block::take`] returns; a block with less is not worth a read.
 pub(crate) const MIN_SPARE: usize = 4 * 1024;
 
-/// Most blocks that wait to be used, a thread: 4 MiB.
+/// Most blocks that wait to be used, a thread: 4 MiB, less under a small budget.
 const FREE_MAX: usize = 64;
 
-/// Most blocks that wait for their slices, a thread: 8 MiB. Beyond it the one that has waited longest is given up.
+/// Most blocks that wait for their slices, a thread: 8 MiB, less under a small budget. Beyond it the one that has waited longest is given up.
 const LENT_MAX: usize = 128;
 
 /// Most lent blocks asked in one `take`; those that refuse go to the end of the queue.
@@ -35,7 +35,7 @@ const ASK_MAX: usize = 8;
 /// Most exact blocks kept, a thread.
 const EXACT_MAX: usize = 32;
 
-/// Most bytes kept in exact blocks, a thread. A frame of more than that is never kept.
+/// Most bytes kept in exact blocks, a thread; less under a small budget. A frame of more than that is never kept.
 const EXACT_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 thread_local! {
@@ -59,6 +59,18 @@ pub(super) fn release(block: Block) {
     let _ = POOL.try_with(move |pool| pool.borrow_mut().release(block));
 }
 
+/// Tells this thread's pool of a budget of bytes for connections: from now on its spare blocks are in proportion to the smallest
+/// one. What waits here is resident and counted nowhere, so it must stay little beside what is counted.
+pub(crate) fn bound(budget: usize) {
+    let _ = POOL.try_with(|pool| {
+        let mut pool = pool.borrow_mut();
+        if budget < pool.budget {
+            pool.budget = budget;
+            pool.trim();
+        }
+    });
+}
+
 fn with_pool(f: impl FnOnce(&mut BlockPool) -> Option<Block>) -> Option<Block> {
     POOL.try_with(|pool| f(&mut pool.borrow_mut())).ok().flatten()
 }
@@ -77,11 +89,36 @@ struct BlockPool {
     lent: VecDeque<Block>,
     exact: Vec<Block>,
     exact_bytes: usize,
+    /// See [`bound`].
+    budget: usize,
 }
 
 impl BlockPool {
     const fn new() -> BlockPool {
-        BlockPool { free: Vec::new(), lent: VecDeque::new(), exact: Vec::new(), exact_bytes: 0 }
+        BlockPool { free: Vec::new(), lent: VecDeque::new(), exact: Vec::new(), exact_bytes: 0, budget: usize::MAX }
+    }
+
+    fn free_max(&self) -> usize {
+        FREE_MAX.min(self.budget / 64 / BLOCK_SIZE)
+    }
+
+    fn lent_max(&self) -> usize {
+        LENT_MAX.min(self.budget / 32 / BLOCK_SIZE)
+    }
+
+    fn exact_bytes_max(&self) -> usize {
+        EXACT_BYTES_MAX.min(self.budget / 16)
+    }
+
+    /// Gives up what is over the bounds, the oldest first.
+    fn trim(&mut self) {
+        let (free, lent) = (self.free_max(), self.lent_max());
+        self.free.drain(..self.free.len().saturating_sub(free));
+        self.lent.drain(..self.lent.len().saturating_sub(lent));
+        while self.exact.len() > EXACT_MAX || self.exact_bytes > self.exact_bytes_max() {
+            let oldest = self.exact.remove(0);
+            self.exact_bytes -= oldest.size();
+        }
     }
 
     fn take(&mut self) -> Option<Block> {
@@ -141,28 +178,25 @@ impl BlockPool {
     }
 
     fn keep_free(&mut self, block: Block) {
-        if self.free.len() < FREE_MAX {
+        if self.free.len() < self.free_max() {
             self.free.push(block);
         }
     }
 
     fn lend(&mut self, block: Block) {
-        if self.lent.len() >= LENT_MAX {
+        self.lent.push_back(block);
+        if self.lent.len() > self.lent_max() {
             self.lent.pop_front();
         }
-        self.lent.push_back(block);
     }
 
     fn keep_exact(&mut self, block: Block) {
-        if block.size() > EXACT_BYTES_MAX {
+        if block.size() > self.exact_bytes_max() {
             return; // it would only push out all others
         }
         self.exact_bytes += block.size();
         self.exact.push(block);
-        while self.exact.len() > EXACT_MAX || self.exact_bytes > EXACT_BYTES_MAX {
-            let oldest = self.exact.remove(0);
-            self.exact_bytes -= oldest.size();
-        }
+        self.trim();
     }
 }
 
@@ -209,6 +243,34 @@ mod tests {
     fn lists() -> (usize, usize, usize) {
         let PoolCounts { free, lent, exact, .. } = counts();
         (free, lent, exact)
+    }
+
+    /// T28: the spare blocks of every thread came on top of a small budget, 20 MiB a thread beside one of 32 MiB.
+    #[test]
+    fn a_small_budget_keeps_the_pool_small() {
+        with_empty_pool(|| {
+            let fill = || {
+                let some: Vec<_> = (0..40).map(|_| (filled(10), filled(1 << 20))).collect();
+                some.into_iter().for_each(|(small, large)| {
+                    small.release();
+                    large.release();
+                });
+            };
+            fill();
+            let PoolCounts { free, exact_bytes, .. } = counts();
+            assert!(free == 40 && exact_bytes >= 14 << 20, "{:?}", counts());
+            bound(32 << 20);
+            bound(256 << 20); // a larger one of somebody else's changes nothing
+            for _ in 0..2 {
+                let PoolCounts { free, exact_bytes, .. } = counts();
+                assert!((1..=8).contains(&free) && exact_bytes <= 2 << 20, "{:?}", counts());
+                fill();
+            }
+            bound(1);
+            fill();
+            assert_eq!((lists(), counts().exact_bytes), ((0, 0, 0), 0), "and none at all is well, too");
+            Block::take().release();
+        });
     }
 
     #[test]

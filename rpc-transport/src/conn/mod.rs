@@ -20,7 +20,6 @@ mod slab;
 
 use std::any::Any;
 use std::io::{self, IoSlice};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -42,6 +41,7 @@ use crate::driver::{CloseHow, Event, Key};
 use crate::error::CloseReason;
 use crate::listener::{Admission, ListenerShared};
 use crate::log_limit::LogLimit;
+use crate::panics::caught;
 use crate::reactor::core::{TimerKey, with};
 use crate::reactor::{ReactorHandle, guarded, wake};
 use crate::stats::MemoryBudget;
@@ -148,6 +148,7 @@ pub(crate) fn open(
         (id, key, core.now)
     });
     setup.reactor.stats().connections.add(1);
+    crate::buffer::bound_pool(setup.memory.limit());
     let mut conn = Conn {
         id,
         key: None,
@@ -261,8 +262,8 @@ impl Entry {
     /// Runs the handler's code. A panic in it ends this connection, not the reactor.
     fn call<R>(&mut self, now: Instant, f: impl FnOnce(&mut dyn Pipeline, &mut Cx<'_>) -> R) -> Option<R> {
         let (pipeline, conn) = (&mut *self.pipeline, &mut self.conn);
-        let result = catch_unwind(AssertUnwindSafe(|| f(pipeline, &mut Cx::new(conn, now))));
-        if result.is_err() {
+        let result = caught(|| f(pipeline, &mut Cx::new(conn, now)));
+        if result.is_none() {
             static PANICS: LogLimit = LogLimit::new();
             if let Some(skipped) = PANICS.pass(now) {
                 let peer = &self.conn.peer;
@@ -270,7 +271,7 @@ impl Entry {
             }
             self.conn.phase = Phase::Aborting(CloseReason::Local("its handler panicked"));
         }
-        result.ok()
+        result
     }
 
     pub(crate) fn handler(&mut self) -> &mut dyn Any {
@@ -566,10 +567,12 @@ impl Conn {
         self.memory.is_tight() && self.accounted > share / 2
     }
 
-    /// Stops reading, or ends, a connection that holds more than its share while memory is tight, or spent.
+    /// Stops reading, or ends, a connection that holds more than its share while memory is tight, or spent. One that has not been
+    /// read for that reason since its last check had its chance to become smaller.
     fn shed_memory(&mut self) {
+        let was_paused = self.paused.by_memory;
         self.paused.by_memory = self.takes_too_much();
-        if self.paused.by_memory && self.memory.is_spent() {
+        if self.paused.by_memory && (self.memory.is_spent() || (was_paused && self.memory.sheds())) {
             self.phase = Phase::Aborting(CloseReason::Limit("max_buffered_bytes"));
         }
     }

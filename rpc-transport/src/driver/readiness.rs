@@ -21,6 +21,9 @@ use crate::url::Endpoint;
 
 const WAKER: Token = Token(usize::MAX);
 
+/// How often a wake-up is tried that fails.
+const WAKE_TRIES: u32 = 4;
+
 /// Writing to a socket whose peer is gone must be an error, never a signal.
 #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
 const SEND_FLAGS: i32 = libc::MSG_NOSIGNAL;
@@ -58,7 +61,12 @@ struct MioWaker(mio::Waker);
 
 impl Wake for MioWaker {
     fn wake(&self) {
-        if let Err(e) = self.0.wake() {
+        // A reactor that is not woken leaves its callers waiting, so one failure is not believed.
+        let tried = (0..WAKE_TRIES).find_map(|last| match self.0.wake() {
+            Ok(()) => Some(Ok(())),
+            Err(e) => (last == WAKE_TRIES - 1).then_some(Err(e)),
+        });
+        if let Some(Err(e)) = tried {
             tracing::error!(error = %e, "cannot wake a reactor; it goes on at its next event");
         }
     }
@@ -84,7 +92,7 @@ impl ReadinessDriver {
     }
 
     fn insert(&mut self, mut source: Source, token: usize) -> io::Result<Key> {
-        source.register(self.poll.registry(), Token(token))?;
+        uninterrupted(|| source.register(self.poll.registry(), Token(token)))?;
         let slot = self.free.pop().unwrap_or_else(|| {
             self.sources.push(None);
             self.sources.len() - 1
@@ -166,11 +174,11 @@ impl Driver for ReadinessDriver {
     }
 
     fn listen(&mut self, endpoint: &Endpoint, options: &SocketOptions, token: usize) -> io::Result<(Key, Endpoint)> {
-        let socket = socket::listen(endpoint, options)?;
+        let socket = uninterrupted(|| socket::listen(endpoint, options))?;
         match endpoint {
             Endpoint::Tcp(_) => {
                 let listener = TcpListener::from_std(socket.into());
-                let bound = listener.local_addr()?;
+                let bound = uninterrupted(|| listener.local_addr())?;
                 Ok((self.insert(Source::TcpListener(listener), token)?, Endpoint::Tcp(bound)))
             }
             Endpoint::Unix(path) => {
@@ -197,22 +205,23 @@ impl Driver for ReadinessDriver {
     fn adopt(&mut self, raw: RawSocket, options: &SocketOptions, token: usize) -> io::Result<Key> {
         let source = *raw.0.downcast::<Source>().map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
         if let Source::Tcp(stream) = &source {
-            socket::prepare_stream(&SockRef::from(stream), options)?;
+            uninterrupted(|| socket::prepare_stream(&SockRef::from(stream), options))?;
         }
         self.insert(source, token)
     }
 
     fn connect(&mut self, endpoint: &Endpoint, options: &SocketOptions, token: usize) -> io::Result<Key> {
-        let socket = socket::connect(endpoint, options)?;
+        // Anew, with a new socket: whether an interrupted connect goes on by itself depends on the system.
+        let socket = uninterrupted(|| socket::connect(endpoint, options))?;
         self.insert(stream_of(socket, endpoint), token)
     }
 
     fn connected(&mut self, key: Key) -> io::Result<bool> {
         let source = self.source(key)?;
-        if let Some(e) = source.sock().take_error()? {
+        if let Some(e) = uninterrupted(|| source.sock().take_error())? {
             return Err(e);
         }
-        match source.sock().peer_addr() {
+        match uninterrupted(|| source.sock().peer_addr()) {
             Ok(_) => Ok(true),
             Err(e) if e.kind() == io::ErrorKind::NotConnected => Ok(false),
             Err(e) => Err(e),
@@ -235,7 +244,7 @@ impl Driver for ReadinessDriver {
     fn watch_writable(&mut self, key: Key, on: bool, token: usize) -> io::Result<()> {
         let interest = if on { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
         match self.sources.get_mut(key.0) {
-            Some(Some(Source::Unix(s))) => self.poll.registry().reregister(s, Token(token), interest),
+            Some(Some(Source::Unix(s))) => uninterrupted(|| self.poll.registry().reregister(s, Token(token), interest)),
             _ => Ok(()),
         }
     }

@@ -21,7 +21,6 @@ pub(crate) mod tasks;
 
 use std::fmt;
 use std::future::Future;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -40,6 +39,7 @@ use crate::error::CloseReason;
 use crate::listener;
 use crate::local;
 use crate::log_limit::LogLimit;
+use crate::panics::caught;
 use crate::stats::ReactorStats;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::timer::TimerWheel;
@@ -499,12 +499,12 @@ pub(crate) fn wake(waker: Waker) {
 
 /// A panic in a user's code ends that piece of code, not the reactor.
 pub(crate) fn guarded<T>(what: &str, f: impl FnOnce() -> T) -> Option<T> {
-    let result = catch_unwind(AssertUnwindSafe(f));
-    if result.is_err() {
+    let result = caught(f);
+    if result.is_none() {
         static PANICS: LogLimit = LogLimit::new();
         if let Some(skipped) = PANICS.pass(local::now()) {
             tracing::error!(skipped, "{what} panicked; the reactor goes on");
         }
     }
-    result.ok()
+    result
 }
