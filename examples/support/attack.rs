@@ -19,11 +19,6 @@ use crate::{make, raw};
 /// Within this time nothing of an attack may be left; also how late a busy machine may notice a closed connection.
 pub const GONE: Duration = Duration::from_secs(3);
 
-/// How many of something an attack uses: `normal`, or `full` where the environment says `RPC_TEST_SIZE=full`, as long runs do.
-pub fn size(normal: usize, full: usize) -> usize {
-    if std::env::var_os("RPC_TEST_SIZE").is_some_and(|size| size == "full") { full } else { normal }
-}
-
 /// One row of the table of attacks, to be [run](Attack::run).
 #[derive(Debug)]
 pub struct Attack<'a> {

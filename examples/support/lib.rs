@@ -2,19 +2,25 @@
 //!
 //! ```text
 //!  tests ──► Testee (a process) ──► testee server ◄── testee client ◄── Testee::client
-//!    └─────► raw (bytes on a socket) ──┘
+//!    ├─────► raw (bytes on a socket) ──┤
+//!    └─────► chaos (a proxy between) ──┘
 //! ```
 
 mod attack;
+pub mod chaos;
+mod memory_cap;
 mod payload;
 mod process;
 pub mod raw;
+mod size;
 
 use rpc_core::Code;
 
-pub use attack::{Attack, GONE, Scene, reset, size};
+pub use attack::{Attack, GONE, Scene, reset};
+pub use memory_cap::MemoryCap;
 pub use payload::{Wrong, check, make, mixed};
 pub use process::{Figures, Testee, eventually, fds_of, output_of, rss_of, scratch};
+pub use size::{full, seed, size};
 
 /// Code generated from `idl/`.
 pub mod idl {

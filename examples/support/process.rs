@@ -12,14 +12,20 @@ use std::time::{Duration, Instant};
 use rpc_core::Channel;
 
 use crate::idl::testee::{Empty, TesteeClient};
+use crate::memory_cap::{self, MemoryCap};
 
 /// A running `testee server`. It is killed when this is dropped.
+///
+/// With `TESTEE_MEMORY_CAP=64MiB` in the environment of the tests each lives under a cap of that much memory, and one that the
+/// kernel kills for it fails its test.
 #[derive(Debug)]
 pub struct Testee {
     child: Child,
     stdout: BufReader<ChildStdout>,
     urls: Vec<String>,
     stderr: PathBuf,
+    /// Removed last: the group must be empty then.
+    cap: Option<MemoryCap>,
 }
 
 impl Testee {
@@ -36,9 +42,24 @@ impl Testee {
     /// # Panics
     /// As [`Testee::start`].
     pub fn listen<A: AsRef<OsStr>>(bin: &str, urls: &[&str], args: impl IntoIterator<Item = A>) -> Testee {
+        let cap = memory_cap::asked_for()
+            .map(|bytes| MemoryCap::new(bytes).unwrap_or_else(|e| panic!("TESTEE_MEMORY_CAP cannot be had here: {e}")));
+        Testee::under(cap, bin, urls, args)
+    }
+
+    /// As [`Testee::listen`], with at most as much memory as the cap allows.
+    ///
+    /// # Panics
+    /// As [`Testee::start`].
+    pub fn under<A: AsRef<OsStr>>(
+        cap: Option<MemoryCap>,
+        bin: &str,
+        urls: &[&str],
+        args: impl IntoIterator<Item = A>,
+    ) -> Testee {
         let stderr = scratch("stderr");
         let file = fs::File::create(&stderr).expect("a file for standard error");
-        let mut command = Command::new(bin);
+        let mut command = cap.as_ref().map_or_else(|| Command::new(bin), |cap| cap.command(bin));
         // A backtrace of a panic that was asked for says nothing, and the tables for it take 80 MiB of the memory that is measured.
         command.env("RUST_BACKTRACE", "0");
         command.arg("server").args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(file);
@@ -56,7 +77,7 @@ impl Testee {
             })
         });
         let urls = lines.collect();
-        let testee = Testee { child, stdout, urls, stderr };
+        let testee = Testee { child, stdout, urls, stderr, cap };
         assert!(eventually(Duration::from_secs(10), || handles_signals(testee.pid())), "it handles SIGTERM and SIGINT");
         testee
     }
@@ -111,8 +132,21 @@ impl Testee {
     /// # Panics
     /// When the process is gone.
     pub fn terminate(&self) {
-        let sent = Command::new("kill").args(["-TERM", &self.pid().to_string()]).status();
-        assert!(sent.is_ok_and(|status| status.success()), "SIGTERM can be sent");
+        self.signal("TERM");
+    }
+
+    /// Sends a signal by its name, such as `HUP`.
+    ///
+    /// # Panics
+    /// When the process is gone.
+    pub fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args([&format!("-{name}"), &self.pid().to_string()]).status();
+        assert!(sent.is_ok_and(|status| status.success()), "SIG{name} can be sent");
+    }
+
+    /// The cap it lives under.
+    pub fn cap(&self) -> Option<&MemoryCap> {
+        self.cap.as_ref()
     }
 
     /// Waits until it ends by itself; then its status, and what was left on its standard output.
@@ -160,6 +194,11 @@ impl Testee {
         status_of(self.pid(), "VmHWM:")
     }
 
+    /// Resident memory that is its own, in bytes: heap and stacks, without the pages of programs and libraries.
+    pub fn own_memory(&self) -> u64 {
+        status_of(self.pid(), "RssAnon:")
+    }
+
     /// Processor time that its threads have used, those that have ended not included.
     pub fn cpu(&self) -> Duration {
         cpu_of(self.pid())
@@ -171,6 +210,15 @@ impl Drop for Testee {
         let _ = self.child.kill();
         let _ = self.child.wait();
         let _ = fs::remove_file(&self.stderr);
+        if let Some(cap) = &self.cap {
+            let kills = cap.kills();
+            // A second panic would end the tests' own process before the first one's text is shown.
+            assert!(
+                kills == 0 || std::thread::panicking(),
+                "killed {kills} times for memory; at most {} bytes",
+                cap.peak()
+            );
+        }
     }
 }
 

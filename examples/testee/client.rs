@@ -11,7 +11,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
-use rpc_core::{Channel, Code, Error, Result};
+use rpc_core::{Channel, Code, Error, Result, Sent, sleep};
 use testee::idl::testee::TesteeClient;
 
 use crate::plan::{Method, Plan, Settings};
@@ -55,6 +55,9 @@ pub(crate) struct Args {
     /// Sets a limit, such as client_max_inflight=64; may be repeated
     #[arg(long = "set", value_name = "LIMIT=VALUE", value_parser = crate::pair)]
     limits: Vec<(String, String)>,
+    /// Milliseconds to wait after a call that could not be sent, before the next one in its place
+    #[arg(long, value_name = "MS", default_value_t = 0)]
+    pause: u64,
     /// One call at a time on a connection
     #[arg(long)]
     ping_pong: bool,
@@ -85,6 +88,7 @@ struct Run {
     client: TesteeClient,
     calls: u64,
     blocks: bool,
+    pause: Duration,
     next: AtomicU64,
     summary: Mutex<Summary>,
 }
@@ -105,7 +109,11 @@ impl Run {
                 if plan.dropped { poll_once(call.as_mut()).await } else { call.await }
             };
             let took = start.elapsed();
+            let unsent = outcome.as_ref().is_err_and(|error| error.sent() == Sent::No);
             self.summary.lock().unwrap_or_else(PoisonError::into_inner).add(number, &plan, &outcome, took);
+            if unsent && !self.pause.is_zero() {
+                sleep(self.pause).await;
+            }
         }
     }
 }
@@ -148,7 +156,8 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
     let fds_before = testee::fds_of(std::process::id());
     let client = TesteeClient::new(channel.clone());
     let blocks = matches!(args.client, Kind::Blocking);
-    let run = Arc::new(Run { settings, client, calls: args.calls, blocks, next: AtomicU64::new(0), summary });
+    let pause = Duration::from_millis(args.pause);
+    let run = Arc::new(Run { settings, client, calls: args.calls, blocks, pause, next: AtomicU64::new(0), summary });
     let lanes = u64::from(args.in_flight).saturating_mul(args.connections.into()).min(args.calls) as usize;
 
     let start = Instant::now();

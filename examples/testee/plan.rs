@@ -42,6 +42,9 @@ pub(crate) enum Method {
     /// Stats
     #[value(alias = "Stats")]
     Stats,
+    /// Echo of 0 to --size bytes, small ones as often as large ones; each eighth call is a Once with the nonce SEED-NUMBER
+    #[value(alias = "Storm")]
+    Storm,
     /// A mixture: sizes log-uniform from 0 B to 1 MiB, delays, errors, 1 % dropped, 1 % timed out
     #[value(alias = "Mix")]
     Mix,
@@ -112,6 +115,8 @@ impl Plan {
                 Request::Relay(Hop { url: via.next().unwrap_or_default(), ms: delay, via: via.collect() })
             }
             Method::Stats => Request::Stats,
+            Method::Storm if number % 8 == 7 => Request::Once(format!("{}-{number}", settings.seed)),
+            Method::Storm => Request::Echo(Dice::new(settings.seed, number).log_uniform(size)),
             Method::Mix => return plan.mixed(settings.seed),
         };
         plan.due = match plan.request {
@@ -124,7 +129,7 @@ impl Plan {
 
     /// The mixture. Each figure comes from bits of its own.
     fn mixed(mut self, seed: u64) -> Plan {
-        let dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ self.number);
+        let dice = Dice::new(seed, self.number);
         let bytes = dice.log_uniform(1 << 20);
         match dice.below(100, 1) {
             0 => {
@@ -225,6 +230,10 @@ fn empty(_: Empty) -> Result<(), Wrong> {
 struct Dice(u64);
 
 impl Dice {
+    fn new(seed: u64, number: u64) -> Dice {
+        Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ number)
+    }
+
     fn roll(&self, which: u64) -> u64 {
         let mut z = self.0.wrapping_add(which.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -1,0 +1,217 @@
+//! System calls that fail (T34): each error at each call, injected by strace into a running server or client. What must come of it is
+//! a retry or the error of a connection: each call has one outcome, nobody spins, no process dies, and afterwards all is well.
+//!
+//! The usual run takes a sample; `RPC_TEST_SIZE=full` goes through the whole matrix. Left out are calls whose failure the language's runtime
+//! answers with the end of the process (memory), and `futex`, which does not fail and whose wake-ups strace would swallow. Short
+//! reads and writes are made by the proxy of `storm`: strace cannot.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rpc_core::Channel;
+use testee::idl::testee::{Blob, TesteeClient};
+use testee::{Figures, Testee, eventually, full, make, output_of, scratch};
+
+const BIN: &str = env!("CARGO_BIN_EXE_testee");
+const LIMIT: Duration = Duration::from_secs(20);
+
+const ERRNOS: [&str; 8] = ["EINTR", "EAGAIN", "ENOBUFS", "ENOMEM", "EPERM", "ECONNRESET", "ETIMEDOUT", "EHOSTUNREACH"];
+
+/// What a server calls while it serves.
+const SERVING: [&str; 9] =
+    ["epoll_wait", "epoll_ctl", "accept4", "recvfrom", "sendto", "sendmsg", "setsockopt", "write", "close"];
+
+/// What a server calls while it starts.
+const STARTING: [&str; 9] =
+    ["socket", "bind", "listen", "getsockname", "epoll_create1", "eventfd2", "socketpair", "fcntl", "clone3"];
+
+/// What a client calls. `close` is not among them: the loader of libraries does not live without it.
+const CALLING: [&str; 10] = [
+    "socket",
+    "connect",
+    "getsockopt",
+    "getpeername",
+    "setsockopt",
+    "epoll_ctl",
+    "epoll_wait",
+    "recvfrom",
+    "sendto",
+    "sendmsg",
+];
+
+/// Whether strace is here and may trace.
+fn has_strace() -> bool {
+    let works = Command::new("strace").args(["-qq", "-o", "/dev/null", "true"]).stderr(Stdio::null()).status();
+    let works = works.is_ok_and(|status| status.success());
+    if !works {
+        println!("T34 is left out: strace is not here, or may not trace");
+    }
+    works
+}
+
+/// The cells of a matrix: all, or those of a diagonal so that each call and each errno is in the sample.
+fn cells(calls: &'static [&'static str]) -> Vec<(&'static str, &'static str)> {
+    let all = calls.iter().enumerate().flat_map(|(row, call)| {
+        ERRNOS
+            .iter()
+            .enumerate()
+            .filter(move |(column, _)| full() || *column == row % ERRNOS.len())
+            .map(|(_, e)| (*call, *e))
+    });
+    all.collect()
+}
+
+/// strace on a running process: each third call fails, from the second on.
+struct Injection {
+    strace: Child,
+    trace: PathBuf,
+}
+
+impl Injection {
+    fn into_process(pid: u32, call: &str, errno: &str) -> Injection {
+        let trace = scratch("strace");
+        let inject = format!("inject={call}:error={errno}:when=2+3");
+        let strace = Command::new("strace")
+            .args(["-f", "-qq", "-e", &format!("trace={call}"), "-e", &inject, "-o"])
+            .arg(&trace)
+            .args(["-p", &pid.to_string()])
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("strace starts");
+        assert!(eventually(LIMIT, || is_traced(pid)), "strace attaches to every thread");
+        Injection { strace, trace }
+    }
+
+    /// Injected failures and traced calls until now.
+    fn counts(&self) -> (usize, usize) {
+        let text = fs::read_to_string(&self.trace).unwrap_or_default();
+        (text.matches("(INJECTED)").count(), text.lines().count())
+    }
+
+    /// Detaches.
+    fn end(mut self) -> (usize, usize) {
+        let _ = Command::new("kill").args(["-TERM", &self.strace.id().to_string()]).status();
+        let _ = self.strace.wait();
+        let counts = self.counts();
+        let _ = fs::remove_file(&self.trace);
+        counts
+    }
+}
+
+fn is_traced(pid: u32) -> bool {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    tasks.map(|task| fs::read_to_string(task.path().join("status")).unwrap_or_default()).all(|status| {
+        status.lines().find_map(|line| line.strip_prefix("TracerPid:")).is_none_or(|tracer| tracer.trim() != "0")
+    })
+}
+
+/// Some calls by a client of its own process; each has one outcome.
+fn load(url: &str, calls: u32) -> Figures {
+    let numbers = [("--calls", calls), ("--in-flight", 4), ("--connections", 3), ("--timeout", 1_000), ("--pause", 10)];
+    let mut args: Vec<String> =
+        ["client", "--connect", url, "--method", "storm", "--size", "20000"].map(str::to_owned).into();
+    args.extend(numbers.into_iter().flat_map(|(name, value)| [name.to_owned(), value.to_string()]));
+    let output = output_of(BIN, args, 3 * LIMIT);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "one outcome each: {text} {}", String::from_utf8_lossy(&output.stderr));
+    Figures::parse(&text)
+}
+
+#[test]
+fn t34_errors_under_a_serving_server() {
+    if !has_strace() {
+        return;
+    }
+    let exec_log = scratch("exec");
+    let mut server = Testee::start(BIN, ["--reactors", "2", "--exec-log", exec_log.to_str().expect("text")]);
+    load(server.url(), 50);
+    let mut fds = server.fds();
+    for (call, errno) in cells(&SERVING) {
+        let injection = Injection::into_process(server.pid(), call, errno);
+        let figures = load(server.url(), 60);
+        // While nothing is asked of it, and the errors go on: no spin.
+        thread::sleep(Duration::from_millis(200)); // what the load's end left to do
+        let (cpu, traced, from) = (server.cpu(), injection.counts().1, Instant::now());
+        thread::sleep(Duration::from_millis(300)); // the span that is measured
+        let (used, span, more) = (server.cpu().saturating_sub(cpu), from.elapsed(), injection.counts().1 - traced);
+        let (injected, _) = injection.end();
+        println!(
+            "T34 server {call} {errno}: {injected} injected, {} of 60 calls succeeded; at rest {used:?} of {span:?}, {more} such calls",
+            figures.get("Ok")
+        );
+        assert!(used * 2 <= span && more < 100, "{call} {errno}: it spins");
+        assert!(server.is_alive(), "{call} {errno}: {}", server.errors());
+        let well = || server.client().echo(Blob { payload: make(1, 100) }).wait().is_ok();
+        assert!(eventually(LIMIT, well), "{call} {errno}: it serves again");
+        if call == "close" {
+            // strace skips the call that it makes fail: what should have been closed stays open, and that is its doing.
+            fds = server.fds();
+        }
+        assert!(eventually(LIMIT, || server.fds() <= fds), "{call} {errno}: descriptors: {fds}, now {}", server.fds());
+        if errno == "EINTR" && call != "close" {
+            assert_eq!(figures.get("Ok"), 60, "{call}: a signal is no reason to fail");
+        }
+    }
+    let _ = fs::remove_file(exec_log);
+}
+
+/// A server that cannot start says why, and ends by itself with 1; one that can do without the call serves.
+#[test]
+fn t34_errors_under_a_starting_server() {
+    if !has_strace() {
+        return;
+    }
+    for (call, errno) in cells(&STARTING) {
+        let inject = format!("inject={call}:error={errno}:when=1+2");
+        let trace = format!("trace={call}");
+        let args = ["5", "strace", "-f", "-qq", "-o", "/dev/null", "-e", &trace, "-e", &inject, BIN, "server"];
+        let output = output_of("timeout", args, LIMIT);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let serves = String::from_utf8_lossy(&output.stdout).contains("LISTENING");
+        let end = output.status.code();
+        println!("T34 start {call} {errno}: {}", if serves { "serves" } else { said.lines().next().unwrap_or("") });
+        assert!(!said.contains("panicked"), "{call} {errno}: {said}");
+        assert!(serves || (end == Some(1) && !said.is_empty()), "{call} {errno}: {end:?} {said}");
+    }
+}
+
+#[test]
+fn t34_errors_under_a_client() {
+    if !has_strace() {
+        return;
+    }
+    let exec_log = scratch("exec");
+    let server = Testee::start(BIN, ["--exec-log", exec_log.to_str().expect("text")]);
+    let polite = TesteeClient::new(Channel::builder(server.url()).connections(1).build().expect("a channel"));
+    let mut worst = BTreeMap::new();
+    for (call, errno) in cells(&CALLING) {
+        let inject = format!("inject={call}:error={errno}:when=2+3");
+        let trace = format!("trace={call}");
+        let numbers = "--calls 60 --in-flight 4 --connections 3 --timeout 1000 --pause 10 --method storm --size 20000";
+        let mut args =
+            vec!["-f", "-qq", "-o", "/dev/null", "-e", &trace, "-e", &inject, BIN, "client", "--connect", server.url()];
+        args.extend(numbers.split(' '));
+        let begun = Instant::now();
+        let output = output_of("strace", args, 3 * LIMIT);
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        let figures = Figures::parse(&out);
+        println!("T34 client {call} {errno}: {} of 60 calls succeeded, in {:?}", figures.get("Ok"), begun.elapsed());
+        assert!(
+            output.status.success() && !err.contains("panicked"),
+            "{call} {errno}: {:?} {out} {err}",
+            output.status
+        );
+        assert_eq!((figures.get("calls"), figures.get("missing"), figures.get("twice")), (60, 0, 0), "{call} {errno}");
+        if errno == "EINTR" {
+            assert_eq!(figures.get("Ok"), 60, "{call}: a signal is no reason to fail: {err}");
+        }
+        worst.insert(figures.get("Ok"), (call, errno));
+        assert!(polite.echo(Blob::default()).wait().is_ok(), "a polite call beside");
+    }
+    println!("T34 client: fewest successes {:?}", worst.first_key_value());
+    let _ = fs::remove_file(exec_log);
+}

@@ -1,0 +1,222 @@
+//! Signals at any moment, and with peers that are in the middle of something (T35, I23): what was accepted is answered, what was not
+//! is refused unsent, the exit code is 0 within the grace.
+//!
+//! `RPC_TEST_SIZE=full` makes fifty rounds; `SEED=n` chooses the moments.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rpc_core::{Channel, Code, Sent};
+use socket2::SockRef;
+use testee::chaos::Dice;
+use testee::idl::testee::{Blob, Millis, Size, TesteeClient};
+use testee::{Figures, Testee, eventually, full, raw, seed};
+
+const BIN: &str = env!("CARGO_BIN_EXE_testee");
+const GRACE: Duration = Duration::from_secs(5);
+const LIMIT: Duration = Duration::from_secs(20);
+
+fn stopped(out: &str) -> Figures {
+    let line = out.lines().find_map(|line| line.strip_prefix("STOPPED "));
+    Figures::parse(line.unwrap_or_else(|| panic!("no STOPPED in {out:?}")))
+}
+
+/// What one lane of the load saw: calls that succeeded, and whether the last one may have been seen by the server.
+#[derive(Default)]
+struct Lane {
+    answered: u64,
+    maybe: u64,
+}
+
+/// Calls until one fails. Lanes differ in what they call, and one of them connects anew for each call.
+fn lane(kind: u64, url: &str) -> Lane {
+    let channel = || match kind {
+        3 => Channel::builder(url).ping_pong().build(),
+        _ => Channel::builder(url).connections(1 + kind as usize % 2).build(),
+    };
+    let channel = || TesteeClient::new(channel().expect("a channel"));
+    let mut client = channel();
+    let mut seen = Lane::default();
+    for n in 0_u32.. {
+        if kind == 4 {
+            client = channel();
+        }
+        let outcome = match kind {
+            0 | 3 => client.sleep(Millis { ms: n % 6, kind: String::new() }).wait().map(|_| ()),
+            1 => client.give(Size { bytes: 200_000 }).wait().map(|_| ()),
+            2 => client.spin(Millis { ms: n % 3, kind: String::new() }).wait().map(|_| ()),
+            _ => client.echo(Blob { payload: vec![7; n as usize % 5000].into() }).wait().map(|_| ()),
+        };
+        match outcome {
+            Ok(()) => seen.answered += 1,
+            Err(error) => {
+                assert_eq!(error.code(), Code::Unavailable, "lane {kind}: {error}");
+                seen.maybe += u64::from(error.sent() == Sent::Maybe);
+                break;
+            }
+        }
+    }
+    seen
+}
+
+#[test]
+fn t35_sigterm_at_any_moment_loses_no_accepted_call() {
+    println!("seed {}; SEED={} repeats the moments", seed(), seed());
+    let rounds = if full() { 50 } else { 5 };
+    let (mut answered, mut maybe, mut slowest) = (0, 0, Duration::ZERO);
+    for round in 0..rounds {
+        let mut dice = Dice::seeded(seed() << 8 | round);
+        let mut server = Testee::start(BIN, ["--set", "shutdown_grace=5s"]);
+        let url = server.url().to_owned();
+        let lanes: Vec<_> = (0..6)
+            .map(|kind| {
+                let url = url.clone();
+                thread::spawn(move || lane(kind, &url))
+            })
+            .collect();
+        let mut questions = 0;
+        let loaded = eventually(LIMIT, || {
+            questions += 1;
+            server.stats().get("accepted") > 50
+        });
+        assert!(loaded, "the load is on");
+        thread::sleep(Duration::from_micros(dice.below(120_000))); // the moment
+        let start = Instant::now();
+        server.terminate();
+        let (status, out) = server.wait(LIMIT);
+        let took = start.elapsed();
+        let figures = stopped(&out);
+        let mut seen = questions;
+        for lane in lanes {
+            let lane = lane.join().expect("a lane ends with Unavailable");
+            seen += lane.answered;
+            maybe += lane.maybe;
+        }
+        assert_eq!(status.code(), Some(0), "round {round}: {}", server.errors());
+        let counts = (figures.get("accepted"), figures.get("replied"), figures.get("cut_calls"));
+        assert_eq!(counts, (seen, seen, 0), "round {round}: accepted, replied, cut; {seen} seen by callers");
+        assert!(took < GRACE, "round {round}: {took:?}");
+        (answered, slowest) = (answered + seen, slowest.max(took));
+    }
+    println!(
+        "T35: SIGTERM {rounds} times under load: {answered} calls accepted, each answered, 0 cut; exit 0 within {slowest:?}; \
+         {maybe} calls met a connection that was never taken in"
+    );
+}
+
+/// A stalled writer: its peer does not read. Who reads again within the grace gets everything, who does not is cut.
+#[test]
+fn t35_sigterm_with_stalled_writers() {
+    for reads_again in [true, false] {
+        let grace = if reads_again { "15s" } else { "1s" };
+        let mut server = Testee::start(BIN, ["--set", &format!("shutdown_grace={grace}")]);
+        let mut socket = TcpStream::connect(server.addr()).expect("it listens");
+        SockRef::from(&socket).set_recv_buffer_size(64 << 10).expect("a small buffer");
+        socket.set_read_timeout(Some(LIMIT)).expect("a timeout");
+        const REPLIES: i32 = 8;
+        let asks: Vec<u8> = (1..=REPLIES).flat_map(|seq| raw::request(seq, "Give", &raw::number(1 << 20))).collect();
+        socket.write_all(&asks).expect("sent");
+        let (mut questions, mut accepted) = (0, 0);
+        let begun = eventually(LIMIT, || {
+            questions += 1; // it is a call, too
+            accepted = server.stats().get("accepted") - questions;
+            accepted > 0
+        });
+        assert!(begun, "{:?}", server.stats());
+        let start = Instant::now();
+        server.terminate();
+        assert!(eventually(LIMIT, || TcpStream::connect(server.addr()).is_err()), "it has begun to stop");
+        let mut got = 0;
+        if reads_again {
+            while let Ok(Some(frame)) = raw::read_frame(&mut socket) {
+                if frame.seq == 0 {
+                    break; // the goodbye
+                }
+                assert_eq!(frame.blob().map(<[u8]>::len), Some(1 << 20));
+                got += 1;
+            }
+            drop(socket);
+        }
+        let (status, out) = server.wait(LIMIT);
+        let (figures, took) = (stopped(&out), start.elapsed());
+        println!(
+            "T35: a stalled writer that {}: {out:?} after {took:?}",
+            if reads_again { "reads again" } else { "never reads" }
+        );
+        assert_eq!(status.code(), Some(0), "{}", server.errors());
+        if reads_again {
+            assert!(got >= accepted, "{accepted} accepted before the signal, {got} replies");
+            assert_eq!(figures.get("cut_connections"), 0);
+        } else {
+            assert_eq!(figures.get("cut_connections"), 1);
+            assert!(took < Duration::from_secs(1) + GRACE, "{took:?}");
+        }
+    }
+}
+
+/// SIGHUP and SIGINT end a server as SIGTERM does; one that was begun with SIGHUP ignored goes on.
+#[test]
+fn t35_hang_up_and_interrupt() {
+    for signal in ["HUP", "INT"] {
+        let mut server = Testee::start(BIN, [] as [&str; 0]);
+        let client = server.client();
+        thread::scope(|scope| {
+            let call = scope.spawn(|| client.sleep(Millis { ms: 300, kind: String::new() }).wait());
+            assert!(eventually(LIMIT, || server.stats().get("in_flight") == 1));
+            server.signal(signal);
+            let (status, out) = server.wait(LIMIT);
+            assert_eq!((status.code(), stopped(&out).get("cut_calls")), (Some(0), 0), "SIG{signal}: {out}");
+            call.join().expect("no panic").expect("it was accepted before the signal");
+        });
+        println!("T35: SIG{signal}: the running call is answered, exit 0");
+    }
+    let script = "trap '' HUP; exec \"$0\" server --listen tcp://127.0.0.1:0";
+    let mut child = Command::new("sh").args(["-c", script, BIN]).stdout(Stdio::piped()).spawn().expect("sh is there");
+    let mut line = vec![0; 64];
+    let n = child.stdout.as_mut().map_or(Ok(0), |out| out.read(&mut line)).expect("it speaks");
+    let line = String::from_utf8_lossy(&line[..n]).into_owned();
+    let url = line.trim().strip_prefix("LISTENING ").expect("it listens").to_owned();
+    let kill = |name: &str| Command::new("kill").args([name, &child.id().to_string()]).status().expect("kill is there");
+    kill("-HUP");
+    let client = TesteeClient::new(Channel::builder(&url).build().expect("a channel"));
+    let lives = (0..5).all(|_| client.echo(Blob::default()).wait().is_ok());
+    let running = || std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
+    // Handlers are set up a moment after LISTENING; before that SIGTERM would end it with its default meaning.
+    let masked = |name: &str| {
+        let mask = running().lines().find_map(|l| u64::from_str_radix(l.strip_prefix(name)?.trim(), 16).ok());
+        mask.unwrap_or(0)
+    };
+    let ready = eventually(LIMIT, || masked("SigCgt:") >> 14 & 1 == 1);
+    let ignored = masked("SigIgn:") & 1 == 1;
+    kill("-TERM");
+    let status = child.wait().expect("a child can be waited for");
+    assert!(lives && ready && ignored, "answers {lives}, handles SIGTERM {ready}, still ignores SIGHUP {ignored}");
+    assert_eq!(status.code(), Some(0));
+    println!("T35: SIGHUP under nohup: it goes on");
+}
+
+/// SIGTERM, then SIGKILL in the middle of the drain: each call ends at its client, and nobody hangs.
+#[test]
+fn t35_sigkill_during_the_drain() {
+    let server = Testee::start(BIN, [] as [&str; 0]);
+    let client = server.client();
+    thread::scope(|scope| {
+        let calls: Vec<_> = (0..20)
+            .map(|_| scope.spawn(|| client.sleep(Millis { ms: 8_000, kind: String::new() }).timeout(LIMIT).wait()))
+            .collect();
+        assert!(eventually(LIMIT, || server.stats().get("in_flight") == 20));
+        server.terminate();
+        assert!(eventually(LIMIT, || TcpStream::connect(server.addr()).is_err()), "it has begun to stop");
+        let start = Instant::now();
+        server.signal("KILL");
+        for call in calls {
+            let error = call.join().expect("no panic").expect_err("its server is gone");
+            assert_eq!((error.code(), error.sent()), (Code::Unavailable, Sent::Maybe), "{error}");
+        }
+        println!("T35: SIGKILL while 20 calls drain: each ended within {:?}", start.elapsed());
+        assert!(start.elapsed() < GRACE, "at the end of the connection, not at the deadline");
+    });
+}
