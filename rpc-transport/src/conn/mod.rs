@@ -561,17 +561,12 @@ impl Conn {
         self.shed_memory();
     }
 
-    /// Whether memory is tight and this connection is one of those that hold the most of it.
-    fn takes_too_much(&self) -> bool {
-        let share = self.memory.limit() / self.memory.holders().max(4);
-        self.memory.is_tight() && self.accounted > share / 2
-    }
-
     /// Stops reading, or ends, a connection that holds more than its share while memory is tight, or spent. One that has not been
     /// read for that reason since its last check had its chance to become smaller.
     fn shed_memory(&mut self) {
         let was_paused = self.paused.by_memory;
-        self.paused.by_memory = self.takes_too_much();
+        let share = self.memory.limit() / self.memory.holders().max(4);
+        self.paused.by_memory = self.memory.is_tight() && self.accounted > share / 2;
         if self.paused.by_memory && (self.memory.is_spent() || (was_paused && self.memory.sheds())) {
             self.phase = Phase::Aborting(CloseReason::Limit("max_buffered_bytes"));
         }
