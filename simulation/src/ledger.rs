@@ -8,6 +8,9 @@ use rpc_core::{Code, Error, Result, Sent};
 
 use crate::service::{self, Reply};
 
+/// The number of calls that attackers make.
+pub(crate) const ATTACKER: u64 = u64::MAX;
+
 /// Every call of a run, by number.
 #[derive(Default)]
 pub(crate) struct Ledger(Mutex<Book>);
@@ -81,6 +84,7 @@ impl Ledger {
         book.running += 1;
         book.most_running = book.most_running.max(book.running);
         match book.calls.get_mut(number as usize) {
+            None if number == ATTACKER => {}
             None => Self::wrong(&mut book, format!("I3: a handler got a call {number} that nobody made")),
             Some(entry) => {
                 entry.executions += 1;

@@ -166,9 +166,10 @@ fn knobs(rng: &mut Rng) -> Knobs {
     let (late_event, left_event, late_wake) = (chance(300), chance(300), chance(300));
     let (lost_syn, aborted_accept) = (chance(200), chance(300));
     let low = one_of(rng, &[0, 1, 20, 500]);
+    let segment = one_of(rng, &[1, 7, 100, 1_460, 65_536, 65_536, 65_536]);
     Knobs {
         latency: (Duration::from_micros(low), Duration::from_micros(low + one_of(rng, &[0, 5, 50, 3_000]))),
-        segment: one_of(rng, &[1, 7, 100, 1_460, 65_536, 65_536, 65_536]),
+        segment,
         buffer: one_of(rng, &[16, 600, 4_096, 65_536, 262_144]),
         backlog: one_of(rng, &[1, 4, 128]),
         turn: Duration::from_micros(one_of(rng, &[0, 1, 10, 200])),
@@ -187,7 +188,9 @@ fn limits(rng: &mut Rng, table: &[(&'static str, &[&str])]) -> Vec<(&'static str
     let mut drawn = Vec::new();
     for (name, values) in table {
         if rng.u32(0..4) == 0 {
-            drawn.push((*name, one_of(rng, values).to_owned()));
+            // Some are drawn together.
+            let values = one_of(rng, values).split(' ').map(str::to_owned);
+            drawn.extend(name.split(' ').zip(values));
         }
     }
     drawn
@@ -203,8 +206,8 @@ fn server(rng: &mut Rng, index: usize) -> ServerPlan {
             ("max_inflight", &["1", "2", "3", "64"]),
             ("max_connections", &["1", "2", "3"]),
             ("max_frame_size", &["2KiB", "64KiB"]),
-            ("write_high", &["1", "300", "4KiB"]),
-            ("write_low", &["1", "100"]),
+            ("write_low write_high", &["1 1", "1 300", "300 300", "100 4KiB"]),
+            ("write_hard", &["1"]),
             ("turn_frames", &["1", "2", "3"]),
             ("turn_bytes", &["1", "50", "1KiB"]),
             ("first_frame_timeout", &["20ms", "1s"]),
@@ -226,8 +229,8 @@ fn client(rng: &mut Rng, servers: usize) -> ClientPlan {
             ("client_max_inflight", &["1", "2", "3", "64"]),
             ("client_max_waiting", &["1", "2", "3", "64"]),
             ("max_frame_size", &["2KiB", "64KiB"]),
-            ("write_high", &["1", "300", "4KiB"]),
-            ("write_low", &["1", "100"]),
+            ("write_low write_high", &["1 1", "1 300", "300 300", "100 4KiB"]),
+            ("write_hard", &["1"]),
             ("turn_frames", &["1", "2", "3"]),
             ("turn_bytes", &["1", "50", "1KiB"]),
             ("connect_timeout", &["5ms", "100ms"]),

@@ -2,11 +2,12 @@
 
 use prost::Message;
 
+use crate::ledger::ATTACKER;
 use crate::service::{Act, Request};
 
 /// A call as it stands on the wire without a TTHeader: length, magic 9001, type 1, method, sequence number, message.
 pub(crate) fn request() -> Vec<u8> {
-    let request = Request { number: u64::MAX, act: Act::Echo as u32, ..Request::default() };
+    let request = Request { number: ATTACKER, act: Act::Echo as u32, ..Request::default() };
     let mut message = b"\x90\x01\x00\x01\x00\x00\x00\x02Do\x00\x00\x00\x05".to_vec();
     message.extend(request.encode_to_vec());
     let mut frame = (message.len() as u32).to_be_bytes().to_vec();

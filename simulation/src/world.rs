@@ -97,7 +97,7 @@ pub(crate) struct World {
     servers: Vec<ServerSeat>,
     clients: Vec<ClientSeat>,
     foreign: Vec<Foreign>,
-    attackers: Vec<RawPeer>,
+    attackers: Vec<(RawPeer, Option<Attack>)>,
     ledger: Arc<Ledger>,
     grace: Duration,
     /// How late a call may end: timers have ticks, and the network's knobs delay who is to be woken.
@@ -205,6 +205,7 @@ impl World {
                 self.set_alarm();
             }
             self.bring_back();
+            self.strike();
             self.poll_foreign();
             let over = self.next_event.is_none() && self.servers.iter().all(|seat| seat.back_at.is_none());
             if over && self.ledger.unfinished() == 0 {
@@ -266,6 +267,7 @@ impl World {
     }
 
     fn happen(&mut self, event: Event) {
+        self.net.tell(|| format!("{event:?}"));
         match event {
             Event::Call(plan) => self.call(plan),
             Event::Drop(place) => {
@@ -307,15 +309,19 @@ impl World {
     fn bring_back(&mut self) {
         let now = self.net.elapsed();
         for index in 0..self.servers.len() {
-            if self.servers[index].back_at.is_some_and(|at| at <= now) {
-                if let Some(handle) = self.servers[index].handle.take() {
+            let seat = &mut self.servers[index];
+            if seat.back_at.is_some_and(|at| at <= now) {
+                if let Some(handle) = seat.handle.take() {
                     handle.cut();
                 }
-                // The old one's listener closes on its reactor: let it.
-                while self.net.is_taken(&url(&self.servers[index].plan.url)) && self.net.step() != Step::Idle {
-                    self.steps += 1;
+                // The old one's listener closes on its reactor, which may take a while.
+                if self.net.is_taken(&url(&seat.plan.url)) {
+                    let soon = now + Duration::from_micros(10);
+                    seat.back_at = Some(soon);
+                    self.net.alarm(soon);
+                } else {
+                    self.start_server(index);
                 }
-                self.start_server(index);
             }
         }
     }
@@ -327,6 +333,7 @@ impl World {
         let patience = plan.patience.filter(|_| plan.local);
         let due = self.net.elapsed() + plan.timeout + self.tolerance;
         let number = self.ledger.begin(plan.payload, reply, due);
+        self.net.note(if plan.local { "local" } else { "foreign" }, number, plan.client as u64);
         let request = Request {
             number,
             act: plan.act as u32,
@@ -368,41 +375,43 @@ impl World {
 
     fn attack(&mut self, attack: Attack) {
         let at = self.net.below(self.servers.len() as u64) as usize;
-        let mut peer = self.net.connect_raw(&url(&self.servers[at].plan.url));
-        // It takes a while to be established; whoever wants to write waits for that.
-        for _ in 0..40 {
-            if peer.is_open() || self.net.step() == Step::Idle {
-                break;
+        let peer = self.net.connect_raw(&url(&self.servers[at].plan.url));
+        self.attackers.push((peer, Some(attack)));
+    }
+
+    /// Attackers whose connection is established do what they came for, once.
+    fn strike(&mut self) {
+        for (peer, attack) in &mut self.attackers {
+            if !peer.is_open() {
+                continue;
             }
-            self.steps += 1;
-        }
-        let request = crate::wire::request();
-        let cut = 1 + self.net.below(request.len() as u64 - 1) as usize;
-        match attack {
-            Attack::Silent => {}
-            Attack::Garbage => {
-                let bytes: Vec<u8> = (0..self.net.below(200)).map(|_| self.net.below(256) as u8).collect();
-                peer.write(&bytes);
-            }
-            Attack::Partial => _ = peer.write(&request[..cut]),
-            Attack::HalfClose => {
-                peer.write(&request);
-                peer.write(&request[..cut]);
-                peer.finish();
-            }
-            Attack::Reset => {
-                peer.write(&request[..cut]);
-                return peer.reset();
-            }
-            Attack::Flood => {
-                for _ in 0..200 {
-                    if peer.write(&request) < request.len() {
-                        break;
+            let request = crate::wire::request();
+            let cut = 1 + self.net.below(request.len() as u64 - 1) as usize;
+            match attack.take() {
+                Some(Attack::Silent) | None => {}
+                Some(Attack::Garbage) => {
+                    let bytes: Vec<u8> = (0..self.net.below(200)).map(|_| self.net.below(256) as u8).collect();
+                    peer.write(&bytes);
+                }
+                Some(Attack::Partial) => _ = peer.write(&request[..cut]),
+                Some(Attack::HalfClose) => {
+                    peer.write(&request);
+                    peer.write(&request[..cut]);
+                    peer.finish();
+                }
+                Some(Attack::Reset) => {
+                    peer.write(&request[..cut]);
+                    peer.reset();
+                }
+                Some(Attack::Flood) => {
+                    for _ in 0..200 {
+                        if peer.write(&request) < request.len() {
+                            break;
+                        }
                     }
                 }
             }
         }
-        self.attackers.push(peer);
     }
 
     /// Everybody leaves; then nothing may be left.
@@ -493,6 +502,7 @@ struct Caller {
 impl Caller {
     fn end(mut self, outcome: Option<&rpc_core::Result<service::Reply>>) {
         self.ended = true;
+        self.net.note("ended", self.number, u64::from(matches!(outcome, Some(Ok(_)))));
         self.ledger.end(self.number, self.net.elapsed(), outcome);
     }
 }

@@ -29,6 +29,8 @@ pub(crate) struct ClientHandler {
     queue: VecDeque<(SeqId, Spec, LinkBuffer)>,
     queued_bytes: usize,
     on_wire: usize,
+    /// Calls of local callers that ended without a reply, which may still come, and were not fetched since.
+    unfetched: usize,
     max_on_wire: usize,
     /// Bytes held, written and waiting, from which on calls are refused.
     write_hard: usize,
@@ -92,6 +94,7 @@ impl ClientHandler {
             queued_bytes: 0,
             write_hard: limits.conn().write_hard,
             on_wire: 0,
+            unfetched: 0,
             max_on_wire,
             heads: Vec::new(),
             glitches: Glitches::new(limits.max_glitches),
@@ -115,22 +118,29 @@ impl ClientHandler {
     /// What it holds, if what is known of it agrees.
     #[cfg(feature = "testing")]
     pub(crate) fn audit(&mut self) -> Result<super::audit::ChannelAudit, String> {
-        let (mut on_wire, mut queued) = (0, 0);
+        let (mut on_wire, mut queued, mut unfetched) = (0, 0, 0);
         for entry in self.pending.calls() {
             match entry.place {
                 Place::Queued => queued += 1,
                 Place::OnWire(_) => on_wire += 1,
-                Place::Done(..) => continue,
+                Place::Done(_, how) => {
+                    unfetched += usize::from(how == Abandon::OnWire);
+                    continue;
+                }
             }
             if entry.timer.is_none() {
                 return Err(format!("a call of {} has no timer for its deadline", entry.method));
             }
         }
+        if unfetched != self.unfetched {
+            return Err(format!("{unfetched} outcomes not fetched, {} counted", self.unfetched));
+        }
         if on_wire != self.on_wire {
             return Err(format!("{on_wire} calls on the wire, {} counted", self.on_wire));
         }
-        if on_wire + self.pending.abandoned() > self.max_on_wire {
-            return Err(format!("{on_wire} calls on the wire, {} allowed", self.max_on_wire));
+        if on_wire + self.given_up_ids() > self.max_on_wire {
+            let given_up = self.given_up_ids();
+            return Err(format!("{on_wire} calls on the wire, {given_up} given up, {} allowed", self.max_on_wire));
         }
         let live = self
             .queue
@@ -239,10 +249,15 @@ impl ClientHandler {
         Ok(())
     }
 
+    /// Ids whose late reply may still come.
+    fn given_up_ids(&self) -> usize {
+        self.pending.abandoned() + self.unfetched
+    }
+
     /// Whether another call may go on the wire. Not before there is a connection: until then calls can still go elsewhere, and what
     /// ends meanwhile is certainly not sent.
     fn has_room(&self, cx: &Cx<'_>) -> bool {
-        cx.is_open() && self.on_wire + self.pending.abandoned() < self.max_on_wire && !cx.is_crowded()
+        cx.is_open() && self.on_wire + self.given_up_ids() < self.max_on_wire && !cx.is_crowded()
     }
 
     /// Writes queued calls as far as there is room.
@@ -287,11 +302,13 @@ impl ClientHandler {
             Waiter::Task(task) => {
                 let task = *task;
                 entry.place = Place::Done(found, how);
+                self.unfetched += usize::from(how == Abandon::OnWire);
                 local::wake(task);
             }
             Waiter::Waker(waker) => {
                 let waker = waker.clone();
                 entry.place = Place::Done(found, how);
+                self.unfetched += usize::from(how == Abandon::OnWire);
                 cx.wake(waker);
             }
         }
@@ -334,6 +351,7 @@ impl ClientHandler {
             entry.waiter = waiter();
             return None;
         };
+        self.unfetched -= usize::from(how == Abandon::OnWire);
         let entry = self.pending.abandon(seq, how)?;
         self.after(cx);
         match entry.place {
@@ -355,7 +373,10 @@ impl ClientHandler {
                 self.tell_cancelled(cx, seq);
                 Abandon::OnWire
             }
-            Place::Done(_, how) => *how,
+            Place::Done(_, how) => {
+                self.unfetched -= usize::from(*how == Abandon::OnWire);
+                *how
+            }
         };
         self.pending.abandon(seq, how);
         self.after(cx);
@@ -363,7 +384,7 @@ impl ClientHandler {
 
     /// What a change of the table may lead to: room for queued calls, retirement, the end.
     fn after(&mut self, cx: &mut Cx<'_>) {
-        if self.pending.abandoned() > self.max_on_wire / 4 {
+        if self.given_up_ids() > self.max_on_wire / 4 {
             self.given_up |= !self.retired;
             self.retire(cx);
         }
@@ -459,6 +480,7 @@ impl ClientHandler {
                 // It timed out, and its caller has not fetched that yet.
                 Place::Done(_, how @ Abandon::OnWire) => {
                     *how = Abandon::Unsent;
+                    self.unfetched -= 1;
                     self.channel.stats.late_replies.add(1);
                     self.works();
                     return Ok(());

@@ -47,11 +47,13 @@ pub(crate) fn audit(id: ConnId, entry: &Entry) -> Result<ConnAudit, String> {
     }
     match (conn.next_check(), conn.check) {
         (Some(_), None) if !matches!(conn.phase, Phase::Aborting(_)) => return broken("a time limit without a timer"),
-        (Some(at), Some((_, armed))) if armed > at => return broken("its timer comes after its time limit"),
+        (Some(at), Some((_, armed))) if armed > at => {
+            return broken(&format!("its timer comes {:?} after its time limit {}", armed - at, phase(&conn.phase)));
+        }
         _ => {}
     }
     if held.abs_diff(conn.accounted) > ACCOUNT_STEP {
-        return broken("bytes that the process's budget does not know");
+        return broken(&format!("it holds {held} bytes, and the process's budget knows of {} {}", conn.accounted, phase(&conn.phase)));
     }
     Ok(ConnAudit {
         in_ready: conn.in_ready,
@@ -61,4 +63,12 @@ pub(crate) fn audit(id: ConnId, entry: &Entry) -> Result<ConnAudit, String> {
         held,
         memory: Arc::clone(&conn.memory),
     })
+}
+
+fn phase(phase: &Phase) -> String {
+    match phase {
+        Phase::Connecting => "while connecting".to_owned(),
+        Phase::Open => "while open".to_owned(),
+        Phase::Closing(reason) | Phase::Aborting(reason) => format!("while closing: {reason}"),
+    }
 }

@@ -303,6 +303,10 @@ impl Entry {
             Ok(true) => {
                 self.conn.phase = Phase::Open;
                 (self.conn.last_active, self.conn.heard) = (now, now);
+                // From now on other limits count, and they may come sooner.
+                if let Some((timer, _)) = self.conn.check.take() {
+                    with(|core| core.timers.cancel(timer));
+                }
                 self.call(now, |pipeline, cx| pipeline.on_open(cx));
             }
             Ok(false) => {}
@@ -386,7 +390,7 @@ impl Conn {
     fn is_unchanged(&self) -> bool {
         let held = self.inbound.len() + self.outbound.len();
         matches!(self.phase, Phase::Open)
-            && held < self.accounted + ACCOUNT_STEP
+            && held.abs_diff(self.accounted) < ACCOUNT_STEP
             && (held > 0 || self.accounted == 0)
             && held < self.limits.write_high
             && !self.crowded
@@ -622,10 +626,10 @@ fn settle(mut entry: Box<Entry>, now: Instant) {
         });
     }
     entry.tell_drained(now);
-    entry.conn.account(now);
     if let Phase::Closing(_) = entry.conn.phase {
         entry.conn.write_out();
     }
+    entry.conn.account(now);
     let conn = &mut entry.conn;
     let over = match conn.phase {
         Phase::Aborting(_) => true,

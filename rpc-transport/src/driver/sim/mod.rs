@@ -151,6 +151,14 @@ impl Network {
         self.state().trace.print();
     }
 
+    /// Prints something among the trace, if that is printed.
+    pub fn tell(&self, what: impl FnOnce() -> String) {
+        let state = self.state();
+        if state.trace.prints() {
+            eprintln!("{:>14.6?} {}", state.elapsed(), what());
+        }
+    }
+
     /// What went wrong on purpose so far.
     pub fn faults(&self) -> Faults {
         self.state().faults

@@ -69,7 +69,7 @@ impl RawPeer {
     }
 
     /// Ends the connection at once.
-    pub fn reset(self) {
+    pub fn reset(&mut self) {
         if !self.is_nowhere() {
             self.net.state.lock().close(self.id, CloseHow::Abort);
         }

@@ -33,6 +33,10 @@ impl Trace {
         self.hash
     }
 
+    pub(super) fn prints(&self) -> bool {
+        self.prints
+    }
+
     pub(super) fn print(&mut self) {
         self.prints = true;
     }
