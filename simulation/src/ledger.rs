@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use rpc_core::{Code, Error, Result, Sent};
+use rpc_core::{Cause, Code, Error, Result, Sent};
 
 use crate::service::{self, Reply};
 
@@ -18,6 +18,7 @@ pub(crate) struct Ledger(Mutex<Book>);
 #[derive(Default)]
 struct Book {
     calls: Vec<Entry>,
+    gentle: bool,
     running: usize,
     most_running: usize,
     wrong: Option<String>,
@@ -63,11 +64,22 @@ pub struct Outcomes {
     pub failed: u64,
     /// Calls that their caller dropped.
     pub cancelled: u64,
+    /// Of those that failed, how many for want of time.
+    pub late: u64,
+    /// Because of a limit.
+    pub refused: u64,
+    /// Because of the connection.
+    pub cut: u64,
     /// Handlers that began.
     pub executed: u64,
 }
 
 impl Ledger {
+    /// From now on nothing that a handler began may be lost.
+    pub(crate) fn be_gentle(&self) {
+        self.0.lock().gentle = true;
+    }
+
     /// A call is about to be made: `due` is when it must have ended.
     pub(crate) fn begin(&self, payload: usize, reply: usize, due: Duration) -> u64 {
         let mut book = self.0.lock();
@@ -128,6 +140,11 @@ impl Ledger {
         {
             Self::wrong(&mut book, format!("I3: call {number} got the reply of call {}", reply.number));
         }
+        let by_peer = |error: &Error| matches!(error.cause(), Cause::Remote { .. });
+        let unsaid = matches!(outcome, Some(Err(error)) if error.code() == Code::Unavailable && !by_peer(error));
+        if book.gentle && executions > 0 && unsaid {
+            Self::wrong(&mut book, format!("I23: call {number} was begun, and lost: {}", shown(outcome)));
+        }
         if outcome.is_some() && now > due {
             Self::wrong(&mut book, format!("I2: call {number} ended {:?} after it was due: {end:?}", now - due));
         }
@@ -174,12 +191,27 @@ impl Ledger {
             sum.executed += u64::from(entry.executions);
             match entry.end {
                 Some(End::Replied) => sum.replied += 1,
-                Some(End::Failed(..)) => sum.failed += 1,
+                Some(End::Failed(code, _)) => {
+                    sum.failed += 1;
+                    match code {
+                        Code::DeadlineExceeded => sum.late += 1,
+                        Code::ResourceExhausted => sum.refused += 1,
+                        Code::Unavailable => sum.cut += 1,
+                        _ => {}
+                    }
+                }
                 Some(End::Cancelled) => sum.cancelled += 1,
                 None => {}
             }
         }
         sum
+    }
+}
+
+fn shown(outcome: Option<&Result<Reply>>) -> String {
+    match outcome {
+        Some(Err(error)) => error.to_string(),
+        _ => String::new(),
     }
 }
 

@@ -43,6 +43,9 @@ struct Sum {
     calls: u64,
     replied: u64,
     failed: u64,
+    late: u64,
+    refused: u64,
+    cut: u64,
     cancelled: u64,
     faults: u64,
     virtual_time: Duration,
@@ -56,6 +59,9 @@ impl Sum {
         self.calls += report.outcomes.calls;
         self.replied += report.outcomes.replied;
         self.failed += report.outcomes.failed;
+        self.late += report.outcomes.late;
+        self.refused += report.outcomes.refused;
+        self.cut += report.outcomes.cut;
         self.cancelled += report.outcomes.cancelled;
         self.faults += report.faults;
         self.virtual_time += report.elapsed;
@@ -86,14 +92,15 @@ fn main() -> ExitCode {
             })
         })
         .collect();
+    let mut shown = begun;
     while workers.iter().any(|worker| !worker.is_finished()) {
-        thread::park_timeout(Duration::from_millis(200)); // only to show progress
-        let done = next.load(Ordering::Relaxed).min(end) - options.first;
-        if done.is_multiple_of(1000) || begun.elapsed().as_secs().is_multiple_of(10) {
-            eprint!("\r{done} of {} seeds, {:.0?} ", options.seeds, begun.elapsed());
+        thread::park_timeout(Duration::from_millis(100));
+        if shown.elapsed() > Duration::from_secs(5) {
+            shown = Instant::now();
+            let done = next.load(Ordering::Relaxed).min(end) - options.first;
+            eprintln!("{done} of {} seeds, {:.0?}", options.seeds, begun.elapsed());
         }
     }
-    eprintln!();
     let sum = sum.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let took = begun.elapsed();
     for violation in &sum.violations {
@@ -101,7 +108,7 @@ fn main() -> ExitCode {
     }
     println!(
         "{} seeds, {} violations, {} replayed to the same trace\n\
-         {} calls: {} replied, {} failed, {} dropped by their callers; {} faults; {} steps\n\
+         {} calls: {} replied, {} failed ({} late, {} refused by a limit, {} by their connection), {} dropped by their callers; {} faults; {} steps\n\
          {:.1} s; virtual time {:.0} s, {:.0} times real time",
         sum.runs,
         sum.violations.len(),
@@ -109,6 +116,9 @@ fn main() -> ExitCode {
         sum.calls,
         sum.replied,
         sum.failed,
+        sum.late,
+        sum.refused,
+        sum.cut,
         sum.cancelled,
         sum.faults,
         sum.steps,

@@ -15,6 +15,8 @@ pub(crate) struct Plan {
     pub(crate) events: Vec<(Duration, Event)>,
     /// Ids come round after this many uses of a slot.
     pub(crate) wrap_after: Option<u32>,
+    /// Nothing goes wrong but that servers come and go gracefully, with time enough: then nothing that was begun may be lost.
+    pub(crate) gentle: bool,
     /// How long a server may take to shut down before it is cut.
     pub(crate) grace: Duration,
 }
@@ -96,8 +98,9 @@ fn one_of<T: Copy>(rng: &mut Rng, values: &[T]) -> T {
 }
 
 /// Small, most of the time; sometimes as large as the limits that are drawn allow, and beyond.
-fn size(rng: &mut Rng) -> usize {
+fn size(rng: &mut Rng, fine: bool) -> usize {
     match rng.u32(0..20) {
+        0..=3 if fine => rng.usize(0..400),
         0 => rng.usize(0..20_000),
         1..=3 => rng.usize(0..3_000),
         _ => rng.usize(0..100),
@@ -107,19 +110,33 @@ fn size(rng: &mut Rng) -> usize {
 impl Plan {
     pub(crate) fn new(seed: u64) -> Plan {
         let rng = &mut Rng::with_seed(seed ^ 0x5eed_5eed_5eed_5eed);
-        let servers: Vec<_> = (0..rng.usize(1..=2)).map(|index| server(rng, index)).collect();
-        let clients: Vec<_> = (0..rng.usize(1..=3)).map(|_| client(rng, servers.len())).collect();
+        let gentle = rng.u32(0..4) == 0;
+        let mut servers: Vec<_> = (0..rng.usize(1..=2)).map(|index| server(rng, index)).collect();
+        let mut clients: Vec<_> = (0..rng.usize(1..=3)).map(|_| client(rng, servers.len())).collect();
+        if gentle {
+            servers.iter_mut().for_each(|server| server.limits.clear());
+            clients.iter_mut().for_each(|client| client.limits.clear());
+        }
         let span = one_of(rng, &[Duration::from_millis(5), Duration::from_millis(100), Duration::from_secs(3)]);
         let mut events = Vec::new();
         let at = |rng: &mut Rng| span.mul_f64(rng.f64());
-        for _ in 0..one_of(rng, &[10, 40, 120, 200]) {
+        let mut knobs = knobs(rng);
+        if gentle {
+            (knobs.lost_syn, knobs.aborted_accept, knobs.backlog) = (0, 0, 128);
+        }
+        // Runs are short: where each byte arrives alone there are fewer of them.
+        let fine = knobs.segment < 50;
+        for _ in 0..one_of(rng, if fine { &[2, 6] } else { &[5, 20, 60] }) {
             // Often many at one moment.
             let when = at(rng);
             for _ in 0..one_of(rng, &[1, 1, 1, 2, 8]) {
-                events.push((when, Event::Call(call(rng, clients.len()))));
+                events.push((when, Event::Call(call(rng, clients.len(), fine))));
             }
         }
-        if rng.u32(0..3) > 0 {
+        if gentle && rng.bool() {
+            let server = rng.usize(0..servers.len());
+            events.push((at(rng), Event::Restart { server, after: micros(rng, 0, 200_000) }));
+        } else if !gentle && rng.u32(0..3) > 0 {
             for _ in 0..rng.usize(0..12) {
                 let event = match rng.u32(0..12) {
                     0..=2 => Event::Cut,
@@ -150,12 +167,13 @@ impl Plan {
         }
         events.sort_by_key(|(at, _)| *at);
         Plan {
-            knobs: knobs(rng),
+            knobs,
             servers,
             clients,
             events,
             wrap_after: rng.bool().then(|| rng.u32(0..5)),
-            grace: micros(rng, 1_000, 5_000_000),
+            gentle,
+            grace: if gentle { Duration::from_secs(25) } else { micros(rng, 1_000, 5_000_000) },
         }
     }
 }
@@ -187,7 +205,7 @@ fn knobs(rng: &mut Rng) -> Knobs {
 fn limits(rng: &mut Rng, table: &[(&'static str, &[&str])]) -> Vec<(&'static str, String)> {
     let mut drawn = Vec::new();
     for (name, values) in table {
-        if rng.u32(0..4) == 0 {
+        if rng.u32(0..6) == 0 {
             // Some are drawn together.
             let values = one_of(rng, values).split(' ').map(str::to_owned);
             drawn.extend(name.split(' ').zip(values));
@@ -242,7 +260,7 @@ fn client(rng: &mut Rng, servers: usize) -> ClientPlan {
     ClientPlan { server: rng.usize(0..servers), connections: rng.usize(1..=2), ping_pong: rng.u32(0..4) == 0, limits }
 }
 
-fn call(rng: &mut Rng, clients: usize) -> CallPlan {
+fn call(rng: &mut Rng, clients: usize, fine: bool) -> CallPlan {
     let act = match rng.u32(0..20) {
         0..=8 => Act::Echo,
         9..=12 => Act::Wait,
@@ -257,9 +275,9 @@ fn call(rng: &mut Rng, clients: usize) -> CallPlan {
         client: rng.usize(0..clients),
         local: rng.bool(),
         act,
-        payload: size(rng),
+        payload: size(rng, fine),
         micros: one_of(rng, &[0, 10, 300, 5_000, 100_000]),
-        size: size(rng) as u32,
+        size: size(rng, fine) as u32,
         timeout: match rng.u32(0..4) {
             0 => micros(rng, 0, 3_000),
             1 => micros(rng, 0, 60_000),

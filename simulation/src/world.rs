@@ -10,7 +10,7 @@ use std::time::Duration;
 use rpc_core::testing::{audit_channel, audit_server, wrap_ids_after};
 use rpc_core::{Channel, Server, ServerHandle};
 use rpc_transport::testing::{Network, RawPeer, Step, audit};
-use rpc_transport::{ReactorPool, Url, sleep};
+use rpc_transport::{MemoryBudget, ReactorPool, Url, sleep};
 
 use crate::ledger::{Ledger, Outcomes};
 use crate::plan::{Attack, CallPlan, ClientPlan, Event, Plan, ServerPlan};
@@ -103,6 +103,8 @@ pub(crate) struct World {
     /// How late a call may end: timers have ticks, and the network's knobs delay who is to be woken.
     tolerance: Duration,
     steps: u64,
+    /// By reactor: what its connections reported to each budget, when it was looked at last.
+    books: Vec<Vec<(Arc<MemoryBudget>, usize)>>,
 }
 
 impl World {
@@ -115,6 +117,9 @@ impl World {
             net.print_trace();
         }
         let ledger = Arc::new(Ledger::default());
+        if plan.gentle {
+            ledger.be_gentle();
+        }
         let mut events = plan.events.into_iter();
         let next_event = events.next();
         let mut world = World {
@@ -128,6 +133,7 @@ impl World {
             grace: plan.grace,
             tolerance,
             steps: 0,
+            books: Vec::new(),
             net,
         };
         for plan in plan.servers {
@@ -220,9 +226,7 @@ impl World {
         self.steps += 1;
         match self.net.step() {
             Step::Turned(index) => {
-                if let Some(looked) = audit(&self.net.reactor(index)) {
-                    looked.map_err(|broken| format!("I11, I14 or I18: {broken}"))?;
-                }
+                self.look_at(index)?;
                 self.check_shells()?;
             }
             Step::Passed => {}
@@ -242,6 +246,25 @@ impl World {
             && let Some(what) = self.ledger.overdue(now)
         {
             return Err(what);
+        }
+        Ok(())
+    }
+
+    /// A reactor that was turned, and the budgets that it shares with others.
+    fn look_at(&mut self, index: usize) -> Result<(), String> {
+        let Some(looked) = audit(&self.net.reactor(index)) else { return Ok(()) };
+        let looked = looked.map_err(|broken| format!("I11, I14 or I18: {broken}"))?;
+        if self.books.len() <= index {
+            self.books.resize_with(index + 1, Vec::new);
+        }
+        let before = std::mem::replace(&mut self.books[index], looked.budgets);
+        let concerned = before.iter().chain(&self.books[index]);
+        for (budget, _) in concerned {
+            let shares = self.books.iter().flatten().filter(|(other, _)| Arc::ptr_eq(other, budget));
+            let sum: usize = shares.map(|(_, bytes)| bytes).sum();
+            if sum != budget.used() {
+                return Err(format!("I11: connections hold {sum} bytes, their budget says {}", budget.used()));
+            }
         }
         Ok(())
     }
@@ -452,9 +475,7 @@ impl World {
             match self.net.step() {
                 Step::Idle => break,
                 Step::Turned(index) => {
-                    if let Some(looked) = audit(&self.net.reactor(index)) {
-                        looked.map_err(|broken| format!("I11, I14 or I18: {broken}"))?;
-                    }
+                    self.look_at(index)?;
                 }
                 Step::Passed => {}
             }

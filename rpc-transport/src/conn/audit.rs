@@ -33,6 +33,9 @@ pub(crate) fn audit(id: ConnId, entry: &Entry) -> Result<ConnAudit, String> {
         return broken("something can be read, and it is not on the ready list");
     }
     let connecting = matches!(conn.phase, Phase::Connecting | Phase::Aborting(_));
+    if matches!(conn.phase, Phase::Lingering { .. }) && (conn.readable && !conn.in_ready || held > 0) {
+        return broken("it lingers, and does not read what comes");
+    }
     if !conn.outbound.is_empty() && conn.writable && !connecting {
         return broken("output waits though the socket has room");
     }
@@ -53,7 +56,11 @@ pub(crate) fn audit(id: ConnId, entry: &Entry) -> Result<ConnAudit, String> {
         _ => {}
     }
     if held.abs_diff(conn.accounted) > ACCOUNT_STEP {
-        return broken(&format!("it holds {held} bytes, and the process's budget knows of {} {}", conn.accounted, phase(&conn.phase)));
+        return broken(&format!(
+            "it holds {held} bytes, and the process's budget knows of {} {}",
+            conn.accounted,
+            phase(&conn.phase)
+        ));
     }
     Ok(ConnAudit {
         in_ready: conn.in_ready,
@@ -69,6 +76,8 @@ fn phase(phase: &Phase) -> String {
     match phase {
         Phase::Connecting => "while connecting".to_owned(),
         Phase::Open => "while open".to_owned(),
-        Phase::Closing(reason) | Phase::Aborting(reason) => format!("while closing: {reason}"),
+        Phase::Closing(reason) | Phase::Lingering { reason, .. } | Phase::Aborting(reason) => {
+            format!("while closing: {reason}")
+        }
     }
 }

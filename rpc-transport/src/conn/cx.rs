@@ -159,7 +159,7 @@ impl<'a> Cx<'a> {
     /// Whether the connection is being closed.
     #[inline]
     pub fn is_closing(&self) -> bool {
-        matches!(self.conn.phase, Phase::Closing(_) | Phase::Aborting(_))
+        matches!(self.conn.phase, Phase::Closing(_) | Phase::Lingering { .. } | Phase::Aborting(_))
     }
 
     /// Whether the connection has been established.

@@ -17,11 +17,12 @@ mod cx;
 mod framed;
 mod inbound;
 mod slab;
+mod time;
 
 use std::any::Any;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Buf;
 
@@ -50,6 +51,9 @@ use crate::url::Url;
 
 /// Buffers gathered into one write.
 const MAX_IOVECS: usize = 64;
+
+/// How long a peer may take to hear the last words and close its side.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// Turns' worth of frames that a connection may hand up at once while no other is ready, and of bytes while there is no other.
 const TURNS_ALONE: usize = 16;
@@ -108,6 +112,12 @@ enum Phase {
     Open,
     /// No more reading; closes when the output is written.
     Closing(CloseReason),
+    /// The output is written and its end, too. What still comes is read and dropped: a system that closes a socket with unread input
+    /// resets it, and then the peer may lose what was written last.
+    Lingering {
+        reason: CloseReason,
+        until: Instant,
+    },
     /// Closes now, with a reset; queued output is dropped.
     Aborting(CloseReason),
 }
@@ -231,6 +241,9 @@ pub(crate) fn advance(id: ConnId, others_ready: bool) {
             entry.conn.write_out();
         }
         entry.read(now, others_ready);
+    }
+    if matches!(entry.conn.phase, Phase::Lingering { .. }) {
+        entry.conn.discard(now);
     }
     settle(entry, now);
 }
@@ -426,6 +439,43 @@ impl Conn {
         read
     }
 
+    /// Begins to linger if the peer may not have read all that was written, and may still write.
+    fn linger(&mut self, now: Instant) {
+        let (Phase::Closing(CloseReason::Local(_) | CloseReason::Framing(_)), Some(key)) = (&self.phase, self.key)
+        else {
+            return;
+        };
+        if self.admission.is_none() || self.written == 0 || self.hangup || !self.outbound.is_empty() {
+            return;
+        }
+        if with(|core| core.driver.finish(key)).is_ok()
+            && let Phase::Closing(reason) = std::mem::replace(&mut self.phase, Phase::Connecting)
+        {
+            self.phase = Phase::Lingering { reason, until: now + LINGER };
+            self.readable = true; // what has arrived by now brings no further event
+            self.inbound = Inbound::default();
+        }
+    }
+
+    /// Reads what still comes, up to a turn's worth, and drops it; at its end the lingering is over.
+    fn discard(&mut self, now: Instant) {
+        let mut budget = self.limits.turn_bytes;
+        while self.readable && budget > 0 {
+            self.inbound = Inbound::default();
+            match self.read_once(budget) {
+                Ok(n) if n > 0 => budget = budget.saturating_sub(n),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.readable = false,
+                Ok(_) | Err(_) => {
+                    self.readable = false;
+                    if let Phase::Lingering { until, .. } = &mut self.phase {
+                        *until = now;
+                    }
+                }
+            }
+        }
+        self.inbound = Inbound::default();
+    }
+
     fn end_of_file(&mut self) {
         let arrived = self.inbound.len();
         self.phase = Phase::Closing(match arrived {
@@ -438,7 +488,7 @@ impl Conn {
     /// Writes as much as the kernel takes.
     fn write_out(&mut self) {
         let Some(key) = self.key else { return };
-        if matches!(self.phase, Phase::Connecting | Phase::Aborting(_)) {
+        if matches!(self.phase, Phase::Connecting | Phase::Lingering { .. } | Phase::Aborting(_)) {
             return;
         }
         while !self.outbound.is_empty() && self.writable {
@@ -501,68 +551,6 @@ impl Conn {
                 self.phase = Phase::Aborting(CloseReason::Io(e));
             }
         }
-    }
-
-    /// The next time at which a time limit may have been reached: of those that count in this phase, and no others, since
-    /// [`enforce_time_limits`](Conn::enforce_time_limits) must then do something about it. `None`: never.
-    fn next_check(&self) -> Option<Instant> {
-        match self.phase {
-            Phase::Connecting => self.connect_at(),
-            Phase::Open => {
-                [self.stall_at(), self.idle_at(), self.first_frame_at(), self.partial_at()].into_iter().flatten().min()
-            }
-            Phase::Closing(_) | Phase::Aborting(_) => self.stall_at(),
-        }
-    }
-
-    fn connect_at(&self) -> Option<Instant> {
-        self.opened.checked_add(self.limits.connect_timeout)
-    }
-
-    fn stall_at(&self) -> Option<Instant> {
-        self.stalled_since?.checked_add(self.limits.write_stall_timeout)
-    }
-
-    fn idle_at(&self) -> Option<Instant> {
-        self.last_active.checked_add(self.limits.idle_timeout)
-    }
-
-    /// Until when the first frame must be there. While the connection is not read its peer cannot help it.
-    fn first_frame_at(&self) -> Option<Instant> {
-        let awaited = self.admission.is_some() && !self.inbound.frames_done && !self.was_paused;
-        awaited.then(|| self.opened.checked_add(self.limits.first_frame_timeout)).flatten()
-    }
-
-    /// Until when more of an unfinished frame must be there; likewise.
-    fn partial_at(&self) -> Option<Instant> {
-        let awaited = !self.inbound.has_frames() && !self.was_paused;
-        awaited.then(|| self.inbound.give_up_at(self.limits.frame_progress)).flatten()
-    }
-
-    fn enforce_time_limits(&mut self, now: Instant, idle_since: Option<Instant>) {
-        let limits = &self.limits;
-        let passed = |at: Option<Instant>| at.is_some_and(|at| now >= at);
-        let idle = passed(idle_since.and_then(|since| since.checked_add(limits.idle_timeout)));
-        match self.phase {
-            Phase::Connecting if passed(self.connect_at()) => {
-                self.phase = Phase::Aborting(CloseReason::ConnectTimeout(limits.connect_timeout));
-            }
-            Phase::Connecting | Phase::Aborting(_) => {}
-            _ if passed(self.stall_at()) => self.phase = Phase::Aborting(CloseReason::Limit("write_stall_timeout")),
-            Phase::Closing(_) => {} // only a stalled write may cut it short
-            Phase::Open if passed(self.partial_at()) => {
-                self.phase = Phase::Closing(CloseReason::Limit("frame_progress"))
-            }
-            Phase::Open if passed(self.first_frame_at()) => {
-                self.phase = Phase::Closing(CloseReason::Limit("first_frame_timeout"));
-            }
-            Phase::Open if idle && self.outbound.is_empty() => {
-                self.phase = Phase::Closing(CloseReason::Limit("idle_timeout"));
-            }
-            Phase::Open if passed(self.idle_at()) => self.last_active = now,
-            Phase::Open => {}
-        }
-        self.shed_memory();
     }
 
     /// Stops reading, or ends, a connection that holds more than its share while memory is tight, or spent. One that has not been
@@ -629,18 +617,26 @@ fn settle(mut entry: Box<Entry>, now: Instant) {
     if let Phase::Closing(_) = entry.conn.phase {
         entry.conn.write_out();
     }
+    entry.conn.linger(now);
+    if matches!(entry.conn.phase, Phase::Lingering { .. }) {
+        entry.conn.outbound = LinkBuffer::new(); // said too late
+    }
     entry.conn.account(now);
     let conn = &mut entry.conn;
     let over = match conn.phase {
         Phase::Aborting(_) => true,
         Phase::Closing(_) => conn.outbound.is_empty(),
+        Phase::Lingering { until, .. } => now >= until,
         Phase::Connecting | Phase::Open => false,
     };
     if over {
         return end(entry, now);
     }
-    let open = matches!(conn.phase, Phase::Open);
-    let runnable = open && !conn.paused.any() && (conn.readable || conn.inbound.has_frames());
+    let runnable = match conn.phase {
+        Phase::Open => !conn.paused.any() && (conn.readable || conn.inbound.has_frames()),
+        Phase::Lingering { .. } => conn.readable,
+        _ => false,
+    };
     let ready = runnable && !std::mem::replace(&mut conn.in_ready, true);
     let unsent = !conn.outbound.is_empty() && conn.writable && !matches!(conn.phase, Phase::Connecting);
     let dirty = unsent && !std::mem::replace(&mut conn.in_dirty, true);
@@ -676,7 +672,7 @@ fn settle(mut entry: Box<Entry>, now: Instant) {
 fn end(mut entry: Box<Entry>, now: Instant) {
     let (how, reason) = match std::mem::replace(&mut entry.conn.phase, Phase::Closing(CloseReason::Stopped)) {
         Phase::Aborting(reason) => (CloseHow::Abort, reason),
-        Phase::Closing(reason) => (CloseHow::Graceful, reason),
+        Phase::Closing(reason) | Phase::Lingering { reason, .. } => (CloseHow::Graceful, reason),
         Phase::Connecting | Phase::Open => (CloseHow::Abort, CloseReason::Stopped),
     };
     let key = entry.conn.key.take();

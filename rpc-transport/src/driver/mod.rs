@@ -86,6 +86,8 @@ pub(crate) trait Driver: Send {
     fn write(&mut self, key: Key, bufs: &[io::IoSlice<'_>]) -> io::Result<usize>;
     /// A write came up short: make sure that an event tells when there is room again; or stop doing so.
     fn watch_writable(&mut self, key: Key, on: bool, token: usize) -> io::Result<()>;
+    /// Tells the peer that nothing more will be written.
+    fn finish(&mut self, key: Key) -> io::Result<()>;
     /// Forgets and closes a socket or listener.
     fn close(&mut self, key: Key, how: CloseHow);
 }

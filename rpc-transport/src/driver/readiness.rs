@@ -6,6 +6,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::io;
+use std::net::Shutdown;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -247,6 +248,10 @@ impl Driver for ReadinessDriver {
             Some(Some(Source::Unix(s))) => uninterrupted(|| self.poll.registry().reregister(s, Token(token), interest)),
             _ => Ok(()),
         }
+    }
+
+    fn finish(&mut self, key: Key) -> io::Result<()> {
+        self.source(key)?.sock().shutdown(Shutdown::Write)
     }
 
     fn close(&mut self, key: Key, how: CloseHow) {

@@ -142,6 +142,12 @@ impl Driver for SimDriver {
         Ok(())
     }
 
+    fn finish(&mut self, key: Key) -> io::Result<()> {
+        let id = self.socket(key)?;
+        self.net.state.lock().finish(id);
+        Ok(())
+    }
+
     fn close(&mut self, key: Key, how: CloseHow) {
         let Some(source) = self.sources.get_mut(key.0).and_then(Option::take) else { return };
         self.free.push(key.0);

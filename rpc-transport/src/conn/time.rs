@@ -1,0 +1,71 @@
+//! The time limits of a connection: one timer for all of them.
+
+use std::time::Instant;
+
+use super::{Conn, Phase};
+use crate::error::CloseReason;
+
+impl Conn {
+    /// The next time at which a time limit may have been reached: of those that count in this phase, and no others, since
+    /// [`enforce_time_limits`](Conn::enforce_time_limits) must then do something about it. `None`: never.
+    pub(super) fn next_check(&self) -> Option<Instant> {
+        match self.phase {
+            Phase::Connecting => self.connect_at(),
+            Phase::Open => {
+                [self.stall_at(), self.idle_at(), self.first_frame_at(), self.partial_at()].into_iter().flatten().min()
+            }
+            Phase::Closing(_) | Phase::Aborting(_) => self.stall_at(),
+            Phase::Lingering { until, .. } => Some(until),
+        }
+    }
+
+    fn connect_at(&self) -> Option<Instant> {
+        self.opened.checked_add(self.limits.connect_timeout)
+    }
+
+    fn stall_at(&self) -> Option<Instant> {
+        self.stalled_since?.checked_add(self.limits.write_stall_timeout)
+    }
+
+    fn idle_at(&self) -> Option<Instant> {
+        self.last_active.checked_add(self.limits.idle_timeout)
+    }
+
+    /// Until when the first frame must be there. While the connection is not read its peer cannot help it.
+    fn first_frame_at(&self) -> Option<Instant> {
+        let awaited = self.admission.is_some() && !self.inbound.frames_done && !self.was_paused;
+        awaited.then(|| self.opened.checked_add(self.limits.first_frame_timeout)).flatten()
+    }
+
+    /// Until when more of an unfinished frame must be there; likewise.
+    fn partial_at(&self) -> Option<Instant> {
+        let awaited = !self.inbound.has_frames() && !self.was_paused;
+        awaited.then(|| self.inbound.give_up_at(self.limits.frame_progress)).flatten()
+    }
+
+    pub(super) fn enforce_time_limits(&mut self, now: Instant, idle_since: Option<Instant>) {
+        let limits = &self.limits;
+        let passed = |at: Option<Instant>| at.is_some_and(|at| now >= at);
+        let idle = passed(idle_since.and_then(|since| since.checked_add(limits.idle_timeout)));
+        match self.phase {
+            Phase::Connecting if passed(self.connect_at()) => {
+                self.phase = Phase::Aborting(CloseReason::ConnectTimeout(limits.connect_timeout));
+            }
+            Phase::Connecting | Phase::Lingering { .. } | Phase::Aborting(_) => {}
+            _ if passed(self.stall_at()) => self.phase = Phase::Aborting(CloseReason::Limit("write_stall_timeout")),
+            Phase::Closing(_) => {} // only a stalled write may cut it short
+            Phase::Open if passed(self.partial_at()) => {
+                self.phase = Phase::Closing(CloseReason::Limit("frame_progress"))
+            }
+            Phase::Open if passed(self.first_frame_at()) => {
+                self.phase = Phase::Closing(CloseReason::Limit("first_frame_timeout"));
+            }
+            Phase::Open if idle && self.outbound.is_empty() => {
+                self.phase = Phase::Closing(CloseReason::Limit("idle_timeout"));
+            }
+            Phase::Open if passed(self.idle_at()) => self.last_active = now,
+            Phase::Open => {}
+        }
+        self.shed_memory();
+    }
+}
