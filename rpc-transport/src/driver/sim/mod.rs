@@ -18,6 +18,7 @@ mod faults;
 mod knobs;
 mod peer;
 mod pipe;
+mod readiness;
 mod socket;
 mod state;
 mod trace;

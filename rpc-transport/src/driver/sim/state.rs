@@ -15,7 +15,7 @@ use super::knobs::Knobs;
 use super::socket::{Link, ListenerSocket, Registered, SockId, Socket};
 use super::trace::Trace;
 use crate::clock;
-use crate::driver::{CloseHow, Event};
+use crate::driver::CloseHow;
 use crate::url::Endpoint;
 
 /// Something on its way.
@@ -79,11 +79,11 @@ enum Sleep {
 /// Closed tokens that a driver may still report.
 const STALE_TOKENS: usize = 8;
 
-struct DriverState {
+pub(super) struct DriverState {
     sleep: Sleep,
     woken: bool,
-    listed: Vec<Source>,
-    closed_tokens: Vec<usize>,
+    pub(super) listed: Vec<Source>,
+    pub(super) closed_tokens: Vec<usize>,
 }
 
 pub(super) struct State {
@@ -95,10 +95,10 @@ pub(super) struct State {
     pub(super) trace: Trace,
     due: BinaryHeap<Reverse<Timed>>,
     order: u64,
-    drivers: Vec<DriverState>,
+    pub(super) drivers: Vec<DriverState>,
     pub(super) sockets: Vec<Option<Socket>>,
     open: usize,
-    listeners: Vec<Option<ListenerSocket>>,
+    pub(super) listeners: Vec<Option<ListenerSocket>>,
     /// `accept` fails until then.
     pub(super) starved_until: Duration,
     next_port: u16,
@@ -136,7 +136,7 @@ impl State {
         self.trace.add(self.now, what, a, b);
     }
 
-    fn chance(&mut self, per_mille: u32) -> bool {
+    pub(super) fn chance(&mut self, per_mille: u32) -> bool {
         per_mille > 0 && self.rng.u32(0..1000) < per_mille
     }
 
@@ -277,118 +277,6 @@ impl State {
         }
     }
 
-    // Readiness.
-
-    /// An edge: the source is reported at the next wait, or a while later.
-    fn report(&mut self, source: Source) {
-        if self.chance(self.knobs.late_event) {
-            self.faults.late_events += 1;
-            let at = self.now + self.latency() * 10;
-            return self.schedule(at, Due::Report(source));
-        }
-        self.list(source);
-    }
-
-    fn list(&mut self, source: Source) {
-        let (registered, listed) = match source {
-            Source::Socket(id) => match &mut self.sockets[id.0] {
-                Some(socket) => (socket.registered, &mut socket.listed),
-                None => return,
-            },
-            Source::Listener(index) => match &mut self.listeners[index] {
-                Some(listener) => (listener.registered, &mut listener.listed),
-                None => return,
-            },
-        };
-        if let Some(Registered { driver, .. }) = registered
-            && !std::mem::replace(listed, true)
-        {
-            self.drivers[driver].listed.push(source);
-        }
-    }
-
-    /// What a wait reports: the level of each listed source as it is now, in any order.
-    pub(super) fn events(&mut self, driver: usize, events: &mut Vec<Event>) {
-        let mut listed = std::mem::take(&mut self.drivers[driver].listed);
-        self.rng.shuffle(&mut listed);
-        for source in listed {
-            match source {
-                Source::Socket(id) if self.sockets[id.0].is_some() => {
-                    if self.chance(self.knobs.left_event) {
-                        self.faults.left_events += 1;
-                        self.drivers[driver].listed.push(source);
-                        continue;
-                    }
-                    events.extend(self.level(id));
-                    if let Some(socket) = &mut self.sockets[id.0] {
-                        socket.listed = false;
-                    }
-                }
-                Source::Listener(index) => {
-                    if let Some(listener) = &mut self.listeners[index] {
-                        listener.listed = false;
-                        let token = listener.registered.map(|r| r.token);
-                        events.extend(token.map(|token| Event {
-                            token,
-                            readable: true,
-                            writable: false,
-                            hangup: false,
-                        }));
-                    }
-                }
-                Source::Socket(_) => {}
-            }
-        }
-        if self.chance(self.knobs.spurious) {
-            let all = self.sockets.iter().flatten().filter_map(|socket| socket.registered);
-            let tokens: Vec<usize> = all.filter(|r| r.driver == driver).map(|r| r.token).collect();
-            if let Some(token) = self.rng.choice(tokens) {
-                self.faults.spurious += 1;
-                let writable = self.rng.bool();
-                events.push(Event { token, readable: true, writable, hangup: false });
-            }
-        }
-        if self.chance(self.knobs.stale)
-            && let Some(token) = self.rng.choice(self.drivers[driver].closed_tokens.clone())
-        {
-            self.faults.stale += 1;
-            events.push(Event { token, readable: true, writable: true, hangup: self.rng.bool() });
-        }
-    }
-
-    fn level(&self, id: SockId) -> Option<Event> {
-        let socket = self.sockets[id.0].as_ref()?;
-        let token = socket.registered?.token;
-        let event = match socket.link {
-            Link::Connecting => return None,
-            Link::Failed(_) => Event { token, readable: true, writable: true, hangup: true },
-            Link::Open => {
-                let input = &socket.input;
-                let writable = socket.watches_room && (self.room(id) > 0 || input.reset);
-                Event { token, readable: input.is_readable(), writable, hangup: input.finished || input.reset }
-            }
-        };
-        (event.readable || event.writable || event.hangup).then_some(event)
-    }
-
-    pub(super) fn register(&mut self, id: SockId, driver: usize, token: usize) {
-        if let Some(socket) = &mut self.sockets[id.0] {
-            socket.registered = Some(Registered { driver, token });
-            self.list(Source::Socket(id));
-        }
-    }
-
-    pub(super) fn watch_room(&mut self, id: SockId, on: bool) {
-        if let Some(socket) = &mut self.sockets[id.0]
-            && socket.unix
-        {
-            socket.watches_room = on;
-            if on && self.room(id) > 0 {
-                self.list(Source::Socket(id));
-            }
-        }
-    }
-
     // Connections.
 
     fn add_socket(&mut self, socket: Socket) -> SockId {
@@ -522,7 +410,7 @@ impl State {
     }
 
     /// Bytes that this end may write now.
-    fn room(&self, id: SockId) -> usize {
+    pub(super) fn room(&self, id: SockId) -> usize {
         match self.sockets[id.0].as_ref().map(|socket| socket.peer) {
             Some(Some(peer)) => match &self.sockets[peer.0] {
                 Some(peer) => self.knobs.buffer.saturating_sub(peer.input.len()),
