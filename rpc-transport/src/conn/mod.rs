@@ -16,13 +16,14 @@ mod conn_ref;
 mod cx;
 mod framed;
 mod inbound;
+mod linger;
 mod slab;
 mod time;
 
 use std::any::Any;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Buf;
 
@@ -51,9 +52,6 @@ use crate::url::Url;
 
 /// Buffers gathered into one write.
 const MAX_IOVECS: usize = 64;
-
-/// How long a peer may take to hear the last words and close its side.
-const LINGER: Duration = Duration::from_secs(1);
 
 /// Turns' worth of frames that a connection may hand up at once while no other is ready, and of bytes while there is no other.
 const TURNS_ALONE: usize = 16;
@@ -437,43 +435,6 @@ impl Conn {
             Err(_) => self.inbound.settle(self.last_active),
         }
         read
-    }
-
-    /// Begins to linger if the peer may not have read all that was written, and may still write.
-    fn linger(&mut self, now: Instant) {
-        let (Phase::Closing(CloseReason::Local(_) | CloseReason::Framing(_)), Some(key)) = (&self.phase, self.key)
-        else {
-            return;
-        };
-        if self.admission.is_none() || self.written == 0 || self.hangup || !self.outbound.is_empty() {
-            return;
-        }
-        if with(|core| core.driver.finish(key)).is_ok()
-            && let Phase::Closing(reason) = std::mem::replace(&mut self.phase, Phase::Connecting)
-        {
-            self.phase = Phase::Lingering { reason, until: now + LINGER };
-            self.readable = true; // what has arrived by now brings no further event
-            self.inbound = Inbound::default();
-        }
-    }
-
-    /// Reads what still comes, up to a turn's worth, and drops it; at its end the lingering is over.
-    fn discard(&mut self, now: Instant) {
-        let mut budget = self.limits.turn_bytes;
-        while self.readable && budget > 0 {
-            self.inbound = Inbound::default();
-            match self.read_once(budget) {
-                Ok(n) if n > 0 => budget = budget.saturating_sub(n),
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.readable = false,
-                Ok(_) | Err(_) => {
-                    self.readable = false;
-                    if let Phase::Lingering { until, .. } = &mut self.phase {
-                        *until = now;
-                    }
-                }
-            }
-        }
-        self.inbound = Inbound::default();
     }
 
     fn end_of_file(&mut self) {
