@@ -12,8 +12,9 @@ use prost::Message;
 use rpc_transport::{ConnId, local};
 
 use super::channel::{Channel, ChannelInner};
-use super::handler::{ClientHandler, Waiter, expired};
+use super::handler::{ClientHandler, Waiter};
 use super::pooled::Pooled;
+use super::refusals::expired;
 use crate::codegen::MethodDescriptor;
 use crate::context::{Cancelled, Context, Inherited, Origin};
 use crate::error::{Error, Phase, Refusal, Result, Sent};

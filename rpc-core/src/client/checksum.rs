@@ -2,7 +2,7 @@
 
 use rpc_transport::{Cx, LinkBuffer};
 
-use super::handler::{timeout_ms, too_large};
+use super::refusals::{timeout_ms, too_large};
 use crate::error::{Error, Phase, Sent};
 use crate::mux::{SeqId, Spec};
 use crate::protocol::ttheader::layout::str_key;

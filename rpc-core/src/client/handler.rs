@@ -11,6 +11,7 @@ use rpc_transport::{CloseReason, Cx, Frame, Handler, LinkBuffer, LogLimit, TaskI
 use super::channel::{ChannelInner, Slot};
 use super::checksum;
 use super::control::KEEPALIVE;
+use super::refusals::{expired, refusal_error, shown, timeout_ms, too_large};
 use crate::codegen::MethodDescriptor;
 use crate::error::{Error, Phase, Refusal, Sent};
 use crate::glitch::{Glitches, Verdict};
@@ -19,7 +20,6 @@ use crate::mux::{
 };
 use crate::protocol::ttheader::{EXCEPTION_INFO, REPLY_INFO, ReplyInfo, RequestHead, TtFrame};
 use crate::protocol::{Checksum, MessageType, Payload};
-use crate::status::Code;
 
 pub(crate) struct ClientHandler {
     pub(super) channel: Arc<ChannelInner>,
@@ -681,31 +681,4 @@ fn where_it_was(place: &Place, connected: bool, written: u64) -> (Sent, Phase) {
         Place::OnWire(start) if written <= *start => (Sent::No, Phase::Write),
         Place::OnWire(_) | Place::Done(..) => (Sent::Maybe, Phase::Wait),
     }
-}
-
-/// A peer's text, short enough for an error.
-fn shown(text: &[u8]) -> String {
-    String::from_utf8_lossy(&text[..text.len().min(64)]).into_owned()
-}
-
-fn refusal_error(refusal: Refusal) -> Error {
-    Error::from(refusal).with_phase(Phase::Queue)
-}
-
-pub(crate) fn expired(timeout: Duration) -> Error {
-    Error::deadline(timeout).with_sent(Sent::No).with_phase(Phase::Queue)
-}
-
-pub(super) fn too_large(len: usize, limit: usize) -> Error {
-    let text = format!(
-        "the request's frame has {len} bytes, the limit max_frame_size is {limit}: send less at once, or raise it at both ends"
-    );
-    Error::new(Code::ResourceExhausted, text).with_sent(Sent::No).with_phase(Phase::Encode)
-}
-
-/// As it travels: whole milliseconds, rounded up, at least one.
-pub(super) fn timeout_ms(timeout: Duration) -> u32 {
-    let millis =
-        timeout.as_secs().saturating_mul(1000).saturating_add(timeout.subsec_nanos().div_ceil(1_000_000).into());
-    u32::try_from(millis).unwrap_or(u32::MAX).max(1)
 }

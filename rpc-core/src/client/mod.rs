@@ -16,6 +16,7 @@ mod checksum;
 mod control;
 mod handler;
 mod pooled;
+mod refusals;
 
 pub use builder::ChannelBuilder;
 pub use call::{Call, CallFuture, Response, ResponseCall, ResponseFuture};

@@ -70,12 +70,21 @@ fn look(core: &mut Core) -> Result<ReactorAudit, String> {
     if core.handle.stats().connections.get() != audit.connections as u64 {
         return Err(format!("{} connections, {} counted", audit.connections, core.handle.stats().connections.get()));
     }
-    let (mut accepts, mut wakers) = (0, 0);
-    core.timers.retain(|key| {
+    let (mut accepts, mut wakers, mut reminders) = (0, 0, 0);
+    let mut orphan = None;
+    let Core { timers, conns, .. } = core;
+    timers.retain(|key| {
         accepts += usize::from(matches!(key, TimerKey::Accept(_)));
         wakers += usize::from(matches!(key, TimerKey::Waker(_)));
+        if let TimerKey::Reminder(id, _) = key {
+            reminders += 1;
+            orphan = orphan.or((!conns.is_used(*id)).then_some(*id));
+        }
         true
     });
+    if let Some(id) = orphan {
+        return Err(format!("a reminder of connection {id:?}, which is gone"));
+    }
     let paused = core.listeners.iter().flatten().filter(|listener| Listener::is_paused(listener)).count();
     if accepts < paused {
         return Err(format!("{paused} listeners paused, {accepts} timers to end that"));
@@ -83,7 +92,7 @@ fn look(core: &mut Core) -> Result<ReactorAudit, String> {
     if core.work != armed + wakers {
         return Err(format!("{} pieces of work counted, {armed} + {wakers} timers of it", core.work));
     }
-    let expected = checks + armed + wakers + accepts + core.stale_timers;
+    let expected = checks + armed + wakers + reminders + accepts + core.stale_timers;
     if core.timers.len() != expected {
         return Err(format!("{} timers, {expected} that somebody waits for", core.timers.len()));
     }
