@@ -38,7 +38,7 @@ trap 'rm -f "$log"' EXIT
 # models CHECKER CRATE: runs them; what they say goes to $log, and the names of those that failed to the output.
 models() {
   local status=0
-  RUSTFLAGS="--cfg $1" CARGO_TARGET_DIR=$target/$1 \
+  RUSTFLAGS="--cfg model=\"$1\"" CARGO_TARGET_DIR=$target/$1 \
     cargo test --release -p "$2" --lib -- model:: --show-output > "$log" 2>&1 || status=$?
   grep -q '^test result: ' "$log" || { cat "$log" >&2; return 1; }
   sed -n 's/^test .*::model::\([a-z0-9_]*\) \.\.\. FAILED$/\1/p' "$log" | sort | xargs
@@ -49,7 +49,7 @@ clean() {
   export MODEL_SCHEDULES=${MODEL_SCHEDULES:-100000}
   for checker in loom shuttle; do
     for crate in rpc-transport rpc-core; do
-      found=$(models "$checker" "$crate")
+      found=$(models "$checker" "$crate") || return 1
       sed -n "s/^MODEL /$checker: /p" "$log"
       if [ -n "$found" ]; then
         cat "$log"
@@ -68,7 +68,7 @@ put_back() {
   mkdir -p "${wrapper%/*}"
   printf '#!/bin/sh\nexec "$@" --cfg '\''put_back="%s"'\''\n' "$bug" > "$wrapper"
   chmod +x "$wrapper"
-  found=$(MODEL_SCHEDULES=${MODEL_SCHEDULES:-20000} RUSTC_WORKSPACE_WRAPPER=$wrapper models "$2" "$3")
+  found=$(MODEL_SCHEDULES=${MODEL_SCHEDULES:-20000} RUSTC_WORKSPACE_WRAPPER=$wrapper models "$2" "$3") || return 1
   if [ "$found" = "$4" ]; then
     echo "$bug put back: $found"
   else

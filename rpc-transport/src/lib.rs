@@ -30,10 +30,10 @@ mod reactor;
 mod sleep;
 mod socket;
 mod stats;
-#[cfg(any(loom, shuttle))]
+#[cfg(any(model = "loom", model = "shuttle"))]
 #[doc(hidden)]
 pub mod sync;
-#[cfg(not(any(loom, shuttle)))]
+#[cfg(not(any(model = "loom", model = "shuttle")))]
 mod sync;
 #[cfg(feature = "testing")]
 pub mod testing;

@@ -176,7 +176,7 @@ mod tests {
     }
 }
 
-#[cfg(all(test, loom))]
+#[cfg(all(test, model = "loom"))]
 mod model {
     use super::*;
     use crate::sync::model::{Unpark, explore};

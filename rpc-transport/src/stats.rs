@@ -154,7 +154,7 @@ impl Default for MemoryBudget {
     }
 }
 
-#[cfg(all(test, loom))]
+#[cfg(all(test, model = "loom"))]
 mod model {
     use std::sync::Arc;
 

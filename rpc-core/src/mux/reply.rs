@@ -258,7 +258,7 @@ mod tests {
     }
 }
 
-#[cfg(all(test, loom))]
+#[cfg(all(test, model = "loom"))]
 mod model {
     use rpc_transport::sync::model::{Unpark, explore};
 

@@ -88,7 +88,7 @@ impl Drop for Workers {
     }
 }
 
-#[cfg(all(test, shuttle))]
+#[cfg(all(test, model = "shuttle"))]
 mod model {
     use rpc_transport::sync::model::explore;
 

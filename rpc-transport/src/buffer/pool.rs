@@ -414,7 +414,7 @@ mod tests {
 }
 
 /// `bytes` itself is checked by its own models; here its operations are single steps, and what goes on between them is ours.
-#[cfg(all(test, loom))]
+#[cfg(all(test, model = "loom"))]
 mod model {
     use std::sync::Arc;
 

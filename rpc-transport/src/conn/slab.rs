@@ -162,7 +162,7 @@ mod tests {
     }
 }
 
-#[cfg(all(test, loom))]
+#[cfg(all(test, model = "loom"))]
 mod model {
     use std::sync::Arc;
 

@@ -121,7 +121,7 @@ impl Inbox {
     }
 }
 
-#[cfg(all(test, loom))]
+#[cfg(all(test, model = "loom"))]
 mod model {
     use std::sync::Arc;
 

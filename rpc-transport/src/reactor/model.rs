@@ -106,7 +106,7 @@ impl Driver for NoSockets {
 
 /// A reactor and its thread.
 fn start(by: HostedBy) -> (ReactorHandle, thread::JoinHandle<()>) {
-    let driver = NoSockets { bell: Arc::default(), now: Instant::now() };
+    let driver = NoSockets { bell: Arc::default(), now: crate::clock::now() };
     let reactor = Reactor::new(Box::new(driver), "model".to_owned(), 0, Host::new(by));
     let handle = reactor.handle().clone();
     handle.give(reactor);

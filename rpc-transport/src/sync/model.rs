@@ -9,12 +9,12 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::task::{Wake, Waker};
 use std::time::Duration;
 
-#[cfg(all(loom, shuttle))]
+#[cfg(all(model = "loom", model = "shuttle"))]
 compile_error!("one model checker at a time");
 
-#[cfg(loom)]
+#[cfg(model = "loom")]
 use loom as checker;
-#[cfg(shuttle)]
+#[cfg(model = "shuttle")]
 use shuttle as checker;
 
 /// As `std::sync::atomic`.
@@ -23,11 +23,11 @@ pub mod atomic {
 
     /// loom orders a store and a swap of one cell only if one has seen the other, though a swap comes right after what it read: then a
     /// thread may read what had been replaced before. A store that is a swap has its place among the swaps, as it has on any machine.
-    #[cfg(loom)]
+    #[cfg(model = "loom")]
     #[derive(Debug)]
     pub struct AtomicU8(loom::sync::atomic::AtomicU8);
 
-    #[cfg(loom)]
+    #[cfg(model = "loom")]
     impl AtomicU8 {
         pub fn new(value: u8) -> Self {
             AtomicU8(loom::sync::atomic::AtomicU8::new(value))
@@ -52,7 +52,7 @@ pub mod thread {
     pub use super::checker::thread::*;
     pub use std::thread::panicking;
 
-    #[cfg(loom)]
+    #[cfg(model = "loom")]
     pub fn park_timeout(_longest: std::time::Duration) {
         park();
     }
@@ -194,7 +194,7 @@ impl Wake for Unpark {
 }
 
 /// Runs a model in every order that its threads can take with at most `LOOM_MAX_PREEMPTIONS` preemptions.
-#[cfg(loom)]
+#[cfg(model = "loom")]
 pub fn explore(name: &str, model: impl Fn() + Send + Sync + 'static) {
     let runs = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&runs);
@@ -206,7 +206,7 @@ pub fn explore(name: &str, model: impl Fn() + Send + Sync + 'static) {
 }
 
 /// Runs a model in `MODEL_SCHEDULES` orders (default 10,000), half of them at random and half by priorities that change seldom.
-#[cfg(shuttle)]
+#[cfg(model = "shuttle")]
 pub fn explore(name: &str, model: impl Fn() + Send + Sync + 'static) {
     use shuttle::scheduler::{PctScheduler, RandomScheduler};
     use shuttle::{Config, Runner};
