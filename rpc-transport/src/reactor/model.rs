@@ -99,6 +99,10 @@ impl Driver for NoSockets {
         unreachable!("no sockets")
     }
 
+    fn finish(&mut self, _: Key) -> io::Result<()> {
+        unreachable!("no sockets")
+    }
+
     fn close(&mut self, _: Key, _: CloseHow) {
         unreachable!("no sockets")
     }
