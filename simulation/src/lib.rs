@@ -10,6 +10,7 @@
 //! the command that shows it again. Runs are short and many: some hundred calls each, with faults at any moment, limits of one
 //! to three, reads of one byte, ids that come round.
 
+mod bare;
 mod ledger;
 mod plan;
 mod service;
@@ -35,6 +36,22 @@ pub fn run(seed: u64) -> Result<Report, Violation> {
 /// # Errors
 /// As [`run`].
 pub fn run_printing(seed: u64, prints: bool) -> Result<Report, Violation> {
+    alone(seed, false, move || world::World::new(seed, prints).run(seed))
+}
+
+/// Runs a seed of the transport alone, between handlers that do anything at any moment: the hash of its trace.
+///
+/// # Errors
+/// The first invariant that did not hold.
+pub fn run_bare(seed: u64, prints: bool) -> Result<u64, Violation> {
+    alone(seed, true, move || bare::run(seed, prints))
+}
+
+fn alone<T: Send + 'static>(
+    seed: u64,
+    bare: bool,
+    run: impl FnOnce() -> Result<T, Violation> + Send + 'static,
+) -> Result<T, Violation> {
     static QUIET: Once = Once::new();
     // Handlers panic because they were told to; what is not expected is told by the run.
     QUIET.call_once(|| {
@@ -45,9 +62,8 @@ pub fn run_printing(seed: u64, prints: bool) -> Result<Report, Violation> {
             }
         }));
     });
-    let run = move || world::World::new(seed, prints).run(seed);
     match thread::Builder::new().spawn(run).map(thread::JoinHandle::join) {
         Ok(Ok(result)) => result,
-        _ => Err(Violation { seed, what: "I30: it panicked".to_owned(), at: Default::default(), step: 0 }),
+        _ => Err(Violation { seed, what: "I30: it panicked".to_owned(), at: Default::default(), step: 0, bare }),
     }
 }

@@ -27,6 +27,9 @@ struct Options {
     /// Run every n-th seed twice and compare the traces.
     #[arg(long, default_value_t = 10)]
     replay: u64,
+    /// With --seed: the transport alone.
+    #[arg(long)]
+    bare: bool,
     /// Print what happens, with --seed.
     #[arg(long)]
     trace: bool,
@@ -71,7 +74,7 @@ impl Sum {
 fn main() -> ExitCode {
     let options = Options::parse();
     if let Some(seed) = options.seed {
-        return one(seed, options.trace);
+        return one(seed, options.bare, options.trace);
     }
     let jobs = options.jobs.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from)).max(1);
     let begun = Instant::now();
@@ -131,15 +134,16 @@ fn main() -> ExitCode {
 
 /// Runs a seed, perhaps twice; returns how many violations there are by now.
 fn work(seed: u64, twice: bool, sum: &Mutex<Sum>) -> usize {
-    let mut result = simulation::run(seed);
+    let bare = simulation::run_bare(seed, false);
+    let mut result = simulation::run(seed).and_then(|report| bare.as_ref().map(|_| report).map_err(Clone::clone));
     let mut replayed = false;
     if let (true, Ok(report)) = (twice, &result) {
         replayed = true;
         match simulation::run(seed) {
-            Ok(again) if again == *report => {}
+            Ok(again) if again == *report && simulation::run_bare(seed, false).ok() == bare.ok() => {}
             Ok(again) => {
                 let what = format!("I27: not the same run twice: {report:?}, {again:?}");
-                result = Err(Violation { seed, what, at: report.elapsed, step: report.steps });
+                result = Err(Violation { seed, what, at: report.elapsed, step: report.steps, bare: false });
             }
             Err(violation) => result = Err(violation),
         }
@@ -153,10 +157,14 @@ fn work(seed: u64, twice: bool, sum: &Mutex<Sum>) -> usize {
     sum.violations.len()
 }
 
-fn one(seed: u64, prints: bool) -> ExitCode {
-    match simulation::run_printing(seed, prints) {
+fn one(seed: u64, bare: bool, prints: bool) -> ExitCode {
+    let result = match bare {
+        true => simulation::run_bare(seed, prints).map(|trace| format!("trace {trace}")),
+        false => simulation::run_printing(seed, prints).map(|report| format!("{report:?}")),
+    };
+    match result {
         Ok(report) => {
-            println!("seed {seed}: {report:?}");
+            println!("seed {seed}: {report}");
             ExitCode::SUCCESS
         }
         Err(violation) => {

@@ -31,6 +31,8 @@ pub(crate) struct ClientPlan {
     pub(crate) server: usize,
     pub(crate) connections: usize,
     pub(crate) ping_pong: bool,
+    /// Its calls pass through a middleware.
+    pub(crate) layered: bool,
     pub(crate) limits: Vec<(&'static str, String)>,
 }
 
@@ -135,7 +137,8 @@ impl Plan {
         }
         if gentle && rng.bool() {
             let server = rng.usize(0..servers.len());
-            events.push((at(rng), Event::Restart { server, after: micros(rng, 0, 200_000) }));
+            let late = span.mul_f64(0.6 + 0.4 * rng.f64());
+            events.push((late, Event::Restart { server, after: micros(rng, 0, 200_000) }));
         } else if !gentle && rng.u32(0..3) > 0 {
             for _ in 0..rng.usize(0..12) {
                 let event = match rng.u32(0..12) {
@@ -173,12 +176,12 @@ impl Plan {
             events,
             wrap_after: rng.bool().then(|| rng.u32(0..5)),
             gentle,
-            grace: if gentle { Duration::from_secs(25) } else { micros(rng, 1_000, 5_000_000) },
+            grace: if gentle { Duration::from_secs(25) } else { micros(rng, 1_000, 300_000) },
         }
     }
 }
 
-fn knobs(rng: &mut Rng) -> Knobs {
+pub(crate) fn knobs(rng: &mut Rng) -> Knobs {
     let mut chance = |most: u32| if rng.u32(0..3) == 0 { rng.u32(0..=most) } else { 0 };
     let (short_write, spurious, stale) = (chance(500), chance(300), chance(300));
     let (late_event, left_event, late_wake) = (chance(300), chance(300), chance(300));
@@ -214,6 +217,8 @@ fn limits(rng: &mut Rng, table: &[(&'static str, &[&str])]) -> Vec<(&'static str
     drawn
 }
 
+const KEEPALIVE: &str = "keepalive_interval keepalive_timeout keepalive_min_interval";
+
 fn server(rng: &mut Rng, index: usize) -> ServerPlan {
     let unix = rng.u32(0..4) == 0;
     let url = if unix { format!("unix:/simulated/{index}") } else { format!("tcp://10.0.0.{}:7000", index + 1) };
@@ -235,6 +240,7 @@ fn server(rng: &mut Rng, index: usize) -> ServerPlan {
             ("max_buffered_bytes", &["20KiB", "200KiB"]),
             ("accept_backoff_max", &["10ms"]),
             ("max_glitches", &["1", "4"]),
+            (KEEPALIVE, &["5ms 5ms 1ms", "100ms 20ms 100ms", "20ms 5ms 20ms"]),
         ],
     );
     ServerPlan { url, reactors: rng.usize(1..=2), limits }
@@ -252,12 +258,19 @@ fn client(rng: &mut Rng, servers: usize) -> ClientPlan {
             ("turn_frames", &["1", "2", "3"]),
             ("turn_bytes", &["1", "50", "1KiB"]),
             ("connect_timeout", &["5ms", "100ms"]),
+            (KEEPALIVE, &["5ms 5ms 1ms", "100ms 20ms 100ms", "20ms 5ms 20ms"]),
             ("idle_timeout", &["10ms", "300ms", "2s"]),
             ("write_stall_timeout", &["20ms", "1s"]),
             ("max_buffered_bytes", &["20KiB", "200KiB"]),
         ],
     );
-    ClientPlan { server: rng.usize(0..servers), connections: rng.usize(1..=2), ping_pong: rng.u32(0..4) == 0, limits }
+    ClientPlan {
+        server: rng.usize(0..servers),
+        connections: rng.usize(1..=2),
+        ping_pong: rng.u32(0..4) == 0,
+        layered: rng.u32(0..4) == 0,
+        limits,
+    }
 }
 
 fn call(rng: &mut Rng, clients: usize, fine: bool) -> CallPlan {
@@ -278,7 +291,7 @@ fn call(rng: &mut Rng, clients: usize, fine: bool) -> CallPlan {
         payload: size(rng, fine),
         micros: one_of(rng, &[0, 10, 300, 5_000, 100_000]),
         size: size(rng, fine) as u32,
-        timeout: match rng.u32(0..4) {
+        timeout: match rng.u32(0..8) {
             0 => micros(rng, 0, 3_000),
             1 => micros(rng, 0, 60_000),
             _ => Duration::from_millis(one_of(rng, &[500, 1_000, 5_000])),

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use rpc_core::testing::{audit_channel, audit_server, wrap_ids_after};
-use rpc_core::{Channel, Server, ServerHandle};
+use rpc_core::testing::{ChannelAudit, audit_channel, audit_server, wrap_ids_after};
+use rpc_core::{Channel, Logging, Middleware, Server, ServerHandle};
 use rpc_transport::testing::{Network, RawPeer, Step, audit};
 use rpc_transport::{MemoryBudget, ReactorPool, Url, sleep};
 
@@ -45,15 +45,16 @@ pub struct Violation {
     pub at: Duration,
     /// Steps made.
     pub step: u64,
+    /// It was a run of the transport alone.
+    pub bare: bool,
 }
 
 impl std::fmt::Display for Violation {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Violation { seed, what, at, step } = self;
-        write!(
-            f,
-            "seed {seed}, step {step}, {at:?}: {what}\n  again: cargo run --release -p simulation -- --seed {seed}"
-        )
+        let Violation { seed, what, at, step, bare } = self;
+        let how = if *bare { " --bare" } else { "" };
+        writeln!(f, "seed {seed}, step {step}, {at:?}: {what}")?;
+        write!(f, "  again: cargo run --release -p simulation -- --seed {seed}{how}")
     }
 }
 
@@ -70,7 +71,30 @@ struct ServerSeat {
 struct ClientSeat {
     plan: ClientPlan,
     pool: Arc<ReactorPool>,
-    channel: Option<Channel>,
+    client: Option<Client>,
+}
+
+type Reply = rpc_core::Result<service::Reply>;
+
+type Replying = Pin<Box<dyn Future<Output = Reply> + Send>>;
+
+/// A channel, whatever its middleware.
+struct Client {
+    call: Arc<dyn Fn(Request, Duration) -> Replying + Send + Sync>,
+    audit: Box<dyn Fn() -> Result<ChannelAudit, String>>,
+}
+
+impl Client {
+    fn new<M: Middleware>(channel: Channel<M>) -> Client {
+        let watched = channel.clone();
+        Client {
+            call: Arc::new(move |request, timeout| {
+                let channel = channel.clone();
+                Box::pin(async move { service::call(&channel, request).timeout(timeout).await })
+            }),
+            audit: Box::new(move || audit_channel(&watched)),
+        }
+    }
 }
 
 /// A call made by somebody who turns no reactor.
@@ -146,7 +170,7 @@ impl World {
         }
         for plan in plan.clients {
             let pool = Arc::new(world.net.pool("client", 1));
-            world.clients.push(ClientSeat { plan, pool, channel: None });
+            world.clients.push(ClientSeat { plan, pool, client: None });
         }
         for index in 0..world.clients.len() {
             world.start_client(index);
@@ -180,7 +204,11 @@ impl World {
         for (name, value) in &seat.plan.limits {
             builder = builder.set(name, value);
         }
-        seat.channel = Some(builder.build().expect("correct limits"));
+        let correct = "correct limits";
+        seat.client = Some(match seat.plan.layered {
+            false => Client::new(builder.build().expect(correct)),
+            true => Client::new(builder.layer(Logging).build().expect(correct)),
+        });
     }
 
     /// The run, to its end or to the first thing that is wrong.
@@ -195,7 +223,7 @@ impl World {
                 outcomes: self.ledger.outcomes(),
                 faults: self.net.faults().total(),
             }),
-            Err(what) => Err(Violation { seed, what, at, step }),
+            Err(what) => Err(Violation { seed, what, at, step, bare: false }),
         }
     }
 
@@ -271,8 +299,8 @@ impl World {
 
     fn check_shells(&self) -> Result<(), String> {
         for seat in &self.clients {
-            if let Some(channel) = &seat.channel {
-                audit_channel(channel).map_err(|broken| format!("I4 or I12: {broken}"))?;
+            if let Some(client) = &seat.client {
+                (client.audit)().map_err(|broken| format!("I4 or I12: {broken}"))?;
             }
         }
         for seat in &self.servers {
@@ -322,7 +350,7 @@ impl World {
                 }
             }
             Event::Reconnect { client } => {
-                drop(self.clients[client].channel.take());
+                drop(self.clients[client].client.take());
                 self.start_client(client);
             }
         }
@@ -351,7 +379,8 @@ impl World {
 
     fn call(&mut self, plan: CallPlan) {
         let seat = &self.clients[plan.client];
-        let Some(channel) = seat.channel.clone() else { return };
+        let Some(client) = &seat.client else { return };
+        let call = Arc::clone(&client.call);
         let reply = if plan.act == Act::Give { plan.size as usize } else { plan.payload };
         let patience = plan.patience.filter(|_| plan.local);
         let due = self.net.elapsed() + plan.timeout + self.tolerance;
@@ -366,10 +395,10 @@ impl World {
         };
         let caller = Caller { ledger: Arc::clone(&self.ledger), net: self.net.clone(), number, ended: false };
         let future = async move {
-            let outcome = service::call(&channel, request).timeout(plan.timeout);
+            let outcome = call(request, plan.timeout);
             let outcome = match patience {
                 None => Some(outcome.await),
-                Some(time) => first(outcome.into_future(), sleep(time)).await,
+                Some(time) => first(outcome, sleep(time)).await,
             };
             caller.end(outcome.as_ref());
         };
@@ -442,7 +471,7 @@ impl World {
         self.foreign.clear();
         self.attackers.clear();
         for seat in &mut self.clients {
-            seat.channel = None;
+            seat.client = None;
         }
         let gentle = self.net.below(4) > 0;
         for seat in &mut self.servers {
@@ -521,7 +550,7 @@ struct Caller {
 }
 
 impl Caller {
-    fn end(mut self, outcome: Option<&rpc_core::Result<service::Reply>>) {
+    fn end(mut self, outcome: Option<&Reply>) {
         self.ended = true;
         self.net.note("ended", self.number, u64::from(matches!(outcome, Some(Ok(_)))));
         self.ledger.end(self.number, self.net.elapsed(), outcome);
