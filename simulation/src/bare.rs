@@ -8,6 +8,7 @@ use std::any::Any;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::BufMut;
 use fastrand::Rng;
 use parking_lot::Mutex;
 use rpc_transport::testing::{Network, Step, audit};
@@ -80,44 +81,47 @@ impl Wild {
         }
     }
 
+    /// Sends a frame with its number.
+    fn say(&mut self, cx: &mut Cx<'_>) {
+        let len = if self.rng.u32(0..30) == 0 { self.rng.usize(0..9_000) } else { self.rng.usize(0..60) };
+        let mut frame = (len as u32 + 4).to_be_bytes().to_vec();
+        frame.extend(self.next_out.to_be_bytes());
+        frame.resize(frame.len() + len, self.next_out as u8);
+        self.next_out += 1;
+        cx.output().put_slice(&frame);
+    }
+
     fn act(&mut self, cx: &mut Cx<'_>) {
         for _ in 0..self.rng.u32(0..3) {
-            match self.rng.u32(0..40) {
-                0..=13 => {
-                    let len = if self.rng.u32(0..30) == 0 { self.rng.usize(0..9_000) } else { self.rng.usize(0..60) };
-                    let mut frame = (len as u32 + 4).to_be_bytes().to_vec();
-                    frame.extend(self.next_out.to_be_bytes());
-                    frame.resize(frame.len() + len, self.next_out as u8);
-                    self.next_out += 1;
-                    bytes::BufMut::put_slice(cx.output(), &frame);
-                }
-                14..=18 => cx.flush(),
-                19..=20 => {
+            match self.rng.u32(0..400) {
+                0..=139 => self.say(cx),
+                140..=189 => cx.flush(),
+                190..=200 => {
                     cx.pause();
                     // Somebody must end it.
                     let at = cx.now() + Duration::from_micros(self.rng.u64(0..5_000));
                     self.timers.push(cx.arm(at, 1));
                 }
-                21..=24 => cx.resume(),
-                25..=28 => {
+                201..=240 => cx.resume(),
+                241..=270 => {
                     let at = cx.now() + Duration::from_micros(self.rng.u64(0..3_000));
                     let timer = cx.arm(at, 0);
                     self.timers.push(timer);
                 }
-                29..=31 => {
+                271..=300 => {
                     if let Some(timer) = self.rng.choice(self.timers.clone()) {
                         cx.disarm(timer);
                         cx.disarm(timer);
                     }
                 }
-                32 => {
+                301 => {
                     cx.close(CloseReason::Local("it felt like it"));
                     cx.close(CloseReason::Local("and again"));
                 }
-                33 if self.rng.bool() => cx.abort(CloseReason::Local("it had enough")),
-                34 if self.rng.u32(0..4) == 0 => panic!("as it was asked for"),
+                302 if self.rng.bool() => cx.abort(CloseReason::Local("it had enough")),
+                303 if self.rng.u32(0..4) == 0 => panic!("as it was asked for"),
                 // Its own connection is running: nobody may reach it a second time.
-                35..=36 if local::visit::<Wild, _>(cx.id(), |_, _| ()).is_some() => {
+                304..=320 if local::visit::<Wild, _>(cx.id(), |_, _| ()).is_some() => {
                     self.wrong("a handler was entered while it ran");
                 }
                 _ => {}
@@ -142,6 +146,7 @@ impl Handler for Wild {
         }
         self.phase = Heard::Open;
         self.book.lock().opened += 1;
+        self.say(cx);
         self.act(cx);
     }
 

@@ -1,0 +1,58 @@
+//! Some seeds of the simulation, and that a seed is a run. `cargo run --release -p simulation` runs as many as one likes.
+
+use simulation::{Violation, run, run_bare};
+
+/// Seeds in an ordinary test run; a build with optimisation runs thirty times as many in the same time.
+const SEEDS: u64 = if cfg!(debug_assertions) { 60 } else { 2_000 };
+
+#[test]
+fn no_seed_breaks_an_invariant() {
+    for seed in 0..SEEDS {
+        run(seed).unwrap_or_else(|violation| panic!("{violation}"));
+    }
+}
+
+/// I22: handlers that close, abort, panic and write whenever they like hear of everything once, and in order.
+#[test]
+fn no_seed_of_the_transport_alone_breaks_an_invariant() {
+    for seed in 0..SEEDS {
+        run_bare(seed, false).unwrap_or_else(|violation| panic!("{violation}"));
+    }
+}
+
+/// I27: what was found once can be looked at again.
+#[test]
+fn the_same_seed_is_the_same_run_and_another_is_not() {
+    let mut traces = Vec::new();
+    for seed in [0, 1, 7, 1 << 40] {
+        let report = run(seed).expect("no violation");
+        assert_eq!(run(seed).expect("no violation"), report, "seed {seed}");
+        assert_eq!(run_bare(seed, false).ok(), run_bare(seed, false).ok(), "seed {seed} of the transport alone");
+        traces.push(report.trace);
+    }
+    traces.sort_unstable();
+    traces.dedup();
+    assert_eq!(traces.len(), 4);
+}
+
+/// The calls of some seeds, so that a simulation in which nothing ever succeeds, or nothing ever fails, is noticed.
+#[test]
+fn calls_succeed_fail_and_are_given_up() {
+    let mut sum = [0; 5];
+    for seed in 0..40 {
+        let report = run(seed).expect("no violation");
+        let calls = report.outcomes;
+        for (sum, n) in sum.iter_mut().zip([calls.replied, calls.late, calls.refused, calls.cut, calls.cancelled]) {
+            *sum += n;
+        }
+        assert_eq!(calls.calls, calls.replied + calls.failed + calls.cancelled, "I1, seed {seed}");
+    }
+    assert!(sum.iter().all(|n| *n > 20), "replied, late, refused, cut, given up: {sum:?}");
+}
+
+#[test]
+fn a_violation_says_how_to_see_it_again() {
+    let violation =
+        Violation { seed: 17, what: "I1: as an example".into(), at: Default::default(), step: 3, bare: true };
+    assert!(violation.to_string().ends_with("cargo run --release -p simulation -- --seed 17 --bare"), "{violation}");
+}
