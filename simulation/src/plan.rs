@@ -126,8 +126,8 @@ impl Plan {
         if gentle {
             (knobs.lost_syn, knobs.aborted_accept, knobs.backlog) = (0, 0, 128);
         }
-        // Runs are short: where each byte arrives alone there are fewer of them.
-        let fine = knobs.segment < 50;
+        // Runs are short: where bytes come in small pieces there are fewer of them.
+        let fine = knobs.segment < 50 || knobs.buffer < 1_000;
         for _ in 0..one_of(rng, if fine { &[2, 6] } else { &[5, 20, 60] }) {
             // Often many at one moment.
             let when = at(rng);

@@ -129,6 +129,14 @@ pub(crate) struct World {
     steps: u64,
     /// By reactor: what its connections reported to each budget, when it was looked at last.
     books: Vec<Vec<(Arc<MemoryBudget>, usize)>>,
+    /// By reactor: whose it is.
+    owners: Vec<Owner>,
+}
+
+#[derive(Clone, Copy)]
+enum Owner {
+    Server(usize),
+    Client(usize),
 }
 
 impl World {
@@ -158,10 +166,12 @@ impl World {
             tolerance,
             steps: 0,
             books: Vec::new(),
+            owners: Vec::new(),
             net,
         };
         for plan in plan.servers {
             let pool = Arc::new(world.net.pool("server", plan.reactors));
+            world.owners.extend(vec![Owner::Server(world.servers.len()); plan.reactors]);
             world.servers.push(ServerSeat { plan, pool, handle: None, back_at: None });
         }
         // Each asks the one after it; the last one nobody.
@@ -170,6 +180,7 @@ impl World {
         }
         for plan in plan.clients {
             let pool = Arc::new(world.net.pool("client", 1));
+            world.owners.push(Owner::Client(world.clients.len()));
             world.clients.push(ClientSeat { plan, pool, client: None });
         }
         for index in 0..world.clients.len() {
@@ -255,7 +266,7 @@ impl World {
         match self.net.step() {
             Step::Turned(index) => {
                 self.look_at(index)?;
-                self.check_shells()?;
+                self.check_shells(index)?;
             }
             Step::Passed => {}
             Step::Idle => {
@@ -297,18 +308,19 @@ impl World {
         Ok(())
     }
 
-    fn check_shells(&self) -> Result<(), String> {
-        for seat in &self.clients {
-            if let Some(client) = &seat.client {
-                (client.audit)().map_err(|broken| format!("I4 or I12: {broken}"))?;
-            }
+    /// The clients or the server on the reactor that was turned.
+    fn check_shells(&self, reactor: usize) -> Result<(), String> {
+        match self.owners.get(reactor) {
+            Some(Owner::Client(index)) => match &self.clients[*index].client {
+                Some(client) => (client.audit)().map(drop).map_err(|broken| format!("I4 or I12: {broken}")),
+                None => Ok(()),
+            },
+            Some(Owner::Server(index)) => match &self.servers[*index].handle {
+                Some(handle) => audit_server(handle).map(drop).map_err(|broken| format!("I9: {broken}")),
+                None => Ok(()),
+            },
+            None => Ok(()),
         }
-        for seat in &self.servers {
-            if let Some(handle) = &seat.handle {
-                audit_server(handle).map_err(|broken| format!("I9: {broken}"))?;
-            }
-        }
-        Ok(())
     }
 
     fn set_alarm(&self) {
