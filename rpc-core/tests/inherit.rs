@@ -389,6 +389,43 @@ fn when_the_caller_is_gone_so_are_the_calls_made_for_it() {
     }
 }
 
+/// A goes away, and C hears of it though A never knew of C: B's call is dropped, which cancels it at C. C has answered B before, so
+/// that both know that they speak control frames.
+#[test]
+fn the_end_of_a_caller_reaches_the_last_handler() {
+    let (tell, fate) = mpsc::channel();
+    let (began, begun) = mpsc::channel();
+    let (tell, began) = (Mutex::new(tell), Mutex::new(began));
+    let c = bind(AnyServer::new(move |cx, req: Blob| {
+        let (tell, began) = (tell.lock().unwrap().clone(), began.lock().unwrap().clone());
+        async move {
+            if req.payload == "held" {
+                let _flag = Flag(tell);
+                began.send(()).expect("the test looks");
+                pending::<()>().await;
+            }
+            (cx, Ok(req))
+        }
+    }));
+    let to_c = Arc::new(to(&c, &pool(true)));
+    to_c.blob(named("first")).timeout(LIMIT).wait().expect("answered");
+    let b = bind(AnyServer::new(move |cx, req: Blob| {
+        let to_c = Arc::clone(&to_c);
+        async move {
+            let _ = to_c.blob(named("held")).timeout(LIMIT).await;
+            (cx, Ok(req))
+        }
+    }));
+    let url = b.url().to_string();
+    let mut a = TcpStream::connect(url.strip_prefix("tcp://").unwrap()).expect("it listens");
+    a.write_all(&raw_request(1, b"b")).expect("written");
+    begun.recv_timeout(LIMIT).expect("C's handler begins");
+    let gone_at = Instant::now();
+    drop(a);
+    assert_eq!(fate.recv_timeout(LIMIT), Ok("dropped"), "C's handler");
+    assert!(gone_at.elapsed() < LIMIT / 2, "by cancellation, not by its deadline");
+}
+
 /// Work that a handler has sent elsewhere hears that its call is cancelled, and nothing when it has been answered.
 #[test]
 fn work_elsewhere_hears_of_the_end() {
