@@ -19,6 +19,9 @@ use crate::service::{self, Act, Request, Simulated};
 /// The longest a run may take, in virtual time: every deadline is far below it.
 const LONGEST: Duration = Duration::from_secs(120);
 
+/// How far the bytes held may exceed their limit: what one connection reads or writes before it is looked at.
+const BEYOND: usize = 64 << 10;
+
 /// What a run has shown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Report {
@@ -301,6 +304,9 @@ impl World {
         for (budget, _) in concerned {
             let shares = self.books.iter().flatten().filter(|(other, _)| Arc::ptr_eq(other, budget));
             let sum: usize = shares.map(|(_, bytes)| bytes).sum();
+            if budget.used() > budget.limit() + BEYOND {
+                return Err(format!("I10: {} bytes held, max_buffered_bytes is {}", budget.used(), budget.limit()));
+            }
             if sum != budget.used() {
                 return Err(format!("I11: connections hold {sum} bytes, their budget says {}", budget.used()));
             }

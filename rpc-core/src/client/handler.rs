@@ -51,6 +51,9 @@ pub(crate) struct ClientHandler {
     pub(super) look: Option<TimerId>,
     /// Calls so far.
     pub(super) calls: u64,
+    /// A call was written though the connection was retired.
+    #[cfg(feature = "testing")]
+    wrote_retired: bool,
     /// Why this side closes the connection, if more is to be said than the reason of the close.
     why: Option<String>,
 }
@@ -102,6 +105,8 @@ impl ClientHandler {
             answered: false,
             given_up: false,
             turned_away: false,
+            #[cfg(feature = "testing")]
+            wrote_retired: false,
             keepalive: None,
             look: None,
             calls: 0,
@@ -118,6 +123,9 @@ impl ClientHandler {
     /// What it holds, if what is known of it agrees.
     #[cfg(feature = "testing")]
     pub(crate) fn audit(&mut self) -> Result<super::audit::ChannelAudit, String> {
+        if self.wrote_retired {
+            return Err("I24: a call was written after the connection was retired".to_owned());
+        }
         let (mut on_wire, mut queued, mut unfetched) = (0, 0, 0);
         for entry in self.pending.calls() {
             match entry.place {
@@ -223,6 +231,10 @@ impl ClientHandler {
     }
 
     fn write<B: Body>(&mut self, cx: &mut Cx<'_>, seq: SeqId, spec: &Spec, body: B) -> Result<(), Error> {
+        #[cfg(feature = "testing")]
+        {
+            self.wrote_retired |= self.retired;
+        }
         let limit = self.channel.config.limits.max_frame_size as usize;
         let len = body.len();
         let id = spec.method.id();
