@@ -391,7 +391,7 @@ fn idle_connections_are_not_looked_at() {
     assert!(polls() - before <= 2, "{} wake-ups", polls() - before);
 }
 
-/// I23, I24: a server that shuts down says so at once, serves what was on its way, and refuses what comes after that.
+/// B29, I23, I24: a server that shuts down says so at once, serves what was on its way, and refuses what comes after that.
 #[test]
 fn a_shutdown_says_goaway_and_serves_what_was_on_its_way() {
     let server = bind(
@@ -429,7 +429,7 @@ fn a_shutdown_says_goaway_and_serves_what_was_on_its_way() {
     assert_eq!((stats.accepted, stats.replied), (4, 4));
 }
 
-/// Kitex's multiplexing clients are told as ever: when nothing runs, by their own goodbye.
+/// B29: Kitex's multiplexing clients are told as ever: when nothing runs, by their own goodbye.
 #[test]
 fn a_shutdown_says_kitex_s_goodbye_to_everybody_else() {
     let server = bind(never(), &[]);

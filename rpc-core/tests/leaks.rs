@@ -1,4 +1,4 @@
-//! I14, I25: when clients and servers are gone, so are their threads and descriptors. Counts are the process's: one test, alone.
+//! B26, I14, I25: when clients and servers are gone, so are their threads and descriptors. Counts are the process's: one test, alone.
 
 mod support;
 

@@ -112,6 +112,33 @@ fn what_is_over_the_limit_is_not_executed() {
     assert_eq!(begun.load(Ordering::Relaxed), 1);
 }
 
+/// B19, T18: of many calls on a connection, those whose handlers panic fail, at once or later, and all others are answered.
+#[test]
+fn b19_a_panic_costs_one_call() {
+    let server = bind(AnyServer::new(|cx: Context, req: Blob| async move {
+        let mut yielded = req.payload != "panics later" && req.payload != "later";
+        poll_fn(|cx| {
+            cx.waker().wake_by_ref();
+            if std::mem::replace(&mut yielded, true) { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+        assert!(!req.payload.starts_with(b"panics"), "as it was asked for");
+        (cx, Ok(req))
+    }));
+    let mut socket = dial(&server);
+    let kinds: [&[u8]; 4] = [b"now", b"panics", b"later", b"panics later"];
+    let requests: Vec<u8> = (1..=400).flat_map(|seq| raw_request(seq, kinds[seq as usize % 4])).collect();
+    socket.write_all(&requests).unwrap();
+    let mut outcomes = [0; 4];
+    for n in 0..400 {
+        let reply = read_raw(&mut socket).unwrap_or_else(|| panic!("the connection ended after {n} replies"));
+        let kind = reply.seq as usize % 4;
+        assert_eq!(reply.kind, Some([MessageType::Reply, MessageType::Exception][kind % 2]));
+        outcomes[kind] += 1;
+    }
+    assert_eq!(outcomes, [100; 4]);
+}
+
 /// T18: a reply whose encoding panics ends its own connection at worst, and never the methods of the others.
 #[test]
 fn a_panic_in_encoding_leaves_the_server_whole() {

@@ -145,7 +145,7 @@ fn replies_to_a_peer_that_has_closed_its_side_are_still_written() {
     assert_eq!(socket.read(&mut [0]).unwrap(), 0);
 }
 
-/// B05, B15, I22: each kind of death is told once, and nothing comes after it.
+/// B02, B08, B14, B15, I22: each kind of death is told once, and nothing comes after it.
 #[test]
 fn every_kind_of_end_is_told_once() {
     let pool = pool(1);
@@ -325,7 +325,7 @@ fn an_error_behind_held_frames_is_not_forgotten() {
     assert!(hear(&told).starts_with("the peer's bytes are not frames"));
 }
 
-/// T11: replies that nobody reads are bounded, stop the reading, and end the connection.
+/// T11, B31: replies that nobody reads are bounded, stop the reading, and end the connection.
 #[test]
 fn t11_a_peer_that_never_reads_is_stopped_and_closed() {
     const REPLY: usize = 100_000;

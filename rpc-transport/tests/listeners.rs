@@ -37,6 +37,7 @@ fn who_had_connected_before_the_end_is_served() {
     }
 }
 
+/// B27: the limit is reached, and passed, like anything else.
 #[test]
 fn connections_beyond_the_limit_are_closed_and_counted() {
     let pool = pool(2);

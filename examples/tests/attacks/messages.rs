@@ -34,6 +34,7 @@ fn label(key: &[u8], value: &[u8]) -> Vec<u8> {
     text(4, &[text(1, key), text(2, value)].concat())
 }
 
+/// Also B33: nesting.
 #[test]
 #[rustfmt::skip]
 fn t06_bad_messages_are_answered_one_by_one() {

@@ -141,6 +141,7 @@ impl<T> Pending<T> {
 mod tests {
     use super::*;
 
+    /// B28, I4, I7: a late reply reaches nobody.
     #[test]
     fn an_abandoned_id_is_not_given_out_again_before_its_late_reply() {
         let mut pending = Pending::new(2);

@@ -161,6 +161,7 @@ mod tests {
         }
     }
 
+    /// Also B20, too long, and B22, shorter than its header.
     #[test]
     #[rustfmt::skip]
     fn four_bytes_decide_when_they_can() {

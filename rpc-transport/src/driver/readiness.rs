@@ -273,3 +273,18 @@ impl Driver for ReadinessDriver {
         };
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// B07: no system call that this driver makes fails because a signal came; all go through here.
+    #[test]
+    fn b07_an_interrupted_call_is_made_again() {
+        let mut outcomes = vec![Err(io::ErrorKind::WouldBlock.into()), Ok(7)];
+        outcomes.extend((0..3).map(|_| Err(io::ErrorKind::Interrupted.into())));
+        let mut call = || uninterrupted(|| outcomes.pop().expect("no call too many"));
+        assert_eq!(call().unwrap(), 7);
+        assert_eq!(call().unwrap_err().kind(), io::ErrorKind::WouldBlock, "other errors are passed on");
+    }
+}
