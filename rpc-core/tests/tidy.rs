@@ -78,6 +78,9 @@ const GENERATED: &str = "rpc-codegen/tests/golden/expected/";
 /// A thing without a name has no file yet.
 const NAMELESS: &[&str] = &["utils.rs", "util.rs", "common.rs", "types.rs", "helpers.rs", "misc.rs"];
 
+/// Bugs in the catalogue, `docs/bugs.md`.
+const BUGS: usize = 36;
+
 /// Arrows between the crates: what a manifest must not name in any of its dependency tables.
 #[rustfmt::skip]
 const ABSENT: &[(&str, &[&str])] = &[
@@ -143,6 +146,21 @@ fn the_readme_shows_what_is_compiled() {
     report(strange_code(&shown, &known));
 }
 
+/// Every bug of the catalogue has its row; the tests that are said to hold it exist, beside its id; and so do those of the patches.
+#[test]
+fn known_bugs_have_their_tests() {
+    let (catalogue, files) = (read("docs/bugs.md"), sources());
+    let patches = fs::read_dir(root().join("bugs")).expect("the patches").flatten().map(|entry| entry.path());
+    let patches = patches.filter(|path| path.extension().is_some_and(|extension| extension == "patch"));
+    let patches = patches.map(|path| Source {
+        text: fs::read_to_string(&path).expect("a readable patch"),
+        path: path.file_stem().expect("a name").to_string_lossy().into_owned(),
+    });
+    let mut wrong = unheld(&catalogue, &files);
+    wrong.extend(patches.flat_map(|patch| unfindable(&patch, &catalogue, &files)));
+    report(wrong);
+}
+
 /// The rules above find what they are meant to find.
 #[test]
 fn the_rules_bite() {
@@ -186,6 +204,21 @@ fn the_rules_bite() {
         [dev-dependencies]\na = \"1\"\n";
     assert_eq!(always_linked("m", manifest, &["a", "b"]).len(), 2);
     assert_eq!(always_linked("m", manifest, &["a"]).len(), 1);
+
+    let rows: Vec<String> =
+        (1..=BUGS).map(|n| format!("| B{n:02} | it broke | yes | `holds`, `a::b::b{n:02}_holds` | |")).collect();
+    let ids: Vec<String> = (1..=BUGS).map(|n| format!("/// B{n:02}\nfn b{n:02}_holds() {{}}")).collect();
+    let tests = [file("rpc-core/tests/a.rs", &format!("fn holds() {{}}\n{}", ids.join("\n")))];
+    assert_eq!(unheld(&rows.join("\n"), &tests), [""; 0]);
+    assert_eq!(unheld(&rows[1..].join("\n"), &tests).len(), 1);
+    assert_eq!(unheld(&rows.join("\n").replace("`holds`", "`held`"), &tests).len(), BUGS);
+    assert_eq!(unheld(&rows.join("\n"), &[file("rpc-core/tests/a.rs", &tests[0].text.replace("B07", ""))]).len(), 1);
+    let patch =
+        |name: &str, finder: &str| unfindable(&file(name, &format!("It broke.\n{finder}\n")), &rows.join("\n"), &tests);
+    assert_eq!(patch("B07", "found by: -p rpc-core --test a b07_holds"), [""; 0]);
+    assert_eq!(patch("B07-sim", "found by: simulation 2000"), [""; 0]);
+    assert_eq!(patch("B07", "found by: -p rpc-core --test a nobody").len(), 1);
+    assert_eq!((patch("B99", "found by: simulation 9").len(), patch("B07", "").len()), (1, 1));
 
     let readme = "```rust\nfn a() {\n    b();\n}\n```\n```sh\nx\n```\n```rust\nfn c() {}\n```\n";
     assert_eq!(strange_code(readme, &["fn a() {", "b();", "}", "fn d() {}"]).len(), 1);
@@ -300,6 +333,49 @@ fn always_linked(manifest: &str, text: &str, optional: &[&str]) -> Vec<String> {
     wrong
 }
 
+/// What is wrong with the rows of the catalogue: | id | story | whether it applies | tests | put back |.
+fn unheld(catalogue: &str, files: &[Source]) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for id in (1..=BUGS).map(|n| format!("B{n:02}")) {
+        let row = catalogue.lines().find(|line| line.starts_with(&format!("| {id} |")));
+        let Some(cells) = row.map(|row| row.split('|').collect::<Vec<_>>()).filter(|cells| cells.len() == 7) else {
+            wrong.push(format!("docs/bugs.md: no row of five cells for {id}"));
+            continue;
+        };
+        let tests: Vec<&str> = cells[4].split('`').skip(1).step_by(2).collect();
+        let missing = tests.iter().filter(|test| !files.iter().any(|file| has_test(file, test)));
+        wrong.extend(missing.map(|test| format!("docs/bugs.md: {id}: no test `{test}`")));
+        let applies = !cells[3].trim_start().starts_with("no");
+        let marked = |file: &Source| has_word(&file.text, &id) && tests.iter().any(|test| has_test(file, test));
+        if applies && !files.iter().any(marked) {
+            wrong.push(format!("docs/bugs.md: {id}: none of its tests is marked with it"));
+        }
+    }
+    wrong
+}
+
+/// What is wrong with what a patch that puts a bug back says of it.
+fn unfindable(patch: &Source, catalogue: &str, files: &[Source]) -> Vec<String> {
+    let name = &patch.path;
+    let finders: Vec<&str> = patch.text.lines().filter_map(|line| line.strip_prefix("found by: ")).collect();
+    let known = finders.iter().filter(|finder| !finder.starts_with("simulation "));
+    let missing = known.filter(|finder| !files.iter().any(|file| has_test(file, finder)));
+    let mut wrong: Vec<String> = missing.map(|finder| format!("bugs/{name}.patch: no test `{finder}`")).collect();
+    if finders.is_empty() || patch.text.starts_with("found by") {
+        wrong.push(format!("bugs/{name}.patch: say what the bug is, and what finds it"));
+    }
+    if !catalogue.contains(&format!("\n| {} |", name.split('-').next().unwrap_or(name))) {
+        wrong.push(format!("bugs/{name}.patch: docs/bugs.md does not know it"));
+    }
+    wrong
+}
+
+/// Whether the last part of `name` is a function in a file.
+fn has_test(file: &Source, name: &str) -> bool {
+    let name = name.rsplit([':', ' ']).next().unwrap_or(name);
+    file.text.contains(&format!("fn {name}()"))
+}
+
 /// Pieces of code in a page of Markdown whose lines do not follow one another in `known`.
 fn strange_code(page: &str, known: &[&str]) -> Vec<String> {
     let mut wrong = Vec::new();
@@ -357,10 +433,11 @@ fn read(path: &str) -> String {
 /// Every Rust file of the workspace.
 fn sources() -> Vec<Source> {
     let mut found = Vec::new();
-    let mut directories: Vec<PathBuf> = ["rpc-transport", "rpc-core", "rpc-codegen", "examples", "benches", "fuzz"]
-        .iter()
-        .map(|name| root().join(name))
-        .collect();
+    let mut directories: Vec<PathBuf> =
+        ["rpc-transport", "rpc-core", "rpc-codegen", "examples", "benches", "fuzz", "simulation"]
+            .iter()
+            .map(|name| root().join(name))
+            .collect();
     while let Some(directory) = directories.pop() {
         for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
             let path = entry.path();
