@@ -66,7 +66,7 @@ build() (
   case $1 in
     simulation*) cargo build --release -p simulation ;;
     *) read -ra arguments <<< "$1" && cargo test --no-run "${arguments[@]}" ;;
-  esac > "$log" 2>&1
+  esac > "$log" 2>&1 < /dev/null
 )
 
 # run FINDER: what came of it, in a word.
@@ -92,7 +92,7 @@ run() (
         *) echo failed ;;
       esac
       ;;
-  esac
+  esac < /dev/null
 )
 
 trouble() {
@@ -132,7 +132,7 @@ put_back() {
     result=$(run "$finder")
     case $result in
       passed | "is not there" | "took too long") trouble "$bug put back: not found by $finder: $result" ;;
-      *) printf '%-5s %-72s %s, %d s\n' "$bug" "$(name "$finder")" "$result" "$((SECONDS - begun))" ;;
+      *) printf '%-9s %-80s %s, %d s\n' "$bug" "$(name "$finder")" "$result" "$((SECONDS - begun))" ;;
     esac
   done < <(finders "$bug")
   git -C "$place/tree" apply -R "$repository/bugs/$bug.patch"
