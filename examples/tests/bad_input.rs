@@ -30,7 +30,7 @@ fn check(args: &[&str], due: &[&str]) {
 #[test]
 fn the_testee_explains_bad_input() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let taken = format!("tcp://{}", taken.local_addr().expect("bound")).leak();
+    let taken = &*format!("tcp://{}", taken.local_addr().expect("bound"));
     let missing = "/nonexistent/dir/file";
     #[rustfmt::skip]
     let table: &[(&[&str], &[&str])] = &[

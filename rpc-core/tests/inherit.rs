@@ -23,12 +23,14 @@ const SECOND: Duration = Duration::from_secs(1);
 
 type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
-/// Tells that it was dropped.
-struct Flag(Sender<&'static str>);
+/// Tells that it was dropped, unless the handler that has it came to its end.
+struct Flag(Option<Sender<&'static str>>);
 
 impl Drop for Flag {
     fn drop(&mut self) {
-        let _ = self.0.send("dropped");
+        if let Some(tell) = &self.0 {
+            let _ = tell.send("dropped");
+        }
     }
 }
 
@@ -319,14 +321,14 @@ fn the_deadline_of_the_caller_ends_the_calls_of_its_handler() {
         let mut service = AnyServer::new(move |cx: Context, _| {
             let (c, tell) = (Arc::clone(&to_c), tell.lock().unwrap().clone());
             async move {
-                let flag = Flag(tell.clone());
+                let mut flag = Flag(Some(tell.clone()));
                 let result = match blocking {
                     true => c.blob(named("held")).timeout(LIMIT).wait(),
                     false => c.blob(named("held")).timeout(LIMIT).await,
                 };
                 assert_eq!(result.as_ref().map_err(Error::code), Err(Code::DeadlineExceeded));
                 let _ = tell.send("in time");
-                std::mem::forget(flag);
+                drop(flag.0.take());
                 (cx, result)
             }
         });
@@ -367,12 +369,12 @@ fn when_the_caller_is_gone_so_are_the_calls_made_for_it() {
         let mut service = AnyServer::new(move |cx: Context, req: Blob| {
             let (c, tell) = (Arc::clone(&c), tell.lock().unwrap().clone());
             async move {
-                let flag = Flag(tell.clone());
+                let mut flag = Flag(Some(tell.clone()));
                 let outcome = how(c, cx.clone()).await;
                 assert_eq!(outcome.map_err(|e| (e.code(), e.sent())), Err((Code::Cancelled, Sent::Maybe)));
                 assert!(cx.is_cancelled());
                 let _ = tell.send("cancelled");
-                std::mem::forget(flag);
+                drop(flag.0.take());
                 (cx, Ok(req))
             }
         });

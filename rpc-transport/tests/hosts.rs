@@ -389,13 +389,14 @@ fn panics_of_users_leave_the_reactor_alive() {
     reactor.spawn(async {
         let _ends = PanicsAtTheEnd;
     });
-    reactor.run(|| {
+    let nap = on(reactor, || {
         let waker = Waker::from(Arc::new(PanickingWaker));
         let mut nap = sleep(Duration::from_millis(1));
         assert!(Pin::new(&mut nap).poll(&mut Context::from_waker(&waker)).is_pending());
-        std::mem::forget(nap);
+        nap // to drop it here would take its timer back, to forget it would leak what it holds of the reactor
     });
     reactor.block_on(sleep(Duration::from_millis(20)));
+    drop(nap);
     // A connection of another life: nobody is there to take the message.
     let listener = serve(&pool, |_| {
         let ends = PanicsAtTheEnd;
