@@ -1,15 +1,43 @@
-//! B26, I14, I25: when clients and servers are gone, so are their threads and descriptors. Counts are the process's: one test, alone.
+//! B26, I14, I25: when clients and servers are gone, so are their threads, descriptors and memory. Counts are the process's: one
+//! test, alone.
 
 mod support;
 
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use rpc_core::{Channel, Server};
 use support::{Blob, EchoClient, EchoServer, call_apart};
 
+struct Counting;
+
+static HELD: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: every call is passed on to the system's allocator unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        HELD.fetch_add(layout.size(), Ordering::Relaxed);
+        // SAFETY: the caller's promise is the one `System` asks for.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        HELD.fetch_sub(layout.size(), Ordering::Relaxed);
+        // SAFETY: as above.
+        unsafe { System.dealloc(at, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
 fn entries(of: &str) -> usize {
     std::fs::read_dir(of).expect("Linux").count()
 }
+
+/// Bytes that may be left of six rounds: less than any connection, channel or reactor of ours takes.
+const LEFT: usize = 400;
 
 /// Descriptors and threads of this process.
 fn counts() -> (usize, usize) {
@@ -43,7 +71,7 @@ fn what_ends_leaves_nothing_behind() {
             let _ = call.recv_timeout(Duration::from_secs(10)).expect("it ends, one way or the other");
         }
     };
-    round(0); // what a process starts once
+    (0..6).for_each(&round); // what a process starts once, and tables that grow
     let settled = |before: Option<(usize, usize)>| {
         let (start, mut last) = (Instant::now(), counts());
         while start.elapsed() < Duration::from_secs(10) {
@@ -60,7 +88,24 @@ fn what_ends_leaves_nothing_behind() {
         last
     };
     let before = settled(None);
-    (1..13).for_each(round);
-    let after = settled(Some(before));
-    assert!(after.0 <= before.0 && after.1 <= before.1, "descriptors and threads: {before:?}, then {after:?}");
+    // A table that grows, of the process's own reactor or of what shares channels, does so once; what is lost, is in each span.
+    let mut left = Vec::new();
+    for span in 1..=5 {
+        let held = HELD.load(Ordering::Relaxed);
+        (6 * span..6 * span + 6).for_each(&round);
+        let after = settled(Some(before));
+        assert!(after.0 <= before.0 && after.1 <= before.1, "descriptors and threads: {before:?}, then {after:?}");
+        // A thread is gone from the list a moment before the last of its memory is.
+        let more = || HELD.load(Ordering::Relaxed).saturating_sub(held);
+        let start = Instant::now();
+        while more() >= LEFT && start.elapsed() < Duration::from_secs(3) {
+            std::thread::yield_now();
+        }
+        left.push(more());
+        if left[span - 1] < LEFT {
+            break;
+        }
+    }
+    println!("bytes of memory that were left of six rounds: {left:?}");
+    assert!(left.last().is_some_and(|left| *left < LEFT), "each time: {left:?}");
 }
