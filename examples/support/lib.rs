@@ -20,7 +20,7 @@ pub use attack::{Attack, GONE, Scene, reset};
 pub use memory_cap::MemoryCap;
 pub use payload::{Wrong, check, make, mixed};
 pub use process::{Figures, Testee, eventually, fds_of, output_of, rss_of, scratch};
-pub use size::{full, seed, size};
+pub use size::{full, resident, sanitized, seed, size};
 
 /// Code generated from `idl/`.
 pub mod idl {

@@ -13,6 +13,7 @@ use rpc_core::Channel;
 
 use crate::idl::testee::{Empty, TesteeClient};
 use crate::memory_cap::{self, MemoryCap};
+use crate::sanitized;
 
 /// A running `testee server`. It is killed when this is dropped.
 ///
@@ -205,11 +206,34 @@ impl Testee {
     }
 }
 
+impl Testee {
+    /// Under a sanitizer: lets it come to its own end, where leaks are looked for, and returns what it had to report.
+    fn report(&mut self) -> Option<String> {
+        if !sanitized() {
+            return None;
+        }
+        // The second SIGTERM is for one whose handlers would take the whole grace.
+        for _ in 0..2 {
+            if self.is_alive() {
+                let _ = Command::new("kill").args(["-TERM", &self.pid().to_string()]).status();
+                eventually(Duration::from_secs(10), || !self.is_alive());
+            }
+        }
+        let errors = self.errors();
+        errors.find("Sanitizer: ").map(|at| errors[errors[..at].rfind('\n').unwrap_or(0)..].to_owned())
+    }
+}
+
 impl Drop for Testee {
     fn drop(&mut self) {
+        let report = self.report();
         let _ = self.child.kill();
         let _ = self.child.wait();
         let _ = fs::remove_file(&self.stderr);
+        if let Some(report) = report {
+            eprintln!("the testee's report: {report}");
+            assert!(std::thread::panicking(), "the sanitizer has something to report of the testee");
+        }
         if let Some(cap) = &self.cap {
             let kills = cap.kills();
             // A second panic would end the tests' own process before the first one's text is shown.

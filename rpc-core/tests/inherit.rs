@@ -402,7 +402,7 @@ fn the_end_of_a_caller_reaches_the_last_handler() {
         let (tell, began) = (tell.lock().unwrap().clone(), began.lock().unwrap().clone());
         async move {
             if req.payload == "held" {
-                let _flag = Flag(tell);
+                let _flag = Flag(Some(tell));
                 began.send(()).expect("the test looks");
                 pending::<()>().await;
             }

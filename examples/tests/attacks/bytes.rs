@@ -3,7 +3,7 @@
 use std::io::{ErrorKind, Read, Write};
 use std::time::{Duration, Instant};
 
-use testee::{GONE, eventually, raw};
+use testee::{GONE, eventually, raw, resident};
 
 use crate::attack;
 
@@ -19,7 +19,7 @@ fn t01_lengths_over_the_limit_close_and_cost_nothing() {
             slowest = slowest.max(scene.refused(&frame));
         }
         let grown = scene.server.rss().saturating_sub(before);
-        assert!(grown < 1 << 20, "{grown} bytes");
+        assert!(grown < resident(1 << 20), "{grown} bytes");
         format!(
             "1,000 lengths over the limit, each closed, the slowest after {slowest:?}; they cost {} KiB",
             grown / 1024
@@ -44,7 +44,7 @@ fn t02_an_announced_frame_takes_no_memory_before_it_comes() {
         let stats = scene.stats();
         let grown = scene.server.rss().saturating_sub(before);
         let bound = PEERS * ((64 << 10) + 2 * frame.len());
-        assert!(grown as usize <= bound, "{grown} bytes resident, bound {bound}");
+        assert!(grown <= resident(bound as u64), "{grown} bytes resident, bound {bound}");
         let buffered = stats.get("buffered_bytes") as usize;
         assert!(buffered <= bound, "{buffered} bytes accounted, bound {bound}");
         assert!(sockets.iter_mut().all(|socket| scene.closes(socket)), "closed after frame_progress");

@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use testee::{GONE, eventually, raw, reset};
+use testee::{GONE, eventually, raw, reset, resident};
 
 use crate::attack;
 
@@ -41,7 +41,7 @@ fn t05_silent_connections_are_closed() {
         assert!(all, "{} are still open", peers.len());
         assert!(first >= TIMEOUT - Duration::from_millis(100), "the first was closed after {first:?}");
         let each = held / most.max(1) as u64;
-        assert!(each <= 2 << 10, "{each} bytes for each of {most} connections");
+        assert!(held <= resident((2 << 10) * most as u64), "{each} bytes for each of {most} connections");
         format!("{PEERS} said nothing, closed {first:?} to {last:?} after they came (limit {TIMEOUT:?}); {most} at a time, {each} B each")
     });
 }
@@ -107,7 +107,7 @@ fn t14_connect_and_reset_storm() {
         let (took, stats) = (start.elapsed(), scene.stats());
         let grown = scene.server.rss().saturating_sub(warm);
         // How many are open at a time is up to the machine: as many as the backlog has, 4,096. 1 KiB lost of each would be 50 MiB.
-        assert!(grown < 16 << 20, "{grown} bytes more");
+        assert!(grown < resident(16 << 20), "{grown} bytes more");
         let (accepted, lost) = (stats.sum("accepts"), stats.sum("accept_errors"));
         format!(
             "{PEERS} connected and reset in {took:?}: {accepted} accepted, {lost} accept errors; {} KiB",
