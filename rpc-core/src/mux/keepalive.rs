@@ -16,6 +16,13 @@ use std::time::{Duration, Instant};
 
 use crate::limits::Limits;
 
+/// Silence is counted in this many steps of `keepalive_timeout`, each seen by a look of its own. However long a turn lasts, it is one
+/// step: what came meanwhile is read in the turns after it, and a wait reports only so many sockets at once.
+const STEPS: u32 = 4;
+
+/// Shortest step, so that no two of them fall into the same turn.
+const MIN_STEP: Duration = Duration::from_millis(1);
+
 /// The keepalive of one connection whose peer knows control frames.
 #[derive(Debug)]
 pub(crate) struct Keepalive {
@@ -61,10 +68,11 @@ struct Ping {
     number: u64,
     /// Where it ends in the stream of this side.
     end: u64,
-    /// From when on silence counts.
-    since: Instant,
-    /// At the last look silence could not count: the ping was not written, or the peer not read.
-    blind: bool,
+    /// The last look, or when it was put into the output.
+    looked: Instant,
+    /// Steps in which nothing was heard; `None` while silence cannot count: the ping is not known to be written, or the peer is not
+    /// read.
+    silent: Option<u32>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,16 +162,15 @@ impl Keepalive {
                 true => Next::Ping(self.next_ping()),
             };
         };
-        let blind = !view.reads || view.written < ping.end;
-        if blind || ping.blind {
-            // Time in which this side did not write or read does not count; one more look tells since when it does again.
-            ping.since = now;
-        }
-        ping.blind = blind;
-        match ping.since.max(view.heard) + timeout {
-            end if now < end => Next::Look(end),
-            _ => Next::Dead,
-        }
+        let counts = view.reads && view.written >= ping.end;
+        let heard = view.heard >= ping.looked;
+        ping.looked = now;
+        ping.silent = match ping.silent {
+            _ if !counts => None,
+            Some(steps) if !heard => Some(steps + 1),
+            _ => Some(0), // the first look that finds the ping written begins the count: when it left is not known
+        };
+        if ping.silent == Some(STEPS) { Next::Dead } else { Next::Look(now + step(timeout)) }
     }
 
     fn next_ping(&mut self) -> u64 {
@@ -173,8 +180,8 @@ impl Keepalive {
 
     /// The ping with this number has been put into the output, which ends there: when to look again.
     pub(crate) fn sent(&mut self, number: u64, end: u64, now: Instant) -> Instant {
-        self.ping = Some(Ping { number, end, since: now, blind: false });
-        now + self.rules.timeout
+        self.ping = Some(Ping { number, end, looked: now, silent: None });
+        now + step(self.rules.timeout)
     }
 
     /// Asks for a round trip: the number of the ping to write, or `None` if it follows the one in flight.
@@ -238,13 +245,17 @@ impl Keepalive {
     }
 }
 
+fn step(timeout: Duration) -> Duration {
+    (timeout / STEPS).max(MIN_STEP)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const RULES: Rules = Rules {
         interval: Duration::from_secs(10),
-        timeout: Duration::from_secs(3),
+        timeout: Duration::from_secs(4),
         min_interval: Duration::from_secs(1),
         strikes: 2,
     };
@@ -277,20 +288,36 @@ mod tests {
     fn a_silent_peer_is_asked_and_then_given_up() {
         //      now busy   heard reads  written
         check(&[(10, false, 0,   true,  true,  "Rest")]);
-        check(&[(10, true,  0,   true,  true,  "ping 1, look 13"), (13, true, 0, true, true, "Dead")]);
-        check(&[(10, true,  4,   true,  true,  "look 14"), (14, true, 4, true, true, "ping 1, look 17")]);
-        // any bytes are life: a pong may stand behind a long frame
-        check(&[(10, true,  0,   true,  true,  "ping 1, look 13"), (13, true, 12, true, true, "look 15"),
-                (15, true,  14,  true,  true,  "look 17"),         (17, true, 14, true, true, "Dead")]);
+        check(&[(10, true,  4,   true,  true,  "look 14"), (14, true, 4, true, true, "ping 1, look 15")]);
+        // the first look finds the ping written; four more hear nothing
+        check(&[(10, true,  0,   true,  true,  "ping 1, look 11"), (11, true, 0, true, true, "look 12"),
+                (12, true,  0,   true,  true,  "look 13"),         (13, true, 0, true, true, "look 14"),
+                (14, true,  0,   true,  true,  "look 15"),         (15, true, 0, true, true, "Dead")]);
+        // a turn that lasts longer than the timeout is one step, whether the ping left before it or after: the pong may be unread
+        check(&[(10, true,  0,   true,  true,  "ping 1, look 11"), (60, true, 0, true, true, "look 61"),
+                (120, true, 0,   true,  true,  "look 121"),        (180, true, 0, true, true, "look 181"),
+                (181, true, 180, true,  true,  "look 182")]);
+        // any bytes are life, and the count begins again: a pong may stand behind a long frame
+        check(&[(10, true,  0,   true,  true,  "ping 1, look 11"), (11, true, 0, true, true, "look 12"),
+                (12, true,  0,   true,  true,  "look 13"),         (13, true, 0, true, true, "look 14"),
+                (14, true,  13,  true,  true,  "look 15"),         (15, true, 13, true, true, "look 16"),
+                (16, true,  13,  true,  true,  "look 17"),         (17, true, 13, true, true, "look 18"),
+                (18, true,  13,  true,  true,  "Dead")]);
         // a ping that stands in the output has not been heard
-        check(&[(10, true,  0,   true,  true,  "ping 1, look 13"), (13, true, 0, true, false, "look 16"),
-                (16, true,  0,   true,  true,  "look 19"),         (19, true, 0, true, true,  "Dead")]);
+        check(&[(10, true,  0,   true,  true,  "ping 1, look 11"), (11, true, 0, true, false, "look 12"),
+                (40, true,  0,   true,  false, "look 41"),         (41, true, 0, true, true, "look 42"),
+                (42, true,  0,   true,  true,  "look 43"),         (43, true, 0, true, true, "look 44"),
+                (44, true,  0,   true,  true,  "look 45"),         (45, true, 0, true, true, "Dead")]);
         // who is not read cannot answer
-        check(&[(10, true,  0,   false, true,  "look 20"),         (20, true, 0, true, true,  "ping 1, look 23"),
-                (23, true,  0,   false, true,  "look 26"),         (26, true, 0, true, true,  "look 29"),
-                (29, true,  0,   true,  true,  "Dead")]);
-        // nobody waits any more; an answer that is owed since then is not forgotten
-        check(&[(10, true,  0,   true,  true,  "ping 1, look 13"), (13, false, 0, true, true, "Rest"),
+        check(&[(10, true,  0,   false, true,  "look 20"),         (20, true, 0, true, true,  "ping 1, look 21"),
+                (21, true,  0,   true,  true,  "look 22"),         (22, true, 0, true, true,  "look 23"),
+                (23, true,  0,   false, true,  "look 24"),         (24, true, 0, true, true,  "look 25"),
+                (25, true,  0,   true,  true,  "look 26"),         (26, true, 0, true, true,  "look 27"),
+                (27, true,  0,   true,  true,  "look 28"),         (28, true, 0, true, true,  "Dead")]);
+        // nobody waits any more; what was counted is not forgotten
+        check(&[(10, true,  0,   true,  true,  "ping 1, look 11"), (11, true, 0, true, true, "look 12"),
+                (12, true,  0,   true,  true,  "look 13"),         (13, true, 0, true, true, "look 14"),
+                (14, true,  0,   true,  true,  "look 15"),         (15, false, 0, true, true, "Rest"),
                 (60, true,  0,   true,  true,  "Dead")]);
     }
 
