@@ -18,10 +18,8 @@ pub(super) const KEEPALIVE: u64 = u64::MAX;
 
 impl ClientHandler {
     /// Looks for the peer's word that it knows control frames.
-    #[cold]
-    pub(super) fn read_confirmation(&mut self, cx: &mut Cx<'_>, info: &[u8]) {
+    pub(super) fn read_confirmation(&mut self, cx: &mut Cx<'_>, info: &ReplyInfo) {
         let config = &self.channel.config;
-        let Ok(info) = ReplyInfo::parse(info, &config.limits.header()) else { return };
         if config.multiplexed && info.capabilities.is_some_and(|bits| bits & capability::CONTROL_FRAMES != 0) {
             self.keepalive = Some(Box::new(Keepalive::new(Rules::of(&config.limits))));
             if self.pending.waiting() > 0 {

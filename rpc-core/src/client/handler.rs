@@ -482,8 +482,15 @@ impl ClientHandler {
         }
         let payload = Payload::decode(tt.payload)?;
         let plain = tt.info == REPLY_INFO || tt.info == EXCEPTION_INFO;
-        if !plain && self.keepalive.is_none() {
-            self.read_confirmation(cx, tt.info); // whoever the reply is for
+        let info = if plain {
+            Ok(None)
+        } else {
+            ReplyInfo::parse(tt.info, &self.channel.config.limits.header()).map(|info| Some(Box::new(info)))
+        };
+        if let Ok(Some(info)) = &info
+            && self.keepalive.is_none()
+        {
+            self.read_confirmation(cx, info); // whoever the reply is for
         }
         let seq = SeqId::from_wire(tt.seq);
         let entry = match self.pending.get(seq) {
@@ -529,12 +536,7 @@ impl ClientHandler {
                 return Ok(());
             }
         }
-        let outcome = if plain {
-            Ok(None)
-        } else {
-            ReplyInfo::parse(tt.info, &self.channel.config.limits.header()).map(|info| Some(Box::new(info)))
-        };
-        let outcome = match outcome {
+        let outcome = match info {
             Ok(info) => {
                 let announced =
                     info.as_ref().filter(|_| self.channel.config.checksum).and_then(|info| info.checksum.as_deref());
