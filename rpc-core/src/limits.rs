@@ -83,7 +83,8 @@ limits! {
     /// Connections without calls are not looked at.
     keepalive_interval: Duration = secs(10), secs(10);
     /// How long it may be silent from then on. Default 3 s. Then it counts as gone: closed, and its calls end with `Unavailable`. Time
-    /// in which this side does not read does not count.
+    /// in which this side does not read does not count. It is counted in quarters, of which one is for the ping to leave; a turn of the
+    /// reactor that lasts longer counts as one.
     keepalive_timeout: Duration = secs(3), secs(3);
     /// Least time between two pings of a peer. Default 1 s. One that comes sooner is a strike; one that does not forgives them.
     keepalive_min_interval: Duration = secs(1), secs(1);
@@ -93,7 +94,8 @@ limits! {
     /// their deadline passed. Default 500. Beyond: `goaway` with the reason `cancel_budget`, closed when what runs has ended. Holds
     /// for peers that know control frames.
     cancel_budget: u32 = 500, 500;
-    /// Handlers running for one connection, counted until they return. Default 1,024. Beyond: the connection is not read.
+    /// Handlers running for one connection, counted until they return. Default 1,024. Beyond: the connection is not read; if some of
+    /// them have been answered, cancelled or too late, it is read on, and requests get `ResourceExhausted`, not executed.
     max_inflight_per_conn: usize = 1024, 1024;
     /// Handlers running in the whole server. Default 65,536. Beyond: `ResourceExhausted`, not executed.
     max_inflight: usize = 65_536, 65_536;

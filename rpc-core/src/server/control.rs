@@ -92,7 +92,8 @@ impl ServerHandler {
                     if let Some(skipped) = PINGS.pass(cx.now()) {
                         tracing::info!(peer = %self.peer, skipped, "too many pings; closing");
                     }
-                    self.go_away(cx, self.last_seq, b"too_many_pings");
+                    // 0: what runs is not waited for.
+                    self.go_away(cx, 0, b"too_many_pings");
                     cx.close(CloseReason::Limit("keepalive_min_interval"));
                 }
             }
@@ -182,12 +183,11 @@ impl ServerHandler {
             }
             What::Blocking(context) => {
                 context.cancel();
-                call.answered = true;
+                self.running.answer(key);
                 self.here.counters.replied.add(1);
+                let to = self.as_of_now(to);
                 reply::write_error(cx.output(), method, to, &Metadata::new(), error);
-                if to.confirm && matches!(self.control, Control::Announced) {
-                    self.confirmed(cx);
-                }
+                self.wrote(cx, to);
             }
         }
         self.unfinished(cx, began);

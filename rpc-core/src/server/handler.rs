@@ -93,9 +93,10 @@ impl ServerHandler {
     /// How many calls run, if what is known of them agrees.
     #[cfg(feature = "testing")]
     pub(crate) fn audit(&self) -> Result<usize, String> {
-        let held = self.running.held();
-        match (held == self.running.len(), self.table.is_none()) {
-            (false, _) => Err(format!("{held} calls run, {} counted", self.running.len())),
+        let (held, unanswered) = self.running.held();
+        let counted = (self.running.len(), self.running.unanswered());
+        match ((held, unanswered) == counted, self.table.is_none()) {
+            (false, _) => Err(format!("{held} calls run, {unanswered} unanswered, {counted:?} counted")),
             (_, false) => Err("it kept the reactor's methods after its batch".to_owned()),
             _ if self.running.len() == 0 && self.in_order => Err("it waits for a call that has ended".to_owned()),
             _ => Ok(held),
@@ -235,9 +236,14 @@ impl ServerHandler {
         flags: u16,
     ) {
         let method = &mut table.methods[index];
+        let limits = &self.shared.limits;
         let full = match cx.memory() {
             memory if memory.refuses_work() => Some(("max_buffered_bytes", memory.limit())),
-            _ => self.shared.is_full().then_some(("max_inflight", self.shared.limits.max_inflight)),
+            // Only answered ones make it so: with the others it would not have been taken.
+            _ if self.running.len() >= limits.max_inflight_per_conn => {
+                Some(("max_inflight_per_conn", limits.max_inflight_per_conn))
+            }
+            _ => self.shared.is_full().then_some(("max_inflight", limits.max_inflight)),
         };
         if let Some((name, limit)) = full {
             let error = Refusal::TooManyInFlight { name, limit }.into();
@@ -287,7 +293,8 @@ impl ServerHandler {
     }
 
     /// Whether frames are handed up: one request at a time where order counts. At the limit of handlers the connection is read on
-    /// until a request comes, so that cancellations and pongs are heard: see [`Handler::takes`].
+    /// until a request comes, so that cancellations and pongs are heard: see [`Handler::takes`]. Handlers whose callers have been
+    /// answered do not hold it up: nothing that the peer does ends them, and its pings would not be heard until they return.
     fn throttle(&self, cx: &mut Cx<'_>) {
         if self.in_order {
             cx.pause();
@@ -297,12 +304,19 @@ impl ServerHandler {
     }
 
     fn has_room(&self) -> bool {
-        self.running.len() < self.shared.limits.max_inflight_per_conn
+        self.running.unanswered() < self.shared.limits.max_inflight_per_conn
+    }
+
+    /// Where a reply that is written now goes: what its header says of the connection is what holds now, not at the request's start.
+    pub(super) fn as_of_now(&self, to: ReplyTo) -> ReplyTo {
+        let confirm = matches!(self.control, Control::Announced) && to.is_written();
+        let closing = to.closing || (self.drain != Drain::No && !self.multiplexed);
+        ReplyTo { confirm, closing, ..to }
     }
 
     /// A reply to a request that was answered at once stands in the output.
     #[inline]
-    fn wrote(&mut self, cx: &mut Cx<'_>, to: ReplyTo) {
+    pub(super) fn wrote(&mut self, cx: &mut Cx<'_>, to: ReplyTo) {
         if to.confirm && to.is_written() {
             self.confirmed(cx);
         }
@@ -311,9 +325,6 @@ impl ServerHandler {
     /// A running call has come to its end; `None` if its caller has its answer already.
     pub(crate) fn ended(&mut self, cx: &mut Cx<'_>, key: CallKey, to: ReplyTo) -> Option<ReplyTo> {
         let call = self.running.remove(key)?;
-        // A worker has written its reply as it was told at the start.
-        let confirm =
-            matches!(self.control, Control::Announced) && to.is_written() && (call.to.confirm || !call.is_blocking());
         self.here.counters.in_flight.sub(1);
         if let Some(timer) = call.timer {
             cx.disarm(timer);
@@ -324,11 +335,12 @@ impl ServerHandler {
         if call.answered {
             return None;
         }
-        if confirm {
-            self.confirmed(cx);
-        }
+        let mut to = self.as_of_now(to);
+        // A worker has written its reply as it was told at the start.
+        to.confirm &= call.to.confirm || !call.is_blocking();
+        self.wrote(cx, to);
         self.here.counters.replied.add(1);
-        Some(ReplyTo { confirm, closing: to.closing || (self.drain != Drain::No && !self.multiplexed), ..to })
+        Some(to)
     }
 
     /// After a call has ended: reading goes on, or shutting down does.

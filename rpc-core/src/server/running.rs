@@ -20,11 +20,12 @@ pub(crate) struct CallKey {
 #[derive(Default)]
 pub(super) struct Running {
     slots: Vec<(u32, Option<RunningCall>)>,
-    /// Their callers' ids, 0 in free slots, side by side: whoever cancels a call knows nothing else of it, and a cancellation must not
-    /// cost more than a look at a few kilobytes.
+    /// Their callers' ids, 0 in free slots and after the answer, side by side: whoever cancels a call knows nothing else of it, and a
+    /// cancellation must not cost more than a look at a few kilobytes.
     seqs: Vec<i32>,
     free: Vec<u32>,
     len: usize,
+    answered: usize,
 }
 
 pub(super) struct RunningCall {
@@ -34,7 +35,7 @@ pub(super) struct RunningCall {
     pub(super) timeout: Duration,
     pub(super) method: &'static MethodDescriptor,
     pub(super) to: ReplyTo,
-    /// Its caller has been answered already: the deadline passed, or it was cancelled.
+    /// Its caller has been answered already: the deadline passed, or it was cancelled. See [`Running::answer`].
     pub(super) answered: bool,
 }
 
@@ -56,10 +57,17 @@ impl Running {
         self.len
     }
 
-    /// [`len`](Running::len), counted.
+    /// Calls whose callers wait.
+    #[inline]
+    pub(super) fn unanswered(&self) -> usize {
+        self.len - self.answered
+    }
+
+    /// [`len`](Running::len) and [`unanswered`](Running::unanswered), counted.
     #[cfg(feature = "testing")]
-    pub(super) fn held(&self) -> usize {
-        self.slots.iter().filter(|(_, call)| call.is_some()).count()
+    pub(super) fn held(&self) -> (usize, usize) {
+        let held = || self.slots.iter().filter_map(|(_, call)| call.as_ref());
+        (held().count(), held().filter(|call| !call.answered).count())
     }
 
     /// The key that the next insert will use.
@@ -95,10 +103,22 @@ impl Running {
         self.seqs[key.slot as usize] = 0;
         self.free.push(key.slot);
         self.len -= 1;
-        call.take()
+        let call = call.take();
+        self.answered -= usize::from(call.as_ref().is_some_and(|call| call.answered));
+        call
     }
 
-    /// The call that its caller knows by this id, if it runs.
+    /// The caller of this call has its answer, though the call runs on: its id may be another's from here on.
+    pub(super) fn answer(&mut self, key: CallKey) {
+        if let Some(call) = self.get(key)
+            && !std::mem::replace(&mut call.answered, true)
+        {
+            self.seqs[key.slot as usize] = 0;
+            self.answered += 1;
+        }
+    }
+
+    /// The call that its caller waits for by this id, if it runs.
     pub(super) fn find(&self, seq: i32) -> Option<CallKey> {
         let slot = self.seqs.iter().position(|running| *running == seq && seq != 0)?;
         Some(CallKey { slot: slot as u32, generation: self.slots[slot].0 })

@@ -1,18 +1,18 @@
 //! An echo service as the generator would write it, by hand: these tests need no build step.
 #![allow(dead_code, unreachable_pub, reason = "each test uses the part it needs")]
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rpc_core::codegen::{Blocking, MethodDescriptor, Methods, Service, ServiceDescriptor};
 use rpc_core::protocol::ttheader::{CONFIRMATION, ControlFrame, ReplyInfo, TtFrame, write_frame_head};
 use rpc_core::protocol::{MessageType, Payload};
-use rpc_core::{Call, Channel, Context, HeaderLimits, Middleware, Result};
+use rpc_core::{Call, Channel, Code, Context, HeaderLimits, Middleware, Result, Server, ServerHandle};
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Blob {
@@ -283,4 +283,59 @@ pub fn call_apart(channel: &Channel, payload: &'static [u8], timeout: Duration) 
         let _ = tell.send(call.wait().map(|reply| reply.payload));
     });
     hear
+}
+
+/// No wait of a test is longer.
+pub const LIMIT: Duration = Duration::from_secs(20);
+
+/// A socket of a client written by hand.
+pub fn dial(server: &ServerHandle) -> TcpStream {
+    let url = server.url().to_string();
+    let socket = TcpStream::connect(url.strip_prefix("tcp://").expect("TCP")).expect("it listens");
+    socket.set_read_timeout(Some(LIMIT)).expect("a timeout");
+    socket
+}
+
+/// A connection on which both sides know control frames.
+pub fn negotiated(server: &ServerHandle) -> TcpStream {
+    let mut socket = dial(server);
+    socket.write_all(&announcing_request(1, b"first")).expect("it reads");
+    let reply = read_raw(&mut socket).expect("a reply");
+    assert_eq!((reply.seq, reply.info().capabilities), (1, Some(1)), "the first reply confirms");
+    socket
+}
+
+/// A server on one reactor, with limits by name.
+pub fn bind(service: AnyServer, set: &[(&str, &str)]) -> ServerHandle {
+    let builder = set.iter().fold(Server::builder().reactors(1), |builder, (name, value)| builder.set(name, value));
+    builder.add(service).bind("tcp://127.0.0.1:0").expect("bound")
+}
+
+/// Whether it becomes true in time.
+pub fn eventually(mut ask: impl FnMut() -> bool) -> bool {
+    let until = Instant::now() + LIMIT;
+    while !ask() {
+        if Instant::now() > until {
+            return false;
+        }
+        std::thread::yield_now();
+    }
+    true
+}
+
+/// The code of an exception.
+pub fn code_of(raw: &Raw) -> Option<Code> {
+    (raw.kind == Some(MessageType::Exception)).then(|| raw.info().code).flatten()
+}
+
+/// A request to wait, with a deadline. With flag 1 it is of a client that multiplexes and knows control frames.
+pub fn with_timeout(flags: u16, kind: MessageType, seq: i32, ms: &[u8]) -> Vec<u8> {
+    let body = prost::Message::encode_to_vec(&Blob { payload: Bytes::from_static(b"waits") });
+    let mut ints = b"\x10\0\x02\x79\x19\0\x011\0\x0c\0".to_vec(); // 31001 = 1, 12 = ms
+    ints.push(ms.len() as u8);
+    ints.extend_from_slice(ms);
+    let mut out = Vec::new();
+    write_frame_head(&mut out, flags, seq, [&ints, b""], kind, b"Blob", body.len()).expect("short");
+    out.extend(body);
+    out
 }

@@ -25,7 +25,7 @@ pub enum ControlFrame<'a> {
     Cancel(i32),
     /// Open no more calls here.
     GoAway {
-        /// The last request that will be served; 0 while that is not decided.
+        /// The request that was taken last; 0 while that is not decided. For logs: ids are not ordered.
         last: i32,
         /// Why, for logs; may be empty.
         reason: &'a [u8],
