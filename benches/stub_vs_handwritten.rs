@@ -118,7 +118,7 @@ fn compare(c: &mut Criterion) {
     let server =
         Server::builder().reactors(1).add(TesteeServer::new(Service)).bind("tcp://127.0.0.1:0").expect("it binds");
     let channel =
-        Channel::builder(server.url().to_string()).reactors(Arc::clone(&clients)).build().expect("the URL is right");
+        Channel::builder(server.url().to_string()).pool(Arc::clone(&clients)).build().expect("the URL is right");
     let client = TesteeClient::new(channel);
 
     let servers = pool("by-hand");

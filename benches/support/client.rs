@@ -24,7 +24,7 @@ pub(crate) fn start<M: Method>(args: &RunArgs, url: &str, stage: &Arc<Stage>) ->
     limits.client_max_inflight = limits.client_max_inflight.max(args.in_flight.div_ceil(args.connections));
     let options = PoolOptions { reactors: args.client_reactors, name: "client".to_owned(), callers_may_lead: true };
     let pool = Arc::new(ReactorPool::start(options)?);
-    let channel = Channel::builder(url).limits(limits).connections(args.connections).reactors(pool).build()?;
+    let channel = Channel::builder(url).limits(limits).connections(args.connections).pool(pool).build()?;
     let client = TesteeClient::new(channel.clone());
     let methods = M::for_loops(args.payload, args.in_flight);
     let mut runtime = None;

@@ -68,7 +68,7 @@ fn main() -> Result<()> {
 
     // A client among tasks of tokio: its reactor is one of them.
     let pool = Arc::new(ReactorPool::on_tokio(runtime.handle(), 1)?);
-    let channel = Channel::builder(server.url().to_string()).reactors(pool).build()?;
+    let channel = Channel::builder(server.url().to_string()).pool(pool).build()?;
     let greeter = GreeterClient::new(channel);
     runtime.block_on(async {
         let greet = |name: &str| {

@@ -112,7 +112,7 @@ impl World {
         let mut limits = Limits::client();
         limits.max_frame_size = MAX_FRAME;
         limits.max_glitches = MAX_GLITCHES;
-        let channel = Channel::builder(URL).reactors(Arc::clone(&self.pool)).connections(1).limits(limits);
+        let channel = Channel::builder(URL).pool(Arc::clone(&self.pool)).connections(1).limits(limits);
         let channel = channel.build().expect("an address");
         let ends: Arc<Mutex<Vec<Option<End>>>> = Arc::new(Mutex::new(vec![None; CALLS as usize]));
         for call in 0..CALLS as usize {

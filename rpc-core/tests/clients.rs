@@ -76,7 +76,7 @@ fn a_dropped_call_ends_no_call_of_another_connection() {
         }
         answer_others(&socket, &tell, if n == 0 { GOODBYE } else { b"" });
     });
-    let channel = Channel::builder(url).connections(1).reactors(one_reactor()).build().unwrap();
+    let channel = Channel::builder(url).connections(1).pool(one_reactor()).build().unwrap();
     let mut first = call(&channel, b"held: first", LIMIT);
     assert!(poll_once(&mut first).is_pending());
     let (first_seq, _) = held.recv_timeout(LIMIT).expect("it arrives");
@@ -106,7 +106,7 @@ fn a_call_may_move_to_another_thread() {
         sockets.lock().unwrap().clear();
         let pool = pool(2);
         let [one, other] = [0, 1].map(|i| pool.handles()[i].clone());
-        let channel = Channel::builder(url.clone()).connections(2).reactors(pool).build().unwrap();
+        let channel = Channel::builder(url.clone()).connections(2).pool(pool).build().unwrap();
         let begin = |reactor: &ReactorHandle, payload| {
             let mut future = call(&channel, payload, LIMIT);
             let future = there(reactor, move || {
@@ -149,7 +149,7 @@ fn calls_behind_a_timed_out_one_go_to_another_connection() {
     let (tell, held) = mpsc::channel();
     let tell = Mutex::new(tell);
     let url = peer(move |_, socket| answer_others(&socket, &tell, b""));
-    let channel = Channel::builder(url).ping_pong().connections(1).reactors(one_reactor()).build().unwrap();
+    let channel = Channel::builder(url).ping_pong().connections(1).pool(one_reactor()).build().unwrap();
     let stuck = call_apart(&channel, b"held", Duration::from_millis(200));
     held.recv_timeout(LIMIT).expect("it is on the wire");
     let (local, foreign) = (call(&channel, b"local", LIMIT), call_apart(&channel, b"foreign", LIMIT));
@@ -166,7 +166,7 @@ fn a_ping_pong_pool_is_used_by_callers_elsewhere() {
     let (tell, held) = mpsc::channel();
     let tell = Mutex::new(tell);
     let url = peer(move |_, socket| answer_others(&socket, &tell, b""));
-    let channel = Channel::builder(url).ping_pong().connections(8).reactors(one_reactor()).build().unwrap();
+    let channel = Channel::builder(url).ping_pong().connections(8).pool(one_reactor()).build().unwrap();
     let mut calls: Vec<Boxed> = (0..8).map(|_| call(&channel, b"held", LIMIT)).collect();
     let reactor = channel.reactors().next().unwrap().clone();
     let (go, wait) = mpsc::channel::<()>();
@@ -185,7 +185,7 @@ fn a_call_that_timed_out_in_the_output_may_be_processed() {
     let (keep, kept) = mpsc::channel();
     let keep = Mutex::new(keep);
     let url = peer(move |_, socket| drop(keep.lock().unwrap().send(socket)));
-    let channel = Channel::builder(url).connections(1).reactors(one_reactor());
+    let channel = Channel::builder(url).connections(1).pool(one_reactor());
     let channel = channel.set("write_high", "64MiB").set("write_hard", "64MiB").build().unwrap();
     static LARGE: [u8; 1 << 20] = [7; 1 << 20];
     let calls: Vec<_> = (0..24).map(|_| call_apart(&channel, &LARGE, Duration::from_millis(400))).collect();
@@ -204,7 +204,7 @@ fn a_call_that_timed_out_in_the_output_may_be_processed() {
 #[test]
 fn a_call_dropped_before_the_reactor_saw_it_does_not_connect() {
     let url = peer(|_, _| {});
-    let channel = Channel::builder(url).connections(1).reactors(one_reactor()).build().unwrap();
+    let channel = Channel::builder(url).connections(1).pool(one_reactor()).build().unwrap();
     let reactor = channel.reactors().next().unwrap().clone();
     let (go, wait) = mpsc::channel::<()>();
     reactor.run(move || _ = wait.recv());
@@ -223,9 +223,9 @@ fn no_timeout_is_too_long() {
     let tell = Mutex::new(tell);
     let url = peer(move |_, socket| answer_others(&socket, &tell, b""));
     let long = Duration::MAX;
-    let plain = Channel::builder(&url).reactors(one_reactor()).timeout(long).build().unwrap();
+    let plain = Channel::builder(&url).pool(one_reactor()).timeout(long).build().unwrap();
     call_apart(&plain, b"plain", long).recv_timeout(LIMIT).expect("it ends").expect("an echo");
-    let layered = Channel::builder(&url).reactors(one_reactor()).layer(rpc_core::Logging).build().unwrap();
+    let layered = Channel::builder(&url).pool(one_reactor()).layer(rpc_core::Logging).build().unwrap();
     EchoClient(layered).blob(Blob::default()).timeout(long).wait().expect("an echo");
 }
 
@@ -236,7 +236,7 @@ fn a_peer_that_always_says_goodbye_is_backed_off_from() {
         let _ = socket.write_all(GOODBYE);
         while read_raw(&mut socket).is_some() {}
     });
-    let channel = Channel::builder(url).connections(1).reactors(one_reactor()).build().unwrap();
+    let channel = Channel::builder(url).connections(1).pool(one_reactor()).build().unwrap();
     let start = Instant::now();
     let mut calls = Vec::new();
     while start.elapsed() < Duration::from_millis(500) {

@@ -94,13 +94,13 @@ fn a_call_allocates_nothing() {
                 let rounds = if in_flight == 1 { 4000 } else { 400 };
                 let plain = {
                     let server = Server::builder().reactors(1).add(EchoServer::new()).bind(url(transport)).unwrap();
-                    let channel = Channel::builder(server.url().to_string()).reactors(one_reactor("count")).build();
+                    let channel = Channel::builder(server.url().to_string()).pool(one_reactor("count")).build();
                     allocations_per_call(channel.unwrap(), size, in_flight, rounds)
                 };
                 let logging = {
                     let server = Server::builder().reactors(1).layer(Logging).add(EchoServer::new());
                     let server = server.bind(url(transport)).unwrap();
-                    let channel = Channel::builder(server.url().to_string()).reactors(one_reactor("count"));
+                    let channel = Channel::builder(server.url().to_string()).pool(one_reactor("count"));
                     allocations_per_call(channel.layer(Logging).build().unwrap(), size, in_flight, rounds)
                 };
                 println!("{transport:>6} {in_flight:>9} {size:>8} {plain:>6.4} {logging:>8.4}");
@@ -143,9 +143,9 @@ fn a_call_of_a_handler_allocates_nothing() {
     let to = Arc::new(std::sync::OnceLock::new());
     let relay = Relay { to: Arc::clone(&to), blocking: Blocking::default() };
     let middle = Server::builder().reactors(1).add(relay).bind(url("tcp")).unwrap();
-    let channel = Channel::builder(last.url().to_string()).reactors(Arc::clone(middle.reactors())).build().unwrap();
+    let channel = Channel::builder(last.url().to_string()).pool(Arc::clone(middle.reactors())).build().unwrap();
     assert!(to.set(EchoClient(channel)).is_ok());
-    let channel = Channel::builder(middle.url().to_string()).reactors(one_reactor("count")).build().unwrap();
+    let channel = Channel::builder(middle.url().to_string()).pool(one_reactor("count")).build().unwrap();
     let allocated = allocations_per_call(channel, 32, 1, 4000);
     println!("A calls B calls C: {allocated} allocations per call of A");
     assert!(allocated < 0.01, "{allocated}");
@@ -162,7 +162,7 @@ fn a_call_takes_six_system_calls() {
     let _one = ONE_AT_A_TIME.lock();
     for transport in ["tcp", "unix"] {
         let server = Server::builder().reactors(1).add(EchoServer::new()).bind(url(transport)).unwrap();
-        let channel = Channel::builder(server.url().to_string()).reactors(one_reactor("count")).build().unwrap();
+        let channel = Channel::builder(server.url().to_string()).pool(one_reactor("count")).build().unwrap();
         let client = EchoClient(channel.clone());
         let reactors = [server.reactors().handles()[0].clone(), channel.reactors().next().unwrap().clone()];
         let count = move || reactors.each_ref().map(system_calls);
@@ -203,7 +203,7 @@ fn large_payloads_are_not_copied() {
     let record = Arc::clone(&seen);
     let server = EchoServer::seeing(move |_, blob| record.lock().unwrap().push(blob.payload.as_ptr() as usize));
     let server: ServerHandle = Server::builder().reactors(1).add(server).bind("tcp://127.0.0.1:0").unwrap();
-    let channel = Channel::builder(server.url().to_string()).reactors(one_reactor("count")).build().unwrap();
+    let channel = Channel::builder(server.url().to_string()).pool(one_reactor("count")).build().unwrap();
     let client = EchoClient(channel.clone());
     let moved = {
         let reactors = [server.reactors().handles()[0].clone(), channel.reactors().next().unwrap().clone()];

@@ -97,7 +97,7 @@ fn observer() -> (ServerHandle, Receiver<Seen>) {
 }
 
 fn to(server: &ServerHandle, pool: &Arc<ReactorPool>) -> EchoClient {
-    let channel = Channel::builder(server.url().to_string()).connections(1).reactors(Arc::clone(pool));
+    let channel = Channel::builder(server.url().to_string()).connections(1).pool(Arc::clone(pool));
     EchoClient(channel.build().expect("a channel"))
 }
 

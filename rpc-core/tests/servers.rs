@@ -4,14 +4,15 @@ mod support;
 
 use std::future::{pending, poll_fn};
 use std::io::Write;
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 use rpc_core::protocol::{Exception, MessageType};
-use rpc_core::{Channel, Code, Context, Error, Sent, Server, ServerHandle};
+use rpc_core::transport::{PoolOptions, ReactorPool};
+use rpc_core::{Channel, Code, Context, Error, Sent, Server, ServerBuilder, ServerHandle};
 use support::{AnyServer, Blob, EchoClient, GOODBYE, Nested, call_apart, raw_request, read_raw};
 
 const LIMIT: Duration = Duration::from_secs(10);
@@ -252,6 +253,39 @@ fn no_grace_is_too_long() {
 }
 
 /// A text over the frame limit would end the connection at the caller's side, with every other call on it.
+/// Blocking callers may not turn a server's reactors, and reactors are a server's own or a pool's.
+#[test]
+fn a_pool_that_a_server_cannot_use_is_refused() {
+    let pool = |callers_may_lead| {
+        let options = PoolOptions { reactors: 1, callers_may_lead, ..PoolOptions::default() };
+        Arc::new(ReactorPool::start(options).expect("a reactor"))
+    };
+    let refused = |builder: ServerBuilder| {
+        let echo = AnyServer::new(|cx: Context, req: Blob| async move { (cx, Ok(req)) });
+        builder.add(echo).bind("tcp://127.0.0.1:0").expect_err("refused").to_string()
+    };
+    let led = refused(Server::builder().pool(pool(true)));
+    assert!(led.contains("callers_may_lead"), "{led}");
+    let both = refused(Server::builder().reactors(2).pool(pool(false)));
+    assert!(both.contains("leave one of"), "{both}");
+}
+
+/// On a pool that goes on, an address that was bound before another failed would be served for ever, by nobody's handle.
+#[test]
+fn a_server_that_cannot_have_all_addresses_has_none() {
+    let options = PoolOptions { reactors: 1, ..PoolOptions::default() };
+    let pool = Arc::new(ReactorPool::start(options).expect("a reactor"));
+    let free = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port");
+    let taken = TcpListener::bind("127.0.0.1:0").expect("another");
+    let echo = AnyServer::new(|cx: Context, req: Blob| async move { (cx, Ok(req)) });
+    let urls = [free, taken.local_addr().expect("bound")].map(|address| format!("tcp://{address}"));
+    Server::builder().pool(pool).add(echo).bind_all(urls).expect_err("one is taken");
+    let deadline = Instant::now() + LIMIT;
+    while TcpStream::connect(free).is_ok() {
+        assert!(Instant::now() < deadline, "it still listens");
+    }
+}
+
 #[test]
 fn a_long_error_is_shortened() {
     let service =

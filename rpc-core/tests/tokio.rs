@@ -163,7 +163,7 @@ fn work_spawned_on_the_runtime_inherits_by_scope() {
 /// A client whose reactor the runtime turns.
 fn hosted(server: &ServerHandle, runtime: &Runtime, connections: usize) -> Arc<EchoClient> {
     let pool = Arc::new(ReactorPool::on_tokio(runtime.handle(), 1).expect("a poller"));
-    let channel = Channel::builder(server.url().to_string()).connections(connections).reactors(pool);
+    let channel = Channel::builder(server.url().to_string()).connections(connections).pool(pool);
     Arc::new(EchoClient(channel.build().expect("a channel")))
 }
 

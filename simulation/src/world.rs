@@ -196,7 +196,7 @@ impl World {
     fn start_server(&mut self, index: usize) {
         let next = self.servers.get(index + 1).map(|next| {
             let url = next.plan.url.as_str();
-            Channel::builder(url).reactors(Arc::clone(&self.servers[index].pool)).build().expect("a correct URL")
+            Channel::builder(url).pool(Arc::clone(&self.servers[index].pool)).build().expect("a correct URL")
         });
         let seat = &mut self.servers[index];
         let mut builder = Server::builder().pool(Arc::clone(&seat.pool));
@@ -211,7 +211,7 @@ impl World {
     fn start_client(&mut self, index: usize) {
         let seat = &mut self.clients[index];
         let url = self.servers[seat.plan.server].plan.url.as_str();
-        let mut builder = Channel::builder(url).reactors(Arc::clone(&seat.pool)).connections(seat.plan.connections);
+        let mut builder = Channel::builder(url).pool(Arc::clone(&seat.pool)).connections(seat.plan.connections);
         if seat.plan.ping_pong {
             builder = builder.ping_pong();
         }

@@ -111,7 +111,7 @@ impl<M: Middleware> ChannelBuilder<M> {
     }
 
     /// The reactors its connections live on. Default: those of the process's server, or without one [`ReactorPool::global`].
-    pub fn reactors(mut self, pool: Arc<ReactorPool>) -> Self {
+    pub fn pool(mut self, pool: Arc<ReactorPool>) -> Self {
         self.pool = Some(pool);
         self
     }

@@ -3,7 +3,9 @@
 use std::fmt;
 use std::sync::Arc;
 
-use rpc_transport::{ListenOptions, MemoryBudget, Placement, PoolOptions, ReactorPool, SocketOptions, Url};
+use rpc_transport::{
+    ListenOptions, ListenerHandle, MemoryBudget, Placement, PoolOptions, ReactorPool, SocketOptions, Url,
+};
 
 use super::handle::{Drained, ServerHandle, set_default_pool};
 use super::handler::ServerHandler;
@@ -35,6 +37,7 @@ impl Server {
                 checksum: false,
                 wrong: None,
                 pool: PoolOptions::default(),
+                own_reactors: false,
                 shared_pool: None,
                 workers: 16,
                 placement: Placement::default(),
@@ -52,6 +55,7 @@ pub(super) struct Settings {
     checksum: bool,
     wrong: Option<ConfigError>,
     pool: PoolOptions,
+    own_reactors: bool,
     shared_pool: Option<Arc<ReactorPool>>,
     workers: usize,
     placement: Placement,
@@ -67,14 +71,16 @@ pub struct ServerBuilder<M = ()> {
 }
 
 impl<M: Middleware> ServerBuilder<M> {
-    /// Reactors, each with a thread. Default: the available cores.
+    /// Reactors of its own, each with a thread. Default: the available cores. Not with [`pool`](ServerBuilder::pool).
     pub fn reactors(mut self, n: usize) -> Self {
         self.settings.pool.reactors = n;
+        self.settings.own_reactors = true;
         self
     }
 
     /// Serves on reactors that exist already, and may have other servers and clients, instead of its own. Whoever holds the pool last
-    /// stops them.
+    /// stops them. It must be a pool that callers do not lead ([`PoolOptions::callers_may_lead`]): handlers that block would run on its
+    /// reactors.
     pub fn pool(mut self, pool: Arc<ReactorPool>) -> Self {
         self.settings.shared_pool = Some(pool);
         self
@@ -160,6 +166,9 @@ impl<M: Middleware> Services<M> {
     ///
     /// # Errors
     /// A wrong setting, a duplicate service, a malformed URL, or what the system says to bind; the text names the thing and the remedy.
+    ///
+    /// # Panics
+    /// On a reactor's thread, and on a thread of the runtime that hosts the pool: it would wait for itself.
     pub fn bind(self, url: impl AsRef<str>) -> Result<ServerHandle> {
         self.bind_all([url])
     }
@@ -186,6 +195,15 @@ impl<M: Middleware> Services<M> {
             false => None,
         };
         let pool = match settings.shared_pool {
+            Some(_) if settings.own_reactors => {
+                let reason =
+                    "a server has reactors of its own, or those of a pool: leave one of `reactors` and `pool` out";
+                return Err(ConfigError::new("pool", "", reason).into());
+            }
+            Some(pool) if pool.callers_may_lead() => {
+                let reason = "blocking callers may lead its reactors, and handlers would run on their threads: start it without callers_may_lead";
+                return Err(ConfigError::new("pool", "", reason).into());
+            }
             Some(pool) => pool,
             None => Arc::new(ReactorPool::start(settings.pool).map_err(Error::from)?),
         };
@@ -207,7 +225,7 @@ impl<M: Middleware> Services<M> {
             placement: settings.placement,
             memory: Arc::clone(&memory),
         };
-        let listeners = urls.iter().map(|url| {
+        let listen = |url: &Url| {
             let shared = Arc::clone(&shared);
             pool.listen(url, options.clone(), move |accepted| {
                 let here = Arc::clone(&shared.reactors[accepted.reactor.index()]);
@@ -215,13 +233,17 @@ impl<M: Middleware> Services<M> {
                 let framing = KitexFraming::new(shared.limits.max_frame_size);
                 (framing, ServerHandler::new(Arc::clone(&shared), here, peer))
             })
-        });
-        let listeners = listeners.collect::<std::io::Result<Vec<_>>>().map_err(Error::from)?;
+        };
+        // Closes what it holds if something fails from here on: the pool may be others', and go on.
+        let mut bound = Listening(Vec::new());
+        for url in &urls {
+            bound.0.push(listen(url).map_err(Error::from)?);
+        }
         let reactors = pool.handles().iter().zip(&shared.reactors);
         let watched = reactors.map(|(reactor, here)| Watched::new(reactor.clone(), Arc::clone(here))).collect();
         let watchdog = Watchdog::start(watched, shared.limits.reactor_stall).map_err(Error::from)?;
         set_default_pool(&pool);
-        Ok(ServerHandle::new(listeners, shared, memory, pool, watchdog))
+        Ok(ServerHandle::new(std::mem::take(&mut bound.0), shared, memory, pool, watchdog))
     }
 
     /// Binds one address and serves until SIGTERM or SIGINT, then lets running calls end: `fn main` in one line.
@@ -230,6 +252,18 @@ impl<M: Middleware> Services<M> {
     /// As [`bind`](Services::bind).
     pub fn run(self, url: impl AsRef<str>) -> Result<()> {
         self.bind(url)?.serve().map(|Drained { .. }| ())
+    }
+}
+
+/// Listeners that nobody else knows yet.
+struct Listening(Vec<ListenerHandle>);
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        for listener in &self.0 {
+            listener.close();
+            listener.abort_connections("the server could not start");
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
-use rpc_transport::{ListenerHandle, MemoryBudget, ReactorPool, Url};
+use rpc_transport::{ListenerHandle, MemoryBudget, ReactorHandle, ReactorPool, Url};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::monitor::{Monitor, ServerStats};
@@ -98,9 +98,10 @@ impl ServerHandle {
     /// `shutdown_grace`; then cuts what is left. Blocks until no connection is left. Calling it again returns at once.
     ///
     /// # Panics
-    /// On a reactor's thread, which it would wait for.
+    /// On a reactor's thread, and on a thread of the runtime that hosts its reactors: it would wait for itself.
     pub fn shutdown(&self) -> Drained {
-        assert!(rpc_transport::local::current().is_none(), "shutdown on a reactor's thread would wait for itself");
+        let waits_for_itself = self.0.pool.handles().iter().any(ReactorHandle::is_hosted_here);
+        assert!(!waits_for_itself, "shutdown on a thread that its reactors need would wait for itself");
         let Bound { listeners, shared, hurry, .. } = &*self.0;
         let start = Instant::now();
         self.begin_shutdown();

@@ -199,6 +199,20 @@ impl ReactorHandle {
         drop(place.take());
     }
 
+    pub(crate) fn callers_may_lead(&self) -> bool {
+        self.host().leadable()
+    }
+
+    /// Whether the reactor stands still while this thread waits: this thread turns a reactor, or belongs to the runtime that hosts
+    /// this one.
+    pub fn is_hosted_here(&self) -> bool {
+        #[cfg(feature = "tokio")]
+        if self.host().runtime.is_some() && tokio::runtime::Handle::try_current().is_ok() {
+            return true;
+        }
+        core::try_with(|_| ()).is_some()
+    }
+
     /// Runs a closure on the reactor and waits for what it returns; `None` if the reactor has stopped.
     ///
     /// # Panics

@@ -115,6 +115,11 @@ impl ReactorPool {
         &self.handles
     }
 
+    /// Whether blocking callers may turn its reactors: [`PoolOptions::callers_may_lead`].
+    pub fn callers_may_lead(&self) -> bool {
+        self.handles.iter().any(ReactorHandle::callers_may_lead)
+    }
+
     /// One of the reactors, each in turn.
     pub fn next(&self) -> &ReactorHandle {
         &self.handles[self.next.fetch_add(1, Ordering::Relaxed) % self.handles.len()]
