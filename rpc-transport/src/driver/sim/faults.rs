@@ -45,11 +45,8 @@ impl Faults {
 impl State {
     /// One of the established connections, by one of its ends.
     fn any_connection(&mut self) -> Option<(SockId, SockId)> {
-        let open = |(index, socket): (usize, &Option<Socket>)| {
-            let socket = socket.as_ref()?;
-            matches!(socket.link, Link::Open).then_some((SockId(index), socket.peer?))
-        };
-        let all: Vec<_> = self.sockets.iter().enumerate().filter_map(open).collect();
+        let open = |(id, socket): (&SockId, &Socket)| matches!(socket.link, Link::Open).then_some((*id, socket.peer?));
+        let all: Vec<_> = self.sockets.iter().filter_map(open).collect();
         self.rng.choice(all)
     }
 
@@ -58,7 +55,7 @@ impl State {
         self.faults.cuts += 1;
         self.note("cut", one.0 as u64, other.0 as u64);
         for id in [one, other] {
-            if let Some(socket) = &mut self.sockets[id.0] {
+            if let Some(socket) = self.sockets.get_mut(&id) {
                 socket.peer = None;
                 socket.input.lose();
             }
@@ -81,7 +78,7 @@ impl State {
         self.faults.stalls += 1;
         let until = self.now + time;
         self.note("stall", one.0 as u64, time.as_micros() as u64);
-        if let Some(socket) = &mut self.sockets[one.0] {
+        if let Some(socket) = self.sockets.get_mut(&one) {
             socket.stalled_until = socket.stalled_until.max(until);
         }
         true

@@ -17,7 +17,7 @@ impl State {
 
     pub(super) fn list(&mut self, source: Source) {
         let (registered, listed) = match source {
-            Source::Socket(id) => match &mut self.sockets[id.0] {
+            Source::Socket(id) => match self.sockets.get_mut(&id) {
                 Some(socket) => (socket.registered, &mut socket.listed),
                 None => return,
             },
@@ -39,14 +39,14 @@ impl State {
         self.rng.shuffle(&mut listed);
         for source in listed {
             match source {
-                Source::Socket(id) if self.sockets[id.0].is_some() => {
+                Source::Socket(id) if self.sockets.contains_key(&id) => {
                     if self.chance(self.knobs.left_event) {
                         self.faults.left_events += 1;
                         self.drivers[driver].listed.push(source);
                         continue;
                     }
                     events.extend(self.level(id));
-                    if let Some(socket) = &mut self.sockets[id.0] {
+                    if let Some(socket) = self.sockets.get_mut(&id) {
                         socket.listed = false;
                     }
                 }
@@ -66,7 +66,7 @@ impl State {
             }
         }
         if self.chance(self.knobs.spurious) {
-            let all = self.sockets.iter().flatten().filter_map(|socket| socket.registered);
+            let all = self.sockets.values().filter_map(|socket| socket.registered);
             let tokens: Vec<usize> = all.filter(|r| r.driver == driver).map(|r| r.token).collect();
             if let Some(token) = self.rng.choice(tokens) {
                 self.faults.spurious += 1;
@@ -83,7 +83,7 @@ impl State {
     }
 
     fn level(&self, id: SockId) -> Option<Event> {
-        let socket = self.sockets[id.0].as_ref()?;
+        let socket = self.sockets.get(&id)?;
         let token = socket.registered?.token;
         let event = match socket.link {
             Link::Connecting => return None,
@@ -98,14 +98,14 @@ impl State {
     }
 
     pub(super) fn register(&mut self, id: SockId, driver: usize, token: usize) {
-        if let Some(socket) = &mut self.sockets[id.0] {
+        if let Some(socket) = self.sockets.get_mut(&id) {
             socket.registered = Some(Registered { driver, token });
             self.list(Source::Socket(id));
         }
     }
 
     pub(super) fn watch_room(&mut self, id: SockId, on: bool) {
-        if let Some(socket) = &mut self.sockets[id.0]
+        if let Some(socket) = self.sockets.get_mut(&id)
             && socket.unix
         {
             socket.watches_room = on;

@@ -8,7 +8,7 @@ use super::pipe::Pipe;
 use crate::url::Endpoint;
 
 /// Names a socket for ever: no number is used twice, unlike the keys that drivers give out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct SockId(pub(super) usize);
 
 /// Where a socket's or listener's readiness is reported.

@@ -3,7 +3,7 @@
 mod passing;
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeMap, BinaryHeap};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -96,8 +96,9 @@ pub(super) struct State {
     due: BinaryHeap<Reverse<Timed>>,
     order: u64,
     pub(super) drivers: Vec<DriverState>,
-    pub(super) sockets: Vec<Option<Socket>>,
-    open: usize,
+    /// Those that are open, in the order they were made: a run may make any number of them.
+    pub(super) sockets: BTreeMap<SockId, Socket>,
+    made: usize,
     pub(super) listeners: Vec<Option<ListenerSocket>>,
     /// `accept` fails until then.
     pub(super) starved_until: Duration,
@@ -116,8 +117,8 @@ impl State {
             due: BinaryHeap::new(),
             order: 0,
             drivers: Vec::new(),
-            sockets: Vec::new(),
-            open: 0,
+            sockets: BTreeMap::new(),
+            made: 0,
             listeners: Vec::new(),
             starved_until: Duration::ZERO,
             next_port: 40_000,
@@ -218,7 +219,7 @@ impl State {
 
     fn happen(&mut self, order: u64, due: Due) {
         if let Due::Data(id, _) | Due::Finish(id) | Due::Reset(id) = &due {
-            let until = self.sockets[id.0].as_ref().map_or(Duration::ZERO, |socket| socket.stalled_until);
+            let until = self.sockets.get(&id).map_or(Duration::ZERO, |socket| socket.stalled_until);
             if until > self.now {
                 return self.due.push(Reverse(Timed(until, order, due))); // in its old order
             }
@@ -226,27 +227,27 @@ impl State {
         match due {
             Due::Attempt(client, endpoint) => self.attempt(client, &endpoint),
             Due::Established(id) => {
-                if let Some(socket) = &mut self.sockets[id.0] {
+                if let Some(socket) = self.sockets.get_mut(&id) {
                     socket.link = Link::Open;
                     self.report(Source::Socket(id));
                 }
             }
             Due::Refused(id) => {
-                if let Some(socket) = &mut self.sockets[id.0] {
+                if let Some(socket) = self.sockets.get_mut(&id) {
                     socket.link = Link::Failed(io::ErrorKind::ConnectionRefused);
                     self.report(Source::Socket(id));
                 }
             }
             Due::Data(id, n) => {
                 self.note("data", id.0 as u64, n as u64);
-                if let Some(socket) = &mut self.sockets[id.0] {
+                if let Some(socket) = self.sockets.get_mut(&id) {
                     socket.input.arrive(n);
                     self.report(Source::Socket(id));
                 }
             }
             Due::Finish(id) => {
                 self.note("fin", id.0 as u64, 0);
-                if let Some(socket) = &mut self.sockets[id.0] {
+                if let Some(socket) = self.sockets.get_mut(&id) {
                     socket.input.finished = true;
                     self.report(Source::Socket(id));
                 }
@@ -254,7 +255,7 @@ impl State {
             Due::Reset(id) => {
                 self.note("rst", id.0 as u64, 0);
                 let loses = self.rng.bool();
-                if let Some(socket) = &mut self.sockets[id.0] {
+                if let Some(socket) = self.sockets.get_mut(&id) {
                     socket.input.reset = true;
                     if loses {
                         socket.input.lose();
@@ -264,7 +265,7 @@ impl State {
             }
             Due::Room(id) => {
                 if self.room(id) > 0
-                    && let Some(socket) = &mut self.sockets[id.0]
+                    && let Some(socket) = self.sockets.get_mut(&id)
                     && std::mem::take(&mut socket.wants_room)
                     && socket.watches_room
                 {
@@ -280,13 +281,14 @@ impl State {
     // Connections.
 
     fn add_socket(&mut self, socket: Socket) -> SockId {
-        self.sockets.push(Some(socket));
-        self.open += 1;
-        SockId(self.sockets.len() - 1)
+        let id = SockId(self.made);
+        self.made += 1;
+        self.sockets.insert(id, socket);
+        id
     }
 
     pub(super) fn sockets(&self) -> usize {
-        self.open
+        self.sockets.len()
     }
 
     pub(super) fn listeners(&self) -> usize {
@@ -324,11 +326,10 @@ impl State {
         if unix {
             // A Unix socket connects at once or not at all.
             if let Err(error) = self.pair(id, endpoint) {
-                self.sockets[id.0] = None;
-                self.open -= 1;
+                self.sockets.remove(&id);
                 return Err(error);
             }
-            if let Some(socket) = &mut self.sockets[id.0] {
+            if let Some(socket) = self.sockets.get_mut(&id) {
                 socket.link = Link::Open;
             }
         } else if self.chance(self.knobs.lost_syn) {
@@ -341,13 +342,13 @@ impl State {
     }
 
     fn attempt(&mut self, client: SockId, endpoint: &Endpoint) {
-        if self.sockets[client.0].is_none() {
+        if !self.sockets.contains_key(&client) {
             return;
         }
         let at = self.now + self.latency();
         match self.pair(client, endpoint) {
             Ok(()) => {
-                if let Some(socket) = &mut self.sockets[client.0] {
+                if let Some(socket) = self.sockets.get_mut(&client) {
                     socket.input.last = at; // what the other end writes comes after
                 }
                 self.schedule(at, Due::Established(client));
@@ -367,7 +368,7 @@ impl State {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         let server = self.add_socket(Socket::new(unix, Link::Open, Some(client)));
-        if let Some(socket) = &mut self.sockets[client.0] {
+        if let Some(socket) = self.sockets.get_mut(&client) {
             socket.peer = Some(server);
         }
         let from = match endpoint {
@@ -401,7 +402,7 @@ impl State {
     }
 
     pub(super) fn connected(&mut self, id: SockId) -> io::Result<bool> {
-        match self.sockets[id.0].as_ref().map(|socket| &socket.link) {
+        match self.sockets.get(&id).map(|socket| &socket.link) {
             Some(Link::Connecting) => Ok(false),
             Some(Link::Open) => Ok(true),
             Some(Link::Failed(kind)) => Err((*kind).into()),
@@ -411,8 +412,8 @@ impl State {
 
     /// Bytes that this end may write now.
     pub(super) fn room(&self, id: SockId) -> usize {
-        match self.sockets[id.0].as_ref().map(|socket| socket.peer) {
-            Some(Some(peer)) => match &self.sockets[peer.0] {
+        match self.sockets.get(&id).map(|socket| socket.peer) {
+            Some(Some(peer)) => match self.sockets.get(&peer) {
                 Some(peer) => self.knobs.buffer.saturating_sub(peer.input.len()),
                 None => self.knobs.buffer,
             },
@@ -421,7 +422,7 @@ impl State {
     }
 
     pub(super) fn read(&mut self, id: SockId, max: usize, put: &mut dyn FnMut(&[u8])) -> io::Result<usize> {
-        let Some(socket) = &mut self.sockets[id.0] else { return Err(io::ErrorKind::NotConnected.into()) };
+        let Some(socket) = self.sockets.get_mut(&id) else { return Err(io::ErrorKind::NotConnected.into()) };
         let mut hash = 0u64;
         let n = socket.input.take(max, |piece| {
             hash = super::trace::fold(hash, piece);
@@ -437,7 +438,7 @@ impl State {
         let peer = socket.peer;
         self.note("read", id.0 as u64 | (n as u64) << 32, hash);
         if let Some(peer) = peer
-            && self.sockets[peer.0].as_ref().is_some_and(|socket| socket.wants_room)
+            && self.sockets.get(&peer).is_some_and(|socket| socket.wants_room)
             && self.room(peer) >= (self.knobs.buffer / 3).max(1)
         {
             let at = self.now + self.latency();
@@ -449,7 +450,7 @@ impl State {
     pub(super) fn write(&mut self, id: SockId, bufs: &[io::IoSlice<'_>]) -> io::Result<usize> {
         let total: usize = bufs.iter().map(|buf| buf.len()).sum();
         let room = self.room(id);
-        let Some(socket) = &mut self.sockets[id.0] else { return Err(io::ErrorKind::NotConnected.into()) };
+        let Some(socket) = self.sockets.get_mut(&id) else { return Err(io::ErrorKind::NotConnected.into()) };
         if !matches!(socket.link, Link::Open) {
             return Err(io::ErrorKind::NotConnected.into());
         }
@@ -477,13 +478,13 @@ impl State {
             self.schedule(at, Due::Room(id));
         }
         if n < total
-            && let Some(socket) = &mut self.sockets[id.0]
+            && let Some(socket) = self.sockets.get_mut(&id)
         {
             socket.wants_room = true;
         }
         self.note("write", id.0 as u64, n as u64);
         let mut left = n;
-        if let Some(peer) = &mut self.sockets[peer.0] {
+        if let Some(peer) = self.sockets.get_mut(&peer) {
             for buf in bufs {
                 let take = buf.len().min(left);
                 peer.input.push(&buf[..take]);
@@ -503,7 +504,7 @@ impl State {
     /// When what is sent to this end now arrives: after all that was sent before.
     fn arrival(&mut self, to: SockId) -> Duration {
         let at = self.now + self.latency();
-        match &mut self.sockets[to.0] {
+        match self.sockets.get_mut(&to) {
             Some(socket) => {
                 socket.input.last = socket.input.last.max(at);
                 socket.input.last
@@ -514,7 +515,7 @@ impl State {
 
     /// This end writes no more; it may go on reading.
     pub(super) fn finish(&mut self, id: SockId) {
-        let Some(socket) = &mut self.sockets[id.0] else { return };
+        let Some(socket) = self.sockets.get_mut(&id) else { return };
         if !std::mem::replace(&mut socket.write_closed, true)
             && let Some(peer) = socket.peer
         {
@@ -524,8 +525,7 @@ impl State {
     }
 
     pub(super) fn close(&mut self, id: SockId, how: CloseHow) {
-        let Some(socket) = self.sockets[id.0].take() else { return };
-        self.open -= 1;
+        let Some(socket) = self.sockets.remove(&id) else { return };
         self.note("close", id.0 as u64, u64::from(how == CloseHow::Abort));
         if let Some(Registered { driver, token }) = socket.registered {
             let driver = &mut self.drivers[driver];
@@ -534,14 +534,14 @@ impl State {
             driver.listed.retain(|source| *source != Source::Socket(id));
         }
         let Some(peer) = socket.peer else { return };
-        if let Some(peer) = &mut self.sockets[peer.0] {
+        if let Some(peer) = self.sockets.get_mut(&peer) {
             peer.peer = None;
         }
         if how == CloseHow::Abort || socket.input.arrived() > 0 {
             let at = self.now + self.latency();
             if how == CloseHow::Abort
                 && self.rng.bool()
-                && let Some(peer) = &mut self.sockets[peer.0]
+                && let Some(peer) = self.sockets.get_mut(&peer)
             {
                 peer.input.lose();
             }
@@ -570,6 +570,6 @@ impl State {
     }
 
     pub(super) fn socket(&self, id: SockId) -> Option<&Socket> {
-        self.sockets[id.0].as_ref()
+        self.sockets.get(&id)
     }
 }
