@@ -30,8 +30,9 @@ cargo fuzz build
 built=$(cd "${CARGO_TARGET_DIR:-target}" && pwd)
 programs=$built/$(rustc -vV | sed -n 's/^host: //p')/release
 found=$built/found
-scratch=$(mktemp -d)
-trap 'rm -rf "$scratch"' EXIT
+scratch=$(mktemp -d -p "$built")  # beside the programs: a link is enough
+memory=$(mktemp -d -p /dev/shm 2> /dev/null || mktemp -d) # files that targets write
+trap 'rm -rf "$scratch" "$memory"' EXIT
 trap 'kill $(jobs -rp) 2> /dev/null || true; exit 130' INT TERM
 
 # Programs as they are now: a build beside a long run does not change what runs.
@@ -49,8 +50,8 @@ longest() { case $1 in link_buffer | client_conn | server_conn) echo 512 ;; *) e
 
 one() {
   local target=$1 log=$found/$1.log status=0 findings=none
-  mkdir -p "$found/$target" "artifacts/$target" "$scratch/tmp-$target"
-  TMPDIR=$scratch/tmp-$target ASAN_OPTIONS=detect_odr_violation=0 "$scratch/$target" \
+  mkdir -p "$found/$target" "artifacts/$target"
+  TMPDIR=$memory ASAN_OPTIONS=detect_odr_violation=0 "$scratch/$target" \
     -artifact_prefix="$PWD/artifacts/$target/" -max_total_time="$seconds" -max_len="$(longest "$target")" \
     -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 "$found/$target" "corpus/$target" \
     > "$log" 2>&1 || status=$?

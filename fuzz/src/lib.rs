@@ -10,6 +10,7 @@
 //! A target panics when a promise is broken; nothing else is a finding. `fuzz/run.sh` runs them all.
 
 mod client_conn;
+mod control;
 mod detect;
 mod extras;
 mod idl;
@@ -29,6 +30,7 @@ mod ttheader_write;
 mod url;
 
 pub use client_conn::client_conn;
+pub use control::control;
 pub use detect::detect;
 pub use extras::extras;
 pub use idl::idl;
@@ -49,6 +51,7 @@ pub type Target = fn(&[u8]);
 /// Every target by the name of its program and its corpus.
 pub const TARGETS: &[(&str, Target)] = &[
     ("client_conn", client_conn),
+    ("control", control),
     ("detect", detect),
     ("extras", extras),
     ("idl", idl),

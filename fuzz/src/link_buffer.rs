@@ -1,6 +1,7 @@
 //! `LinkBuffer` against vectors: several buffers that share memory, and the slices that were taken from them.
 
 use std::io::IoSlice;
+use std::sync::OnceLock;
 
 use arbitrary::{Arbitrary, Unstructured};
 use bytes::{Buf, BufMut, Bytes};
@@ -8,9 +9,9 @@ use rpc_transport::{LINK_MIN, LinkBuffer};
 
 /// Buffers that exchange pieces.
 const BUFFERS: usize = 3;
-/// Operations of one story, and bytes of one buffer: enough to fill several blocks.
-const MOST_OPS: usize = 256;
-const MOST_BYTES: usize = 512 * 1024;
+/// Operations of one story, and bytes of one buffer: enough to fill two blocks.
+const MOST_OPS: usize = 128;
+const MOST_BYTES: usize = 160 * 1024;
 /// Slices held at once.
 const MOST_HELD: usize = 16;
 /// What recycled memory is filled with; it must never be seen.
@@ -33,7 +34,7 @@ impl Size {
             Size::Some(n) => usize::from(n) % 4096,
             Size::AroundLink(n) => LINK_MIN - 2 + usize::from(n % 5),
             Size::AroundBlock(n) => 64 * 1024 - 2 + usize::from(n % 5),
-            Size::Blocks(n) => usize::from(n) * 600,
+            Size::Blocks(n) => usize::from(n) * 300,
         }
     }
 }
@@ -81,8 +82,8 @@ struct Story {
     buffers: [(LinkBuffer, Vec<u8>); BUFFERS],
     held: Vec<(LinkBuffer, Vec<u8>)>,
     current: usize,
-    /// Where the next bytes to write come from: a count, so that no two places have equal content by accident.
-    written: u32,
+    /// Where in [`fresh`] the next bytes to write are, so that no two places have equal content by accident.
+    written: usize,
 }
 
 /// Any sequence of operations on three buffers and sixteen slices of them: all behave like vectors, slices keep their content while
@@ -114,9 +115,9 @@ impl Story {
     /// Fresh bytes, none of them poison.
     fn data(&mut self, size: Size) -> Vec<u8> {
         let room = MOST_BYTES.saturating_sub(self.model().len());
-        let start = self.written;
-        let data: Vec<u8> = (0..size.bytes().min(room) as u32).map(|n| fresh(start.wrapping_add(n))).collect();
-        self.written = self.written.wrapping_add(data.len() as u32).wrapping_add(1);
+        let all = fresh();
+        let data = all[self.written..][..size.bytes().min(room)].to_vec();
+        self.written = (self.written + data.len() + 1) % (all.len() - MOST_BYTES);
         data
     }
 
@@ -311,8 +312,11 @@ impl Story {
     }
 }
 
-fn fresh(n: u32) -> u8 {
-    let mixed = n.wrapping_mul(0x9e37_79b1);
-    let byte = (mixed >> 24) as u8 ^ n as u8;
-    if byte == POISON { 0 } else { byte }
+/// Bytes without a pattern, and without poison.
+fn fresh() -> &'static [u8] {
+    static BYTES: OnceLock<Vec<u8>> = OnceLock::new();
+    BYTES.get_or_init(|| {
+        let byte = |n: u32| (n.wrapping_mul(0x9e37_79b1) >> 24) as u8 ^ n as u8;
+        (0..1 << 20).map(byte).map(|byte| if byte == POISON { 0 } else { byte }).collect()
+    })
 }

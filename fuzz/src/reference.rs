@@ -172,3 +172,60 @@ pub(crate) fn pairs<'a>(
         .map(|(key, value)| (key.to_vec(), value.to_vec()))
         .collect()
 }
+
+/// A control frame, as its page describes it.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Control {
+    Ping(u64),
+    Pong(u64),
+    Cancel(i32),
+    GoAway(i32, Vec<u8>),
+}
+
+/// What a frame with id 0 says: `None` if it is no control frame. An error names the rule of info sections that is broken, or is `None`
+/// if it is one of control frames.
+pub(crate) fn control(info: &[u8], payload: &[u8]) -> Result<Option<Control>, Option<&'static str>> {
+    let (all, error) = entries(info);
+    if error.is_some() {
+        return Err(error);
+    }
+    let int = |wanted| {
+        all.iter().rev().find_map(|entry| match entry {
+            Entry::Int(key, value) if *key == wanted => Some(&value[..]),
+            _ => None,
+        })
+    };
+    let Some(kind) = int(31002) else { return Ok(None) };
+    let reason = all.iter().rev().find_map(|entry| match entry {
+        Entry::Str(key, value) if key == b"rpc-reason" => Some(value.clone()),
+        _ => None,
+    });
+    let reason = reason.unwrap_or_default();
+    if !payload.is_empty() || all.len() > 16 || reason.len() > 256 {
+        return Err(None);
+    }
+    let text = int(31003).ok_or(None)?;
+    let (minus, digits) = match text.strip_prefix(b"-") {
+        Some(rest) => (true, rest),
+        None => (false, text),
+    };
+    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
+        return Err(None);
+    }
+    let digits: Vec<u8> = digits.iter().copied().skip_while(|digit| *digit == b'0').collect();
+    if digits.len() > 20 {
+        return Err(None);
+    }
+    let magnitude = digits.iter().fold(0i128, |value, digit| value * 10 + i128::from(digit - b'0'));
+    let number = if minus { -magnitude } else { magnitude };
+    let opaque = || if minus { Err(None) } else { u64::try_from(number).map_err(|_| None) };
+    let seq = i32::try_from(number).map_err(|_| None);
+    Ok(Some(match kind {
+        b"ping" => Control::Ping(opaque()?),
+        b"pong" => Control::Pong(opaque()?),
+        b"cancel" if number == 0 => return Err(None),
+        b"cancel" => Control::Cancel(seq?),
+        b"goaway" => Control::GoAway(seq?, reason),
+        _ => return Err(None),
+    }))
+}

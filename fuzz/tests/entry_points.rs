@@ -31,7 +31,7 @@ const REACHED: &[(&str, &str, &[&str])] = &[
     ("rpc-core/src/protocol/exception.rs",       "decode",         &["payload"]),
     ("rpc-core/src/protocol/header.rs",          "form_of",        &["ttheader", "detect"]),
     ("rpc-core/src/protocol/payload.rs",         "decode",         &["payload", "ttheader_write"]),
-    ("rpc-core/src/protocol/ttheader/control.rs", "decode",        &["ttheader"]),
+    ("rpc-core/src/protocol/ttheader/control.rs", "decode",        &["control", "ttheader"]),
     ("rpc-core/src/protocol/ttheader/decode.rs", "decode",         &["ttheader"]),
     ("rpc-core/src/protocol/ttheader/encode.rs", "new",            &["ttheader_write"]),
     ("rpc-core/src/protocol/ttheader/info.rs",   "parse",          &["metadata"]),
