@@ -51,10 +51,12 @@ longest() { case $1 in link_buffer | client_conn | server_conn) echo 512 ;; *) e
 one() {
   local target=$1 log=$found/$1.log status=0 findings=none
   mkdir -p "$found/$target" "artifacts/$target"
-  TMPDIR=$memory ASAN_OPTIONS=detect_odr_violation=0 "$scratch/$target" \
+  TMPDIR=$memory ASAN_OPTIONS=detect_odr_violation=0:quarantine_size_mb=16:malloc_context_size=8 "$scratch/$target" \
     -artifact_prefix="$PWD/artifacts/$target/" -max_total_time="$seconds" -max_len="$(longest "$target")" \
-    -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 "$found/$target" "corpus/$target" \
-    > "$log" 2>&1 || status=$?
+    -timeout=10 -rss_limit_mb=2048 -print_funcs=0 -print_final_stats=1 "$found/$target" "corpus/$target" \
+    > "$log" 2>&1 &
+  trap "kill $! 2> /dev/null || true; exit 130" TERM
+  wait "$!" || status=$?
   if [ "$status" -ne 0 ]; then
     findings=$(grep -aE 'panicked at|ERROR: ' "$log" | head -n 1 || true)
     findings="${findings:-exit code $status} ($log)"

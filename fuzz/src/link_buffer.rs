@@ -273,7 +273,7 @@ impl Story {
                 let (buffer, model) = &self.buffers[self.current];
                 let set = buffer.gather(&mut slices[..most]);
                 assert_eq!(set, buffer.segments().min(most));
-                let gathered: Vec<u8> = slices[..set].iter().flat_map(|slice| slice.to_vec()).collect();
+                let gathered = slices[..set].iter().map(|slice| &slice[..]).collect::<Vec<_>>().concat();
                 assert!(slices[..set].iter().all(|slice| !slice.is_empty()));
                 assert!(model.starts_with(&gathered) && (set == most || gathered.len() == model.len()));
             }

@@ -11,7 +11,8 @@ use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
-use prost_types::FileDescriptorProto;
+use prost_types::source_code_info::Location;
+use prost_types::{FileDescriptorProto, SourceCodeInfo};
 use protox::file::{File, FileResolver, GoogleFileResolver};
 use protox::prost_reflect::DescriptorPool;
 
@@ -87,6 +88,9 @@ impl Loader {
         let parsed =
             File::from_source(&name, &source).map_err(|error| parse_error(&name, &source, &format!("{error:?}")))?;
         let mut descriptor = parsed.file_descriptor_proto().clone();
+        if let Some(info) = &mut descriptor.source_code_info {
+            count_characters(info, &source);
+        }
 
         self.names.insert(real, name.clone());
         self.open.push(name.clone());
@@ -253,13 +257,11 @@ fn skip_comments(source: &str) -> usize {
 fn parse_error(name: &str, source: &str, shown: &str) -> Error {
     let positioned = shown.strip_prefix(name).and_then(|rest| rest.strip_prefix(':')).and_then(|rest| {
         let mut parts = rest.splitn(3, ':');
-        let position = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
-        Some((position, parts.next()?.trim_start()))
+        let (line, column) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+        Some((offset_of(source, line, column), parts.next()?.trim_start()))
     });
     match positioned {
-        Some((position, message)) => {
-            Error::at(Place { file: name.to_owned(), position: Some(position) }, with_remedy(message))
-        }
+        Some((offset, message)) => Error::at(Place::in_source(name, source, offset), with_remedy(message)),
         None if shown.contains("multiple package") => {
             let second = source.rmatch_indices("package").next().map_or(0, |(offset, _)| offset);
             Error::at(Place::in_source(name, source, second), with_remedy(shown))
@@ -268,6 +270,37 @@ fn parse_error(name: &str, source: &str, shown: &str) -> Error {
             Error::at(Place::in_source(name, source, source.trim_end().len()), with_remedy(shown))
         }
         None => Error::at(Place::file(name), with_remedy(shown)),
+    }
+}
+
+/// The place of a parse error as an offset: for protox's parser a carriage return alone ends a line, too, and columns are bytes.
+fn offset_of(source: &str, line: usize, column: usize) -> usize {
+    let mut start = 0;
+    for _ in 1..line {
+        let rest = &source[start..];
+        let Some(end) = rest.find(['\r', '\n']) else { break };
+        start += end + if rest[end..].starts_with("\r\n") { 2 } else { 1 };
+    }
+    let offset = (start + column.saturating_sub(1)).min(source.len());
+    (0..=offset).rev().find(|offset| source.is_char_boundary(*offset)).unwrap_or(0)
+}
+
+/// Makes columns, which protox counts in bytes, those of characters, as an editor shows them.
+fn count_characters(info: &mut SourceCodeInfo, source: &str) {
+    if source.is_ascii() {
+        return;
+    }
+    let lines: Vec<&str> = source.split('\n').collect();
+    let characters = |line: i32, column: i32| {
+        let before = lines.get(line as usize).and_then(|line| line.get(..column as usize));
+        before.map_or(column, |before| before.chars().count() as i32)
+    };
+    for Location { span, .. } in &mut info.location {
+        match span[..] {
+            [line, start, end] => *span = vec![line, characters(line, start), characters(line, end)],
+            [line, start, last, end] => *span = vec![line, characters(line, start), last, characters(last, end)],
+            _ => {}
+        }
     }
 }
 

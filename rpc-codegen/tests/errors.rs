@@ -41,6 +41,12 @@ fn errors_name_the_place_the_thing_and_the_remedy() {
     check("syntax = \"proto4\";",                       "x.proto:1:10: unknown syntax 'proto4'; write \"proto3\" or \"proto2\"");
     check("// New.⏎edition = \"2023\";⏎package p;",     "x.proto:2:1: edition \"2023\" is not supported; write `syntax = \"proto3\";` instead");
 
+    // Lines and columns are those of an editor: a carriage return alone ends no line, a character is one column.
+    check_body("// a\rb⏎message B { int32 }",            "x.proto:5:19: expected an identifier, but found '}'");
+    check_body("// a\r⏎message B { int32 }\r",           "x.proto:5:19: expected an identifier, but found '}'");
+    check_body("message B { /* é€ */ int32 }",           "x.proto:4:28: expected an identifier, but found '}'");
+    check_body("/* é\r */ message B { C c = 1; }",       "x.proto:4:22: name 'C' is not defined; check its spelling, or import the file that defines it");
+
     // Names that mean nothing, or two things.
     check_body("message B { C c = 1; }",                "x.proto:4:13: name 'C' is not defined; check its spelling, or import the file that defines it");
     check_body("import \"no/y.proto\";",                "x.proto:4:1: import \"no/y.proto\" was not found in ‹dir›, .; name its directory with Builder::include or -I");
