@@ -11,12 +11,17 @@ if [ "${#targets[@]}" -eq 0 ]; then
     targets+=("$(basename "$program" .rs)")
   done
 fi
-found=$(cd "${CARGO_TARGET_DIR:-target}/found" && pwd)
+cargo fuzz build
+built=$(cd "${CARGO_TARGET_DIR:-target}" && pwd)
+programs=$built/$(rustc -vV | sed -n 's/^host: //p')/release
+found=$built/found
 for target in "${targets[@]}"; do
   chosen=$(mktemp -d)
   cp "corpus/$target"/* "$chosen"
   # libFuzzer merges into the first directory what the others add to its coverage, the smallest inputs first.
-  cargo fuzz run "$target" "$chosen" "$found/$target" -- -set_cover_merge=1 -max_len=1024 > /dev/null 2>&1
+  mkdir -p "artifacts/$target"
+  ASAN_OPTIONS=detect_odr_violation=0 "$programs/$target" -artifact_prefix="$PWD/artifacts/$target/" \
+    -set_cover_merge=1 -max_len=1024 "$chosen" "$found/$target" > /dev/null 2>&1
   room=$((50 - $(find "corpus/$target" -type f | wc -l)))
   for input in $(ls -S -r "$chosen"); do
     if [ "$room" -le 0 ]; then break; fi
