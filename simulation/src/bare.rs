@@ -362,7 +362,7 @@ fn step(net: &Network, book: &Shared, steps: &mut u64) -> Result<Step, String> {
     *steps += 1;
     let step = net.step();
     if let Step::Turned(index) = step
-        && let Some(looked) = audit(&net.reactor(index))
+        && let Some(looked) = net.audit(index)
     {
         looked.map_err(|broken| format!("I11, I14 or I18: {broken}"))?;
     }

@@ -7,6 +7,9 @@ use crate::stats::MemoryBudget;
 
 /// A connection's share of what its reactor holds.
 pub(crate) struct ConnAudit {
+    /// It would read if it were told that there is something.
+    pub(crate) awaits_input: bool,
+    pub(crate) awaits_room: bool,
     pub(crate) in_ready: bool,
     pub(crate) armed: usize,
     pub(crate) has_check: bool,
@@ -62,7 +65,10 @@ pub(crate) fn audit(id: ConnId, entry: &Entry) -> Result<ConnAudit, String> {
             phase(&conn.phase)
         ));
     }
+    let reads = matches!(conn.phase, Phase::Open) && conn.is_read() || matches!(conn.phase, Phase::Lingering { .. });
     Ok(ConnAudit {
+        awaits_input: reads && !conn.readable,
+        awaits_room: !connecting && !conn.outbound.is_empty() && !conn.writable,
         in_ready: conn.in_ready,
         armed: conn.armed,
         has_check: conn.check.is_some(),

@@ -4,9 +4,17 @@ use std::sync::Arc;
 
 use super::ReactorHandle;
 use super::core::{Core, TimerKey, with};
-use crate::conn;
+use crate::conn::{self, Token};
 use crate::listener::Listener;
 use crate::stats::MemoryBudget;
+
+/// What a connection waits for an event of.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Awaited {
+    pub(crate) token: usize,
+    pub(crate) input: bool,
+    pub(crate) room: bool,
+}
 
 /// What a reactor holds.
 #[derive(Clone, Debug, Default)]
@@ -24,6 +32,8 @@ pub struct ReactorAudit {
     pub tasks: usize,
     /// Bytes that its connections hold.
     pub held: usize,
+    /// What its connections wait for.
+    pub(crate) awaited: Vec<Awaited>,
     /// Bytes reported to each budget.
     pub budgets: Vec<(Arc<MemoryBudget>, usize)>,
 }
@@ -49,6 +59,8 @@ fn look(core: &mut Core) -> Result<ReactorAudit, String> {
         let entry = core.conns.get(id).ok_or_else(|| format!("connection {id:?} is still out after the turn"))?;
         let conn = conn::audit(id, entry)?;
         audit.connections += 1;
+        let (input, room) = (conn.awaits_input, conn.awaits_room);
+        audit.awaited.push(Awaited { token: Token::Conn(id).pack(), input, room });
         audit.held += conn.held;
         checks += usize::from(conn.has_check);
         armed += conn.armed;

@@ -37,6 +37,7 @@ use self::driver::SimDriver;
 use self::state::State;
 use super::Driver;
 use crate::clock;
+use crate::reactor::audit::{ReactorAudit, audit};
 use crate::reactor::{ReactorHandle, ReactorPool};
 use crate::url::{Endpoint, Url};
 
@@ -102,6 +103,18 @@ impl Network {
         });
         self.state().asleep(chosen, sleeps);
         Step::Turned(chosen)
+    }
+
+    /// Looks at a reactor by its number, with the network's eyes, too. `None`: it has stopped.
+    ///
+    /// # Errors
+    /// The invariant that does not hold.
+    pub fn audit(&self, index: usize) -> Option<Result<ReactorAudit, String>> {
+        let looked = audit(&self.reactor(index))?;
+        Some(looked.and_then(|audit| match self.state().deaf(index, &audit.awaited) {
+            Some(deaf) => Err(format!("reactor {index}: {deaf}")),
+            None => Ok(audit),
+        }))
     }
 
     /// A reactor by its number, in the order they were made.

@@ -3,16 +3,50 @@
 use super::socket::{Link, Registered, SockId};
 use super::state::{Due, Source, State};
 use crate::driver::Event;
+use crate::reactor::audit::Awaited;
 
 impl State {
     /// An edge: the source is reported at the next wait, or a while later.
     pub(super) fn report(&mut self, source: Source) {
         if self.chance(self.knobs.late_event) {
             self.faults.late_events += 1;
+            self.count_late(source, 1);
             let at = self.now + self.latency() * 10;
             return self.schedule(at, Due::Report(source));
         }
         self.list(source);
+    }
+
+    fn count_late(&mut self, source: Source, by: i32) {
+        if let Source::Socket(id) = source
+            && let Some(socket) = &mut self.sockets[id.0]
+        {
+            socket.late_reports = socket.late_reports.saturating_add_signed(by);
+        }
+    }
+
+    /// An event that was reported late.
+    pub(super) fn report_late(&mut self, source: Source) {
+        self.count_late(source, -1);
+        self.list(source);
+    }
+
+    /// The first of the connections that waits for what is there already, and that nothing will tell of it. The network's own view: it
+    /// does not ask what the reactor believes to have read.
+    pub(super) fn deaf(&self, driver: usize, awaited: &[Awaited]) -> Option<String> {
+        awaited.iter().find_map(|one| {
+            let registered = Some(Registered { driver, token: one.token });
+            let index = self.sockets.iter().position(|s| s.as_ref().is_some_and(|s| s.registered == registered))?;
+            let socket = self.sockets[index].as_ref()?;
+            if !matches!(socket.link, Link::Open) || socket.listed || socket.late_reports > 0 {
+                return None;
+            }
+            if one.input && socket.input.is_readable() {
+                return Some(format!("socket {index} has input, its connection waits, and no event will come"));
+            }
+            let room = one.room && socket.watches_room && !socket.wants_room && self.room(SockId(index)) > 0;
+            room.then(|| format!("socket {index} has room, its connection waits, and no event will come"))
+        })
     }
 
     pub(super) fn list(&mut self, source: Source) {

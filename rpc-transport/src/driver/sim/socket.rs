@@ -36,6 +36,8 @@ pub(super) struct Socket {
     pub(super) registered: Option<Registered>,
     /// Stands in its driver's list of events to report.
     pub(super) listed: bool,
+    /// Reports of it that are on their way, late.
+    pub(super) late_reports: u32,
     /// The last write came up short: room is worth an event.
     pub(super) wants_room: bool,
     /// Room is reported at all: always on TCP, on Unix sockets only while asked for.
@@ -55,6 +57,7 @@ impl Socket {
             input: Pipe::default(),
             registered: None,
             listed: false,
+            late_reports: 0,
             wants_room: false,
             watches_room: !unix,
             write_closed: false,

@@ -272,7 +272,7 @@ impl State {
                     self.report(Source::Socket(id));
                 }
             }
-            Due::Report(source) => self.list(source),
+            Due::Report(source) => self.report_late(source),
             Due::Wake(driver) => self.drivers[driver].woken = true,
             Due::Alarm => {}
         }
