@@ -63,10 +63,13 @@ impl Inherited {
             Origin::Nobody => Inherited::NOTHING,
             Origin::Of(cx) => Inherited::watching(&cx),
             Origin::Current => {
-                let current = CURRENT.try_with(Cell::take).unwrap_or_default();
-                let inherited = current.clone();
-                let _ = CURRENT.try_with(|place| place.set(current));
-                inherited
+                let current = CURRENT.try_with(|place| {
+                    let current = place.take();
+                    let inherited = current.clone();
+                    place.set(current);
+                    inherited
+                });
+                current.unwrap_or_default()
             }
         }
     }
@@ -123,7 +126,7 @@ impl Drop for Entered<'_> {
 #[inline]
 fn exchange(with: &mut Inherited) {
     // Without a place, at the end of a thread, nothing is taken over.
-    let _ = CURRENT.try_with(|current| *with = current.replace(std::mem::take(with)));
+    let _ = CURRENT.try_with(|current| current.swap(Cell::from_mut(with)));
 }
 
 /// Polls `future` so that the calls it makes take over from `inherited`.

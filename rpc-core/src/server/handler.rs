@@ -1,7 +1,6 @@
 //! The server's side of one connection: requests in, replies out.
 
 use std::any::Any;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -12,7 +11,7 @@ use super::control::{Control, DRAIN, Drain, KEEPALIVE};
 use super::reply::{self, ReplyTo};
 use super::runner::{Finished, Incoming, Started};
 use super::running::{CallKey, Running, RunningCall, What};
-use super::shared::{InFlight, OnReactor, Open, ServerShared, Table};
+use super::shared::{InFlight, OnReactor, Open, ServerShared, Table, TableEntry};
 use crate::error::{Error, Peer, Refusal, Sent};
 use crate::glitch::{Glitches, Verdict};
 use crate::metadata::Metadata;
@@ -177,28 +176,25 @@ impl ServerHandler {
             self.glitch(cx, "a request that is not what its checksum says");
             return Ok(());
         }
-        let Some(mut table) = self.table.take() else { return Err(Error::closed("no methods outside of a batch")) };
-        let found = match self.last {
-            Some(index) if table.methods[index].method.name().as_bytes() == payload.method => Ok(index),
-            _ => self.shared.router.find(self.info.service(), payload.method),
-        };
-        match found {
+        match self.find(payload.method) {
             Ok(index) => {
                 self.last = Some(index);
-                // Whatever panics in there ends this connection; the methods are every connection's.
-                let start = || self.start(cx, &mut table, index, frame, payload.body, to, flags);
-                let panic = catch_unwind(AssertUnwindSafe(start)).err();
-                self.table = Some(table);
-                if let Some(panic) = panic {
-                    resume_unwind(panic);
-                }
+                self.start(cx, index, frame, payload.body, to, flags)
             }
             Err(error) => {
-                self.table = Some(table);
                 self.refuse(cx, payload.method, to, &error);
+                Ok(())
             }
         }
-        Ok(())
+    }
+
+    /// The method that a request of this name is for: mostly the last one's.
+    fn find(&self, name: &[u8]) -> Result<usize, Error> {
+        let last = self.last.filter(|index| {
+            let table = self.table.as_ref();
+            table.is_some_and(|table| table.methods[*index].method.name().as_bytes() == name)
+        });
+        last.map_or_else(|| self.shared.router.find(self.info.service(), name), Ok)
     }
 
     /// A frame whose payload is no message: a control frame, or an error.
@@ -228,14 +224,16 @@ impl ServerHandler {
     fn start(
         &mut self,
         cx: &mut Cx<'_>,
-        table: &mut Table,
         index: usize,
         frame: Frame<'_>,
         body: &[u8],
         to: ReplyTo,
         flags: u16,
-    ) {
-        let method = &mut table.methods[index];
+    ) -> Result<(), Error> {
+        // It stays where it is meanwhile: whatever panics in here ends this connection, and the methods are every connection's.
+        let Some(table) = &mut self.table else { return Err(Error::closed("no methods outside of a batch")) };
+        let TableEntry { method, runner } = &mut table.methods[index];
+        let method = *method;
         let limits = &self.shared.limits;
         let full = match cx.memory() {
             memory if memory.refuses_work() => Some(("max_buffered_bytes", memory.limit())),
@@ -247,14 +245,15 @@ impl ServerHandler {
         };
         if let Some((name, limit)) = full {
             let error = Refusal::TooManyInFlight { name, limit }.into();
-            return self.refuse(cx, method.method.name().as_bytes(), to, &error);
+            self.refuse(cx, method.name().as_bytes(), to, &error);
+            return Ok(());
         }
         let now = cx.now();
         let timeout = self.info.timeout().unwrap_or_default();
         let deadline = self.info.timeout().map(|timeout| now + timeout);
         let key = self.running.next();
         let shared = &self.shared;
-        let started = method.runner.start(
+        let started = runner.start(
             Incoming {
                 frame,
                 body,
@@ -273,23 +272,26 @@ impl ServerHandler {
         let what = match started {
             Started::Done => {
                 self.here.counters.replied.add(1);
-                return self.wrote(cx, to);
+                self.wrote(cx, to);
+                return Ok(());
             }
             Started::Malformed => {
                 self.here.counters.replied.add(1);
                 self.wrote(cx, to);
-                return self.glitch(cx, "a request that cannot be decoded");
+                self.glitch(cx, "a request that cannot be decoded");
+                return Ok(());
             }
             Started::Task(task, in_flight) => What::Task(task, in_flight),
             Started::Blocking(context) => What::Blocking(context),
         };
         let timer = deadline.map(|at| cx.arm(at, key.to_timer()));
-        let call = RunningCall { what, began: now, timer, timeout, method: method.method, to, answered: false };
+        let call = RunningCall { what, began: now, timer, timeout, method, to, answered: false };
         self.running.insert(call);
         self.watch(cx);
         self.here.counters.in_flight.add(1);
         self.in_order = flags & FLAG_OUT_OF_ORDER == 0 && !to.oneway;
         self.throttle(cx);
+        Ok(())
     }
 
     /// Whether frames are handed up: one request at a time where order counts. At the limit of handlers the connection is read on
