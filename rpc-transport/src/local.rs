@@ -18,7 +18,6 @@ pub fn current() -> Option<ReactorHandle> {
 /// connection's reactor, if the connection is gone, if its handler is running just now, or if its handler is not an `H`.
 #[inline]
 pub fn visit<H: Handler, R>(id: ConnId, f: impl FnOnce(&mut H, &mut Cx<'_>) -> R) -> Option<R> {
-    try_with(|_| ())?;
     conn::visit(id, |pipeline, cx| pipeline.handler().downcast_mut::<H>().map(|handler| f(handler, cx))).flatten()
 }
 

@@ -208,7 +208,7 @@ enum State<'a, M, Req: Message, Resp: 'static> {
     /// With what it takes over, if that has been taken already.
     New(Call<'a, M, Req, Resp>, Option<Inherited>),
     /// Without middleware: the message is encoded where it is sent from.
-    Direct(Wire<'a, Encoded<Req>>),
+    Direct(Wire<'a>),
     Layered(Pooled<Result<Response<Resp>>>),
     Done,
 }
@@ -217,7 +217,7 @@ impl<M, Req: Message, Resp> State<'_, M, Req, Resp> {
     /// Whether the peer can have seen the request.
     fn sent(&self) -> Sent {
         match self {
-            State::New(..) | State::Direct(Wire { step: Step::New(..) | Step::Again(_), .. }) => Sent::No,
+            State::New(..) | State::Direct(Wire { step: Step::Failed(_) | Step::Again(_), .. }) => Sent::No,
             _ => Sent::Maybe,
         }
     }
@@ -280,13 +280,16 @@ where
                     };
                     let inherited = inherited.unwrap_or_else(|| Inherited::of(std::mem::take(&mut call.origin)));
                     if let Some(watched) = inherited.watched() {
-                        let watch = Watch::new(watched, call.channel.inner(), call.method);
-                        if watched.is_cancelled() {
+                        let mut watch = Watch::new(watched, call.channel.inner(), call.method);
+                        if Pin::new(&mut watch.cancelled).poll(cx).is_ready() {
                             return Poll::Ready(Err(watch.error().with_sent(Sent::No)));
                         }
                         this.watch = Some(Box::new(watch));
                     }
-                    this.state = call.begin(this.prefer, &inherited);
+                    this.state = call.begin(cx, this.prefer, &inherited);
+                    if matches!(&this.state, State::Direct(wire) if wire.is_local()) {
+                        return Poll::Pending;
+                    }
                 }
                 State::Done => panic!("a call's future was polled after it had ended"),
             }
@@ -300,7 +303,12 @@ where
     Req: Message + 'static,
     Resp: Message + Default + 'static,
 {
-    fn begin(self, prefer: Option<usize>, inherited: &Inherited) -> State<'a, M, Req, Resp> {
+    fn begin(
+        self,
+        cx: &mut TaskContext<'_>,
+        prefer: Option<usize>,
+        inherited: &Inherited,
+    ) -> State<'a, M, Req, Resp> {
         let channel = self.channel.inner();
         let own = self.timeout.unwrap_or(channel.config.limits.default_timeout);
         let timeout = inherited.remaining().map_or(own, |left| left.min(own));
@@ -308,14 +316,7 @@ where
         let metadata = (inherited.persistent(persistent), transient);
         if M::IDENTITY {
             let message = Encoded::new(self.req);
-            return State::Direct(Wire::new(
-                ChannelPtr::Borrowed(channel),
-                self.method,
-                timeout,
-                &metadata,
-                message,
-                prefer,
-            ));
+            return State::Direct(Wire::begin(cx, channel, self.method, timeout, &metadata, message, prefer));
         }
         let channel = self.channel.clone();
         let (method, req) = (self.method, self.req);
@@ -350,9 +351,16 @@ impl Next for Terminal<'_> {
     async fn run(self, cx: &Context, req: Payload) -> Result<Payload> {
         let Terminal { channel, method, timeout, metadata, prefer } = self;
         let timeout = cx.deadline().map_or(timeout, |at| at.saturating_duration_since(local::now()).min(timeout));
-        let channel = ChannelPtr::Owned(Arc::clone(channel));
-        let mut wire = Wire::new(channel, method, timeout, &metadata, req.into_link(), prefer);
-        let reply = std::future::poll_fn(|task| wire.poll(task)).await.and_then(accept)?;
+        let (mut wire, mut body) = (None::<Wire<'_>>, req.into_link());
+        let reply = std::future::poll_fn(|task| match &mut wire {
+            Some(wire) => wire.poll(task),
+            None => {
+                let body = std::mem::take(&mut body);
+                let wire = wire.insert(Wire::begin(task, channel, method, timeout, &metadata, body, prefer));
+                if wire.is_local() { Poll::Pending } else { wire.poll(task) }
+            }
+        });
+        let reply = reply.await.and_then(accept)?;
         if let Some(info) = reply.info {
             cx.put_backward(info.backward);
         }
@@ -360,36 +368,19 @@ impl Next for Terminal<'_> {
     }
 }
 
-enum ChannelPtr<'a> {
-    Borrowed(&'a Arc<ChannelInner>),
-    Owned(Arc<ChannelInner>),
-}
-
-impl ChannelPtr<'_> {
-    fn get(&self) -> &Arc<ChannelInner> {
-        match self {
-            ChannelPtr::Borrowed(channel) => channel,
-            ChannelPtr::Owned(channel) => channel,
-        }
-    }
-}
-
 /// A request on its way through a connection and back.
-struct Wire<'a, B: Body> {
-    channel: ChannelPtr<'a>,
+struct Wire<'a> {
+    channel: &'a Arc<ChannelInner>,
     method: &'static MethodDescriptor,
     started: Instant,
-    timeout: Duration,
-    prefer: Option<usize>,
     /// The slot that counts this call.
     entered: Option<usize>,
     moves: usize,
-    step: Step<B>,
+    step: Step,
 }
 
-enum Step<B> {
-    New(Spec, B),
-    /// The header cannot be made.
+enum Step {
+    /// It did not come as far as a connection.
     Failed(Error),
     Local {
         slot: usize,
@@ -401,13 +392,15 @@ enum Step<B> {
         cell: Arc<ReplyCell>,
     },
     /// It came back unsent, encoded already.
-    Again(Request),
+    Again(Box<Request>),
     Done,
 }
 
-impl<'a, B: Body> Wire<'a, B> {
-    fn new(
-        channel: ChannelPtr<'a>,
+impl<'a> Wire<'a> {
+    /// Hands the request to a connection.
+    fn begin<B: Body>(
+        cx: &mut TaskContext<'_>,
+        channel: &'a Arc<ChannelInner>,
         method: &'static MethodDescriptor,
         timeout: Duration,
         metadata: &(Metadata, Metadata),
@@ -416,11 +409,20 @@ impl<'a, B: Body> Wire<'a, B> {
     ) -> Self {
         let started = local::now();
         let deadline = deadline_of(started, timeout);
+        let mut wire = Wire { channel, method, started, entered: None, moves: 0, step: Step::Done };
         let step = match request_metadata(&metadata.0, &metadata.1) {
-            Ok(extra) => Step::New(Spec { method, extra, timeout, deadline }, body),
-            Err(error) => Step::Failed(Error::from(error).with_phase(Phase::Encode).with_sent(Sent::No)),
+            Ok(_) if timeout.is_zero() => Err(expired(timeout)),
+            Ok(extra) => wire.start(cx, Spec { method, extra, timeout, deadline }, body, prefer),
+            Err(error) => Err(Error::from(error).with_phase(Phase::Encode).with_sent(Sent::No)),
         };
-        Wire { channel, method, started, timeout, prefer, entered: None, moves: 0, step }
+        wire.step = step.unwrap_or_else(Step::Failed);
+        wire
+    }
+
+    /// Whether it waits at a connection of this thread, and so cannot have come to its end when it has just begun. At a foreign cell
+    /// it can.
+    fn is_local(&self) -> bool {
+        matches!(self.step, Step::Local { .. })
     }
 
     fn poll(&mut self, cx: &mut TaskContext<'_>) -> Poll<Result<Reply>> {
@@ -432,43 +434,27 @@ impl<'a, B: Body> Wire<'a, B> {
                         self.step = Step::Done;
                         return Poll::Ready(outcome);
                     }
-                    Collected::Found(Found::Returned(request)) => self.step = Step::Again(*request),
+                    Collected::Found(Found::Returned(request)) => self.step = Step::Again(request),
                     Collected::Elsewhere(cell) => self.step = Step::Foreign { slot, cell },
                 }
                 continue;
             }
             match std::mem::replace(&mut self.step, Step::Done) {
-                Step::New(spec, body) => {
-                    if self.timeout.is_zero() {
-                        return Poll::Ready(Err(expired(self.timeout)));
-                    }
-                    match self.start(cx, spec, body) {
-                        Ok(step) => {
-                            // A foreign cell may have come to its end already; a local call cannot have.
-                            let local = matches!(step, Step::Local { .. });
-                            self.step = step;
-                            if local {
-                                return Poll::Pending;
-                            }
-                        }
-                        Err(error) => return Poll::Ready(Err(error)),
-                    }
-                }
                 Step::Again(request) => {
                     self.moves += 1;
-                    if self.moves > self.channel.get().moves() {
+                    if self.moves > self.channel.moves() {
                         let text = "each of several connections ended before the request could be sent";
                         return Poll::Ready(Err(Error::closed(text).with_sent(Sent::No).with_phase(Phase::Queue)));
                     }
-                    let (slot, _) = self.channel.get().pick();
-                    self.step = self.start_foreign(cx, slot, request);
+                    let (slot, _) = self.channel.pick();
+                    self.step = self.start_foreign(cx, slot, *request);
                 }
                 Step::Foreign { slot, cell } => match cell.poll(cx) {
                     Poll::Ready(Found::Done(outcome)) => {
-                        self.channel.get().keep_cell(cell);
+                        self.channel.keep_cell(cell);
                         return Poll::Ready(outcome);
                     }
-                    Poll::Ready(Found::Returned(request)) => self.step = Step::Again(*request),
+                    Poll::Ready(Found::Returned(request)) => self.step = Step::Again(request),
                     Poll::Pending => {
                         self.step = Step::Foreign { slot, cell };
                         return Poll::Pending;
@@ -482,7 +468,7 @@ impl<'a, B: Body> Wire<'a, B> {
 
     /// Asks the connection. A call that was begun on its reactor's thread may be polled on another later: then it waits at a cell.
     fn collect(&self, cx: &mut TaskContext<'_>, slot: usize, conn: ConnId, seq: SeqId) -> Collected {
-        let channel = self.channel.get();
+        let channel = self.channel;
         let reactor = &channel.slots[slot].reactor;
         if reactor.is_current() {
             let plain = local::peek::<ClientHandler, _>(conn, |handler| handler.collect_plainly(seq)).flatten();
@@ -507,9 +493,15 @@ impl<'a, B: Body> Wire<'a, B> {
         Collected::Elsewhere(cell)
     }
 
-    fn start(&mut self, cx: &mut TaskContext<'_>, spec: Spec, body: B) -> Result<Step<B>> {
-        let channel = self.channel.get();
-        let (slot, is_local) = match self.prefer {
+    fn start<B: Body>(
+        &mut self,
+        cx: &mut TaskContext<'_>,
+        spec: Spec,
+        body: B,
+        prefer: Option<usize>,
+    ) -> Result<Step> {
+        let channel = self.channel;
+        let (slot, is_local) = match prefer {
             Some(slot) => (slot, channel.slots[slot].reactor.is_current()),
             None => channel.pick(),
         };
@@ -536,9 +528,9 @@ impl<'a, B: Body> Wire<'a, B> {
         }
     }
 
-    fn start_foreign(&mut self, cx: &mut TaskContext<'_>, slot: usize, request: Request) -> Step<B> {
+    fn start_foreign(&mut self, cx: &mut TaskContext<'_>, slot: usize, request: Request) -> Step {
         self.enter(slot);
-        let channel = self.channel.get();
+        let channel = self.channel;
         let cell = channel.take_cell();
         cell.submit(request, cx.waker());
         channel.send(slot, &cell);
@@ -547,7 +539,7 @@ impl<'a, B: Body> Wire<'a, B> {
 
     fn enter(&mut self, slot: usize) {
         let before = self.entered.replace(slot);
-        let channel = self.channel.get();
+        let channel = self.channel;
         channel.enter(slot);
         if let Some(before) = before {
             channel.leave(before);
@@ -556,18 +548,18 @@ impl<'a, B: Body> Wire<'a, B> {
 
     fn explain(&self, error: Error) -> Error {
         let elapsed = local::now().saturating_duration_since(self.started);
-        explain(error, self.channel.get(), self.method, elapsed)
+        explain(error, self.channel, self.method, elapsed)
     }
 }
 
-impl<B: Body> Drop for Wire<'_, B> {
+impl Drop for Wire<'_> {
     fn drop(&mut self) {
-        let channel = self.channel.get();
+        let channel = self.channel;
         if let Some(slot) = self.entered {
             channel.leave(slot);
         }
-        match std::mem::replace(&mut self.step, Step::Done) {
-            Step::Local { slot, conn, seq } => {
+        match &self.step {
+            &Step::Local { slot, conn, seq } => {
                 let give_up = move |channel: &ChannelInner| {
                     let slot = &channel.slots[slot];
                     slot.reactor.is_current()
@@ -582,10 +574,10 @@ impl<B: Body> Drop for Wire<'_, B> {
             }
             Step::Foreign { slot, cell } => {
                 if let Some(conn) = cell.drop_call() {
-                    channel.slots[slot].reactor.send(conn, cell);
+                    channel.slots[*slot].reactor.send(conn, Arc::clone(cell));
                 }
             }
-            _ => {}
+            Step::Failed(_) | Step::Again(_) | Step::Done => {}
         }
     }
 }

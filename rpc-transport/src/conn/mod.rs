@@ -44,7 +44,7 @@ use crate::error::CloseReason;
 use crate::listener::{Admission, ListenerShared};
 use crate::log_limit::LogLimit;
 use crate::panics::caught;
-use crate::reactor::core::{TimerKey, with};
+use crate::reactor::core::{TimerKey, try_with, with};
 use crate::reactor::{ReactorHandle, guarded, wake};
 use crate::stats::MemoryBudget;
 use crate::timer::TimerId;
@@ -210,9 +210,9 @@ pub(crate) fn open(
     id
 }
 
-/// Runs `f` on a connection, if it is still there and not running already.
+/// Runs `f` on a connection of this thread's reactor, if it is still there and not running already.
 pub(crate) fn visit<R>(id: ConnId, f: impl FnOnce(&mut dyn Pipeline, &mut Cx<'_>) -> R) -> Option<R> {
-    let (mut entry, now) = with(|core| core.conns.take(id).map(|entry| (entry, core.now)))?;
+    let (mut entry, now) = try_with(|core| core.conns.take(id).map(|entry| (entry, core.now))).flatten()?;
     let result = entry.call(now, f);
     settle(entry, now);
     result
