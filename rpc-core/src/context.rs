@@ -216,6 +216,7 @@ impl Context {
     }
 
     /// Takes the backward pairs out: without a lock when nobody else has a clone.
+    #[inline]
     pub(crate) fn take_backward(&mut self) -> Metadata {
         match Arc::get_mut(&mut self.0) {
             Some(inner) => std::mem::take(inner.backward.get_mut()),

@@ -62,6 +62,7 @@ impl Metadata {
     }
 
     /// Whether there is no pair.
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.pairs().is_empty()
     }
@@ -71,6 +72,7 @@ impl Metadata {
         self.pairs = None;
     }
 
+    #[inline]
     pub(crate) fn pairs(&self) -> &[(Bytes, Bytes)] {
         self.pairs.as_deref().map_or(&[], Vec::as_slice)
     }

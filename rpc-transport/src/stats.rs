@@ -100,6 +100,7 @@ impl MemoryBudget {
     }
 
     /// At 95 % new work is refused.
+    #[inline]
     pub fn refuses_work(&self) -> bool {
         self.used() >= self.limit / 100 * 95
     }

@@ -274,12 +274,12 @@ impl ChannelInner {
     /// The slot's connection, made now if there is none. Only on the slot's reactor.
     pub(crate) fn ensure(self: &Arc<Self>, index: usize) -> Result<ConnId> {
         let slot = &self.slots[index];
-        let now = local::now();
         let turn = {
             let state = slot.state.lock();
             if let Some(id) = state.conn {
                 return Ok(id);
             }
+            let now = local::now();
             if let Some(at) = state.retry_at.filter(|at| *at > now) {
                 return Err(backoff(&state, at - now));
             }

@@ -8,7 +8,7 @@
 //! What is entered changes places with what the thread had, and back when the poll is over: nothing is allocated or counted, and a
 //! handler that makes no call pays for two such exchanges and nothing else.
 
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::time::{Duration, Instant};
@@ -38,7 +38,7 @@ pub(crate) enum Origin {
 }
 
 thread_local! {
-    static CURRENT: Cell<Inherited> = const { Cell::new(Inherited::NOTHING) };
+    static CURRENT: RefCell<Inherited> = const { RefCell::new(Inherited::NOTHING) };
 }
 
 impl Inherited {
@@ -62,15 +62,7 @@ impl Inherited {
         match origin {
             Origin::Nobody => Inherited::NOTHING,
             Origin::Of(cx) => Inherited::watching(&cx),
-            Origin::Current => {
-                let current = CURRENT.try_with(|place| {
-                    let current = place.take();
-                    let inherited = current.clone();
-                    place.set(current);
-                    inherited
-                });
-                current.unwrap_or_default()
-            }
+            Origin::Current => CURRENT.try_with(|current| current.borrow().clone()).unwrap_or_default(),
         }
     }
 
@@ -126,7 +118,7 @@ impl Drop for Entered<'_> {
 #[inline]
 fn exchange(with: &mut Inherited) {
     // Without a place, at the end of a thread, nothing is taken over.
-    let _ = CURRENT.try_with(|current| current.swap(Cell::from_mut(with)));
+    let _ = CURRENT.try_with(|current| std::mem::swap(with, &mut current.borrow_mut()));
 }
 
 /// Polls `future` so that the calls it makes take over from `inherited`.

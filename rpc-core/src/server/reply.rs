@@ -131,6 +131,7 @@ fn write_with_extras<R: ReplyBody>(
     Ok(())
 }
 
+#[inline]
 fn within_limit(head: &ReplyHead, to: ReplyTo, extra_len: usize, len: usize) -> Result<()> {
     match head.frame_len(to.form, extra_len, len) {
         frame_len if frame_len > to.max_frame_size as usize => Err(too_large(frame_len, to.max_frame_size)),

@@ -183,6 +183,7 @@ impl<'a> Cx<'a> {
     }
 
     /// Whether frames already received must wait: paused, output over `write_high`, or closing.
+    #[inline]
     pub(crate) fn must_stop(&mut self) -> bool {
         // Only the accepting side stops reading: if both did, each full of output, neither would ever go on.
         if self.conn.admission.is_some() && self.conn.outbound.len() >= self.conn.limits.write_high {
