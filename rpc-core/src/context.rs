@@ -168,7 +168,7 @@ impl Context {
         Arc::get_mut(&mut self.0).expect("just made unique")
     }
 
-    /// Makes this the context of a received call. Costs no reference count when the connection and header are the last call's.
+    /// Makes this the context of a received call. Costs no reference count when the connection and the header are the last call's.
     pub(crate) fn receive(
         &mut self,
         method: &'static MethodDescriptor,
@@ -188,6 +188,9 @@ impl Context {
         inner.backward.get_mut().clear();
         if !inner.received.as_ref().is_some_and(|old| Arc::ptr_eq(old, info)) {
             inner.received = Some(Arc::clone(info));
+        }
+        // By itself: connections share headers.
+        if !inner.peer.as_ref().is_some_and(|old| old.is(peer)) {
             inner.peer = Some(peer.clone());
         }
     }

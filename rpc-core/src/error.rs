@@ -102,6 +102,11 @@ impl Peer {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Whether both are one handle's clones.
+    pub(crate) fn is(&self, other: &Peer) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
 }
 
 impl<T: Into<Arc<str>>> From<T> for Peer {

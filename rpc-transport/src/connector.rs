@@ -36,7 +36,7 @@ impl Connector {
         handler: H,
     ) -> Option<ConnId> {
         let setup = Setup {
-            peer: Url::from(endpoint),
+            peer: Url::from(endpoint).to_string().into(),
             admission: None,
             limits: Arc::clone(&self.limits),
             memory: Arc::clone(&self.memory),

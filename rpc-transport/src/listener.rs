@@ -50,6 +50,8 @@ pub struct ListenOptions {
 pub struct Accepted<'a> {
     /// The peer; for a Unix socket the listener's path.
     pub peer: &'a Url,
+    /// The same as text, which the connection keeps: see [`Cx::peer`](crate::Cx::peer).
+    pub peer_text: &'a Arc<str>,
     /// The reactor it will belong to.
     pub reactor: &'a ReactorHandle,
 }
@@ -416,9 +418,10 @@ fn adopt(raw: RawSocket, peer: Url, admission: Admission, reactor: ReactorHandle
     if with(|core| core.stopping) {
         return;
     }
-    let pipeline = (shared.factory)(&Accepted { peer: &peer, reactor: &reactor });
+    let peer_text = Arc::from(peer.to_string());
+    let pipeline = (shared.factory)(&Accepted { peer: &peer, peer_text: &peer_text, reactor: &reactor });
     let setup = Setup {
-        peer,
+        peer: peer_text,
         limits: Arc::clone(&shared.conn_limits),
         memory: Arc::clone(&shared.memory),
         admission: Some(admission),

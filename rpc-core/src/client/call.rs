@@ -303,12 +303,7 @@ where
     Req: Message + 'static,
     Resp: Message + Default + 'static,
 {
-    fn begin(
-        self,
-        cx: &mut TaskContext<'_>,
-        prefer: Option<usize>,
-        inherited: &Inherited,
-    ) -> State<'a, M, Req, Resp> {
+    fn begin(self, cx: &mut TaskContext<'_>, prefer: Option<usize>, inherited: &Inherited) -> State<'a, M, Req, Resp> {
         let channel = self.channel.inner();
         let own = self.timeout.unwrap_or(channel.config.limits.default_timeout);
         let timeout = inherited.remaining().map_or(own, |left| left.min(own));
@@ -493,13 +488,7 @@ impl<'a> Wire<'a> {
         Collected::Elsewhere(cell)
     }
 
-    fn start<B: Body>(
-        &mut self,
-        cx: &mut TaskContext<'_>,
-        spec: Spec,
-        body: B,
-        prefer: Option<usize>,
-    ) -> Result<Step> {
+    fn start<B: Body>(&mut self, cx: &mut TaskContext<'_>, spec: Spec, body: B, prefer: Option<usize>) -> Result<Step> {
         let channel = self.channel;
         let (slot, is_local) = match prefer {
             Some(slot) => (slot, channel.slots[slot].reactor.is_current()),

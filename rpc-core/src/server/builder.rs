@@ -12,7 +12,7 @@ use super::handler::ServerHandler;
 use super::methods::Methods;
 use super::router::Router;
 use super::runtime::Runtime;
-use super::shared::{Counters, OnReactor, ServerShared, Table, TableEntry};
+use super::shared::{OnReactor, ServerShared, Table, TableEntry};
 use super::watchdog::{Watchdog, Watched};
 use super::workers::Workers;
 use crate::client::config_error;
@@ -21,7 +21,6 @@ use crate::error::{ConfigError, Error, Peer, Result};
 use crate::limits::Limits;
 use crate::middleware::{Middleware, Stack};
 use crate::protocol::KitexFraming;
-use crate::sync::Mutex;
 
 /// A server of generated services. Start with [`Server::builder`].
 #[derive(Debug)]
@@ -210,11 +209,8 @@ impl<M: Middleware> Services<M> {
         let tables = pool.handles().iter().map(|_| {
             let methods: Vec<_> = entries.iter().map(|e| TableEntry { method: e.method, runner: (e.make)() }).collect();
             let polling = methods.iter().filter_map(|entry| Some((entry.method, entry.runner.polling()?)));
-            Arc::new(OnReactor {
-                polling: polling.collect(),
-                table: Mutex::new(Some(Box::new(Table { methods, reserved: None }))),
-                counters: Counters::default(),
-            })
+            let polling = polling.collect();
+            Arc::new(OnReactor::new(Table { methods, reserved: None }, polling))
         });
         let memory = Arc::new(MemoryBudget::new(settings.limits.max_buffered_bytes));
         let shared = Arc::new(ServerShared::new(settings.limits, settings.checksum, router, tables.collect(), workers));
@@ -229,7 +225,7 @@ impl<M: Middleware> Services<M> {
             let shared = Arc::clone(&shared);
             pool.listen(url, options.clone(), move |accepted| {
                 let here = Arc::clone(&shared.reactors[accepted.reactor.index()]);
-                let peer = Peer::from(accepted.peer.to_string());
+                let peer = Peer::from(Arc::clone(accepted.peer_text));
                 let framing = KitexFraming::new(shared.limits.max_frame_size);
                 (framing, ServerHandler::new(Arc::clone(&shared), here, peer))
             })

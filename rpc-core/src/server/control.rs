@@ -10,8 +10,9 @@
 use std::time::{Duration, Instant};
 
 use bytes::BufMut;
-use rpc_transport::{CloseReason, Cx, LogLimit, local};
+use rpc_transport::{CloseReason, Cx, LogLimit, TimerId, local};
 
+use super::cancel_budget::CancelBudget;
 use super::handler::ServerHandler;
 use super::reply;
 use super::running::{CallKey, What};
@@ -40,7 +41,44 @@ pub(super) enum Control {
     /// It says so; the next reply says the same to it.
     Announced,
     /// Both have said so.
-    On(Box<Keepalive>),
+    On(Box<Agreed>),
+}
+
+/// What there is only with control frames.
+pub(super) struct Agreed {
+    keepalive: Keepalive,
+    /// When the keepalive looks at the peer next.
+    look: Option<TimerId>,
+    /// Cancellations, of which there cannot be more than requests.
+    cancels: u64,
+    budget: CancelBudget,
+}
+
+/// Why a connection is drained.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reason {
+    /// The whole server stops.
+    ShuttingDown,
+    Glitches,
+    CancelBudget,
+}
+
+impl Reason {
+    /// As the peer is told.
+    fn name(self) -> &'static str {
+        match self {
+            Reason::ShuttingDown => "shutting_down",
+            Reason::Glitches => "max_glitches",
+            Reason::CancelBudget => "cancel_budget",
+        }
+    }
+
+    fn closes(self) -> CloseReason {
+        match self {
+            Reason::ShuttingDown => CloseReason::Local("the server is shutting down"),
+            Reason::Glitches | Reason::CancelBudget => CloseReason::Limit(self.name()),
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -58,7 +96,13 @@ impl ServerHandler {
     /// A reply that confirms control frames is about to be written: from there on both sides may send them.
     #[cold]
     pub(super) fn confirmed(&mut self, cx: &mut Cx<'_>) {
-        self.control = Control::On(Box::new(Keepalive::new(Rules::of(&self.shared.limits))));
+        let limits = &self.shared.limits;
+        self.control = Control::On(Box::new(Agreed {
+            keepalive: Keepalive::new(Rules::of(limits)),
+            look: None,
+            cancels: 0,
+            budget: CancelBudget::new(limits.cancel_budget),
+        }));
         if self.running.len() > 0 {
             self.watch(cx);
         }
@@ -67,10 +111,10 @@ impl ServerHandler {
     /// A call is under way: the peer is looked at from now on.
     #[inline]
     pub(super) fn watch(&mut self, cx: &mut Cx<'_>) {
-        if let Control::On(keepalive) = &mut self.control
-            && let Some(at) = keepalive.watch(cx.now())
+        if let Control::On(agreed) = &mut self.control
+            && let Some(at) = agreed.keepalive.watch(cx.now())
         {
-            self.look = Some(cx.remind(at, KEEPALIVE));
+            agreed.look = Some(cx.remind(at, KEEPALIVE));
         }
     }
 
@@ -79,25 +123,25 @@ impl ServerHandler {
     /// # Errors
     /// Nobody agreed on control frames here: fatal for the connection.
     pub(super) fn obey(&mut self, cx: &mut Cx<'_>, frame: ControlFrame<'_>) -> Result<(), Error> {
-        let Control::On(keepalive) = &mut self.control else {
+        let Control::On(agreed) = &mut self.control else {
             return Err(ProtocolError::Control("nobody agreed on them").into());
         };
         if self.running.len() == 0 {
-            keepalive.note_quiet(cx.now(), self.calls);
+            agreed.keepalive.note_quiet(cx.now(), self.calls);
         }
         match frame {
             ControlFrame::Ping(number) => {
-                if keepalive.on_ping(number, cx.now()) == Err(TooManyPings) {
+                if agreed.keepalive.on_ping(number, cx.now()) == Err(TooManyPings) {
                     static PINGS: LogLimit = LogLimit::new();
                     if let Some(skipped) = PINGS.pass(cx.now()) {
                         tracing::info!(peer = %self.peer, skipped, "too many pings; closing");
                     }
                     // 0: what runs is not waited for.
-                    self.go_away(cx, 0, b"too_many_pings");
+                    self.go_away(cx, 0, "too_many_pings");
                     cx.close(CloseReason::Limit("keepalive_min_interval"));
                 }
             }
-            ControlFrame::Pong(number) => match keepalive.on_pong(number) {
+            ControlFrame::Pong(number) => match agreed.keepalive.on_pong(number) {
                 Pong::Alive => {}
                 Pong::Unasked => self.glitch(cx, "a pong that nobody asked for"),
                 Pong::Probe(number) => self.ping(cx, number),
@@ -113,8 +157,8 @@ impl ServerHandler {
     /// What is owed at the end of a batch.
     #[inline]
     pub(super) fn pay(&mut self, cx: &mut Cx<'_>) {
-        if let Control::On(keepalive) = &mut self.control
-            && let Some(number) = keepalive.owed()
+        if let Control::On(agreed) = &mut self.control
+            && let Some(number) = agreed.keepalive.owed()
         {
             ControlFrame::Pong(number).encode(cx.output());
         }
@@ -122,8 +166,9 @@ impl ServerHandler {
 
     /// The time for a look at the peer has come.
     pub(super) fn look(&mut self, cx: &mut Cx<'_>) {
-        self.look = None;
-        let Control::On(keepalive) = &mut self.control else { return };
+        let Control::On(agreed) = &mut self.control else { return };
+        let Agreed { keepalive, look, .. } = &mut **agreed;
+        *look = None;
         let view = View { busy: self.running.len() > 0, heard: cx.heard(), reads: cx.is_read(), written: cx.written() };
         let at = match keepalive.look(cx.now(), view) {
             Next::Rest => return,
@@ -140,25 +185,35 @@ impl ServerHandler {
                 return cx.abort(CloseReason::Limit("keepalive_timeout"));
             }
         };
-        self.look = Some(cx.remind(at, KEEPALIVE));
+        *look = Some(cx.remind(at, KEEPALIVE));
     }
 
-    fn ping(&mut self, cx: &mut Cx<'_>, number: u64) {
-        if let Control::On(keepalive) = &mut self.control {
-            ControlFrame::Ping(number).encode(cx.output());
-            keepalive.sent(number, end_of_output(cx), cx.now());
+    /// The connection has ended.
+    pub(super) fn stop_looking(&mut self, cx: &mut Cx<'_>) {
+        if let Control::On(agreed) = &mut self.control
+            && let Some(look) = agreed.look.take()
+        {
+            cx.forget(look);
         }
     }
 
-    fn go_away(&mut self, cx: &mut Cx<'_>, last: i32, reason: &[u8]) {
-        ControlFrame::GoAway { last, reason }.encode(cx.output());
+    fn ping(&mut self, cx: &mut Cx<'_>, number: u64) {
+        if let Control::On(agreed) = &mut self.control {
+            ControlFrame::Ping(number).encode(cx.output());
+            agreed.keepalive.sent(number, end_of_output(cx), cx.now());
+        }
+    }
+
+    fn go_away(&mut self, cx: &mut Cx<'_>, last: i32, reason: &str) {
+        ControlFrame::GoAway { last, reason: reason.as_bytes() }.encode(cx.output());
     }
 
     /// The caller of this request has given up. Its answer is an exception, so that there is one reply to every request and its caller
     /// knows when the id is free; a request that has been answered already needs no second one.
     fn cancel(&mut self, cx: &mut Cx<'_>, seq: i32) {
-        self.cancels += 1;
-        if self.cancels > self.calls {
+        let Control::On(agreed) = &mut self.control else { return };
+        agreed.cancels += 1;
+        if agreed.cancels > self.calls {
             return self.glitch(cx, "more cancellations than requests");
         }
         if let Some(key) = self.running.find(seq) {
@@ -197,23 +252,25 @@ impl ServerHandler {
     /// Since when its peer has sent nothing but control frames, if it is so.
     pub(super) fn quiet_since(&self) -> Option<Instant> {
         match &self.control {
-            Control::On(keepalive) => keepalive.quiet_since(self.calls),
+            Control::On(agreed) => agreed.keepalive.quiet_since(self.calls),
             _ => None,
         }
     }
 
     fn unfinished(&mut self, cx: &mut Cx<'_>, began: Instant) {
-        if matches!(self.control, Control::On(_)) && self.budget.on_unfinished(self.calls, began, cx.now()) {
+        if let Control::On(agreed) = &mut self.control
+            && agreed.budget.on_unfinished(self.calls, began, cx.now())
+        {
             static CUT: LogLimit = LogLimit::new();
             if let Some(skipped) = CUT.pass(cx.now()) {
                 tracing::info!(peer = %self.peer, skipped, "more than half of its calls are cut short at once; closing");
             }
-            self.drain_for(cx, b"cancel_budget");
+            self.drain_for(cx, Reason::CancelBudget);
         }
     }
 
     /// Shuts this connection down; the peer hears why if it knows `goaway`.
-    pub(super) fn drain_for(&mut self, cx: &mut Cx<'_>, reason: &'static [u8]) {
+    pub(super) fn drain_for(&mut self, cx: &mut Cx<'_>, reason: Reason) {
         if self.drain == Drain::No {
             self.drain = Drain::Draining;
             self.reason = reason;
@@ -227,10 +284,10 @@ impl ServerHandler {
     /// see `crrst` in their replies instead.
     pub(super) fn go_on_draining(&mut self, cx: &mut Cx<'_>) {
         match (self.drain, &mut self.control) {
-            (Drain::Draining, Control::On(keepalive)) => {
-                let probe = keepalive.probe();
+            (Drain::Draining, Control::On(agreed)) => {
+                let probe = agreed.keepalive.probe();
                 self.drain = Drain::Goodbye;
-                self.go_away(cx, 0, self.reason);
+                self.go_away(cx, 0, self.reason.name());
                 if let Some(number) = probe {
                     self.ping(cx, number);
                 }
@@ -249,11 +306,7 @@ impl ServerHandler {
                 cx.arm(at, DRAIN);
             }
             (Drain::Over, _) if self.running.len() == 0 => {
-                cx.close(match self.reason {
-                    b"cancel_budget" => CloseReason::Limit("cancel_budget"),
-                    b"max_glitches" => CloseReason::Limit("max_glitches"),
-                    _ => CloseReason::Local("the server is shutting down"),
-                });
+                cx.close(self.reason.closes());
             }
             _ => {}
         }
@@ -266,7 +319,7 @@ impl ServerHandler {
         }
         self.drain = Drain::Over;
         if matches!(self.control, Control::On(_)) {
-            self.go_away(cx, self.last_seq, self.reason);
+            self.go_away(cx, self.last_seq, self.reason.name());
         }
         self.go_on_draining(cx);
     }

@@ -4,10 +4,9 @@ use std::any::Any;
 use std::sync::Arc;
 use std::time::Instant;
 
-use rpc_transport::{CloseReason, Cx, Frame, Handler, LogLimit, TimerId, local};
+use rpc_transport::{CloseReason, Cx, Frame, Handler, LogLimit, local};
 
-use super::cancel_budget::CancelBudget;
-use super::control::{Control, DRAIN, Drain, KEEPALIVE};
+use super::control::{Control, DRAIN, Drain, KEEPALIVE, Reason};
 use super::reply::{self, ReplyTo};
 use super::runner::{Finished, Incoming, Started};
 use super::running::{CallKey, Running, RunningCall, What};
@@ -23,19 +22,16 @@ use crate::status::Code;
 /// No more than this of a method's name goes back with a refusal, in bytes.
 const LONGEST_NAME: usize = 255;
 
-/// What peers are told when the whole server stops.
-const SHUTTING_DOWN: &[u8] = b"shutting_down";
-
 pub(crate) struct ServerHandler {
     pub(super) shared: Arc<ServerShared>,
     pub(super) here: Arc<OnReactor>,
     /// The reactor's methods, while a batch is handled.
     table: Option<Box<Table>>,
     pub(super) peer: Peer,
-    /// The last request's header: most have the same, which costs one comparison.
+    /// The last request's header: most have the same, which costs one comparison. Other connections may share it.
     info: Arc<RequestInfo>,
     /// The method that the last header and name led to.
-    last: Option<usize>,
+    last: Option<u32>,
     /// The last request's header has a checksum, and checksums are compared here.
     checked: bool,
     pub(super) running: Running,
@@ -46,14 +42,9 @@ pub(crate) struct ServerHandler {
     in_order: bool,
     pub(super) multiplexed: bool,
     pub(super) control: Control,
-    /// When the keepalive looks at the peer next.
-    pub(super) look: Option<TimerId>,
-    /// Cancellations, of which there cannot be more than requests.
-    pub(super) cancels: u64,
-    pub(super) budget: CancelBudget,
     pub(super) drain: Drain,
-    /// Why it is drained, as the peer is told.
-    pub(super) reason: &'static [u8],
+    /// Why it is drained.
+    pub(super) reason: Reason,
     glitches: Glitches,
     _open: Open,
 }
@@ -63,7 +54,7 @@ impl ServerHandler {
         ServerHandler {
             table: None,
             peer,
-            info: Arc::default(),
+            info: Arc::clone(&here.no_header),
             last: None,
             checked: false,
             running: Running::default(),
@@ -72,10 +63,7 @@ impl ServerHandler {
             in_order: false,
             multiplexed: false,
             control: Control::No,
-            look: None,
-            cancels: 0,
-            budget: CancelBudget::new(shared.limits.cancel_budget),
-            reason: SHUTTING_DOWN,
+            reason: Reason::ShuttingDown,
             drain: if shared.is_draining() { Drain::Draining } else { Drain::No },
             glitches: Glitches::new(shared.limits.max_glitches),
             _open: Open::new(&shared),
@@ -163,7 +151,7 @@ impl ServerHandler {
         to.confirm = matches!(self.control, Control::Announced);
         if self.drain == Drain::Over {
             self.refuse(cx, payload.method, to, &Refusal::ShuttingDown.into());
-            if self.reason != SHUTTING_DOWN {
+            if self.reason != Reason::ShuttingDown {
                 self.glitch(cx, "a call to a connection that takes none for the peer's own doing");
             }
             return Ok(());
@@ -178,7 +166,7 @@ impl ServerHandler {
         }
         match self.find(payload.method) {
             Ok(index) => {
-                self.last = Some(index);
+                self.last = u32::try_from(index).ok();
                 self.start(cx, index, frame, payload.body, to, flags)
             }
             Err(error) => {
@@ -190,7 +178,7 @@ impl ServerHandler {
 
     /// The method that a request of this name is for: mostly the last one's.
     fn find(&self, name: &[u8]) -> Result<usize, Error> {
-        let last = self.last.filter(|index| {
+        let last = self.last.map(|index| index as usize).filter(|index| {
             let table = self.table.as_ref();
             table.is_some_and(|table| table.methods[*index].method.name().as_bytes() == name)
         });
@@ -211,11 +199,7 @@ impl ServerHandler {
 
     /// Reads a header that differs from the last one.
     fn read_info(&mut self, info: &[u8]) -> Result<(), crate::InfoError> {
-        let limits = self.shared.limits.header();
-        match Arc::get_mut(&mut self.info) {
-            Some(own) => own.update(info, &limits)?,
-            None => self.info = Arc::new(RequestInfo::parse(info, &limits)?),
-        }
+        self.info = self.here.read_header(info, &self.shared.limits.header())?;
         self.checked = self.shared.checksum && self.info.checksum().is_some();
         Ok(())
     }
@@ -364,7 +348,7 @@ impl ServerHandler {
         tracing::debug!(peer = %self.peer, what, "glitch");
         match self.glitches.add(cx.now()) {
             Verdict::Tolerate => {}
-            Verdict::Drain => self.drain_for(cx, b"max_glitches"),
+            Verdict::Drain => self.drain_for(cx, Reason::Glitches),
             Verdict::Cut => cx.abort(CloseReason::Limit("max_glitches")),
         }
     }
@@ -426,7 +410,7 @@ impl Handler for ServerHandler {
     }
 
     fn on_shutdown(&mut self, cx: &mut Cx<'_>) {
-        self.drain_for(cx, SHUTTING_DOWN);
+        self.drain_for(cx, Reason::ShuttingDown);
     }
 
     fn is_idle(&self) -> bool {
@@ -441,9 +425,7 @@ impl Handler for ServerHandler {
         if let Some(table) = self.table.take() {
             *self.here.table.lock() = Some(table);
         }
-        if let Some(look) = self.look.take() {
-            cx.forget(look);
-        }
+        self.stop_looking(cx);
         for call in self.running.drain() {
             self.here.counters.in_flight.sub(1);
             if let Some(timer) = call.timer {

@@ -12,6 +12,7 @@ use super::workers::Workers;
 use crate::codegen::MethodDescriptor;
 use crate::error::Refusal;
 use crate::limits::Limits;
+use crate::protocol::ttheader::{HeaderLimits, InfoError, RequestInfo};
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::sync::{Condvar, Mutex};
 
@@ -34,11 +35,38 @@ pub(crate) struct OnReactor {
     /// Taken out while a batch is handled.
     pub(crate) table: Mutex<Option<Box<Table>>>,
     pub(crate) counters: Counters,
+    /// What a connection has before its first request.
+    pub(super) no_header: Arc<RequestInfo>,
+    /// The header that was read last. Connections of one client mostly have the same, and share it.
+    pub(super) last_header: Mutex<Arc<RequestInfo>>,
     /// Which methods' handlers are being polled; for the watchdog.
     pub(crate) polling: Vec<PollingMethod>,
 }
 
+impl OnReactor {
+    pub(crate) fn new(table: Table, polling: Vec<PollingMethod>) -> Self {
+        let no_header = Arc::<RequestInfo>::default();
+        OnReactor {
+            table: Mutex::new(Some(Box::new(table))),
+            counters: Counters::default(),
+            last_header: Mutex::new(Arc::clone(&no_header)),
+            no_header,
+            polling,
+        }
+    }
+
+    /// Reads a header, if it is not the one that was read last.
+    pub(super) fn read_header(&self, info: &[u8], limits: &HeaderLimits) -> Result<Arc<RequestInfo>, InfoError> {
+        let mut last = self.last_header.lock();
+        if last.raw() != info {
+            *last = Arc::new(RequestInfo::parse(info, limits)?);
+        }
+        Ok(Arc::clone(&last))
+    }
+}
+
 /// The methods of a server on one reactor.
+#[derive(Default)]
 pub(crate) struct Table {
     pub(crate) methods: Vec<TableEntry>,
     /// A task slot at hand, for the next handler that does not end at once.

@@ -127,7 +127,7 @@ mod tests {
     use rpc_transport::{PoolOptions, ReactorPool};
 
     use super::*;
-    use crate::server::shared::Counters;
+    use crate::server::shared::Table;
 
     static SPIN: MethodDescriptor = MethodDescriptor::new("t", "Test", "Spin");
 
@@ -136,12 +136,7 @@ mod tests {
         let pool = ReactorPool::start(PoolOptions { reactors: 1, ..PoolOptions::default() }).expect("a reactor");
         let reactor = pool.handles()[0].clone();
         let polling = Arc::<Polling>::default();
-        let here = OnReactor {
-            table: Default::default(),
-            counters: Counters::default(),
-            polling: vec![(&SPIN, Arc::clone(&polling))],
-        };
-        let here = Arc::new(here);
+        let here = Arc::new(OnReactor::new(Table::default(), vec![(&SPIN, Arc::clone(&polling))]));
         let mut watched = Watched::new(reactor.clone(), Arc::clone(&here));
         for stalls in 1..=3 {
             let (tell, told) = mpsc::channel();

@@ -11,7 +11,6 @@ use crate::reactor::ReactorHandle;
 use crate::reactor::core::{TimerKey, with};
 use crate::stats::MemoryBudget;
 use crate::timer::TimerId;
-use crate::url::Url;
 
 /// What a handler can do with its own connection.
 pub struct Cx<'a> {
@@ -46,9 +45,9 @@ impl<'a> Cx<'a> {
         &self.conn.reactor
     }
 
-    /// The peer: for an accepted Unix connection the listener's path.
+    /// The peer as a URL: for an accepted Unix connection the listener's path.
     #[inline]
-    pub fn peer(&self) -> &Arc<Url> {
+    pub fn peer(&self) -> &Arc<str> {
         &self.conn.peer
     }
 
@@ -171,14 +170,14 @@ impl<'a> Cx<'a> {
     /// Closes the connection once the output is written. The first reason given counts.
     pub fn close(&mut self, reason: CloseReason) {
         if !self.is_closing() {
-            self.conn.phase = Phase::Closing(reason);
+            self.conn.phase = Phase::closing(reason);
         }
     }
 
     /// Closes the connection at once with a reset; queued output is dropped.
     pub fn abort(&mut self, reason: CloseReason) {
         if !matches!(self.conn.phase, Phase::Aborting(_)) {
-            self.conn.phase = Phase::Aborting(reason);
+            self.conn.phase = Phase::aborting(reason);
         }
     }
 

@@ -46,7 +46,8 @@ pub(crate) struct Inbound {
     pub(crate) frames_done: bool,
     /// Bytes moved from block to block, not yet counted.
     pub(crate) moved: usize,
-    read_size: usize,
+    /// A read got all it asked for: the next ones ask for more.
+    eager: bool,
     /// The read under way is for the rest of a large frame.
     reading_large: bool,
     last_was_large: bool,
@@ -65,10 +66,7 @@ impl Inbound {
 
     /// The block for the next read and how many bytes to ask for.
     pub(crate) fn room(&mut self) -> (&mut Block, usize) {
-        if self.read_size == 0 {
-            self.read_size = FIRST_READ;
-        }
-        let mut most = self.read_size;
+        let mut most = if self.eager { BLOCK_SIZE } else { FIRST_READ };
         match self.block.take() {
             None => {
                 self.block = Some(Block::take());
@@ -114,7 +112,7 @@ impl Inbound {
             self.last_was_large = self.reading_large;
         }
         if !self.short && asked >= FIRST_READ {
-            self.read_size = BLOCK_SIZE;
+            self.eager = true;
         }
     }
 

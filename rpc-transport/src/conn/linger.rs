@@ -13,11 +13,9 @@ const LINGER: Duration = Duration::from_secs(1);
 impl Conn {
     /// Begins to linger if the peer may not have read all that was written, and may still write.
     pub(super) fn linger(&mut self, now: Instant) {
-        let (Phase::Closing(CloseReason::Local(_) | CloseReason::Framing(_)), Some(key)) = (&self.phase, self.key)
-        else {
-            return;
-        };
-        if self.admission.is_none() || self.written == 0 || self.hangup || !self.outbound.is_empty() {
+        let (Phase::Closing(reason), Some(key)) = (&self.phase, self.key) else { return };
+        let ours = matches!(**reason, CloseReason::Local(_) | CloseReason::Framing(_));
+        if !ours || self.admission.is_none() || self.written == 0 || self.hangup || !self.outbound.is_empty() {
             return;
         }
         if with(|core| core.driver.finish(key)).is_ok()

@@ -48,7 +48,6 @@ use crate::reactor::core::{TimerKey, try_with, with};
 use crate::reactor::{ReactorHandle, guarded, wake};
 use crate::stats::MemoryBudget;
 use crate::timer::TimerId;
-use crate::url::Url;
 
 /// Buffers gathered into one write.
 const MAX_IOVECS: usize = 64;
@@ -70,7 +69,8 @@ pub(crate) struct Conn {
     id: ConnId,
     /// `None` once the socket is closed, or when connecting failed at once.
     key: Option<Key>,
-    peer: Arc<Url>,
+    /// As a URL; whoever handles the connection may share it.
+    peer: Arc<str>,
     /// Of an accepted connection.
     admission: Option<Admission>,
     limits: Arc<ConnLimits>,
@@ -105,19 +105,32 @@ pub(crate) struct Conn {
     accounted: usize,
 }
 
+/// What it is doing. Reasons are boxed: a connection has one at its end only.
 enum Phase {
     Connecting,
     Open,
     /// No more reading; closes when the output is written.
-    Closing(CloseReason),
+    Closing(Box<CloseReason>),
     /// The output is written and its end, too. What still comes is read and dropped: a system that closes a socket with unread input
     /// resets it, and then the peer may lose what was written last.
     Lingering {
-        reason: CloseReason,
+        reason: Box<CloseReason>,
         until: Instant,
     },
     /// Closes now, with a reset; queued output is dropped.
-    Aborting(CloseReason),
+    Aborting(Box<CloseReason>),
+}
+
+impl Phase {
+    #[cold]
+    fn closing(reason: CloseReason) -> Phase {
+        Phase::Closing(Box::new(reason))
+    }
+
+    #[cold]
+    fn aborting(reason: CloseReason) -> Phase {
+        Phase::Aborting(Box::new(reason))
+    }
 }
 
 /// Why the connection is not read.
@@ -136,7 +149,7 @@ impl Paused {
 
 /// What is fixed for a new connection.
 pub(crate) struct Setup {
-    pub(crate) peer: Url,
+    pub(crate) peer: Arc<str>,
     pub(crate) admission: Option<Admission>,
     pub(crate) limits: Arc<ConnLimits>,
     pub(crate) memory: Arc<MemoryBudget>,
@@ -160,7 +173,7 @@ pub(crate) fn open(
     let mut conn = Conn {
         id,
         key: None,
-        peer: Arc::new(setup.peer),
+        peer: setup.peer,
         admission: setup.admission,
         limits: setup.limits,
         memory: setup.memory,
@@ -188,8 +201,8 @@ pub(crate) fn open(
     };
     match key {
         Ok(key) => conn.key = Some(key),
-        Err(e) if is_client => conn.phase = Phase::Aborting(CloseReason::Connect(e)),
-        Err(e) => conn.phase = Phase::Aborting(CloseReason::Io(e)),
+        Err(e) if is_client => conn.phase = Phase::aborting(CloseReason::Connect(e)),
+        Err(e) => conn.phase = Phase::aborting(CloseReason::Io(e)),
     }
     let mut entry = Box::new(Entry { conn, pipeline });
     if is_client {
@@ -280,7 +293,7 @@ impl Entry {
                 let peer = &self.conn.peer;
                 tracing::error!(%peer, skipped, "a connection's handler panicked; the connection is closed");
             }
-            self.conn.phase = Phase::Aborting(CloseReason::Local("its handler panicked"));
+            self.conn.phase = Phase::aborting(CloseReason::Local("its handler panicked"));
         }
         result
     }
@@ -321,7 +334,7 @@ impl Entry {
                 self.call(now, |pipeline, cx| pipeline.on_open(cx));
             }
             Ok(false) => {}
-            Err(e) => self.conn.phase = Phase::Aborting(CloseReason::Connect(e)),
+            Err(e) => self.conn.phase = Phase::aborting(CloseReason::Connect(e)),
         }
     }
 
@@ -358,7 +371,7 @@ impl Entry {
                     return;
                 }
                 Err(e) => {
-                    self.conn.phase = Phase::Aborting(CloseReason::Io(e));
+                    self.conn.phase = Phase::aborting(CloseReason::Io(e));
                     return;
                 }
             }
@@ -375,7 +388,7 @@ impl Entry {
             Some(Ok(handled)) => handled,
             Some(Err(reason)) => {
                 if matches!(self.conn.phase, Phase::Open) {
-                    self.conn.phase = Phase::Closing(reason);
+                    self.conn.phase = Phase::closing(reason);
                 }
                 0
             }
@@ -439,7 +452,7 @@ impl Conn {
 
     fn end_of_file(&mut self) {
         let arrived = self.inbound.len();
-        self.phase = Phase::Closing(match arrived {
+        self.phase = Phase::closing(match arrived {
             0 => CloseReason::PeerClosed,
             arrived => CloseReason::CutShort { arrived },
         });
@@ -484,7 +497,7 @@ impl Conn {
                 Err(e) => {
                     self.phase = Phase::Aborting(match std::mem::replace(&mut self.phase, Phase::Open) {
                         Phase::Closing(first) => first, // the first reason counts
-                        _ => CloseReason::Io(e),
+                        _ => Box::new(CloseReason::Io(e)),
                     });
                     return;
                 }
@@ -509,7 +522,7 @@ impl Conn {
         if !std::mem::replace(&mut self.watched, true) {
             let token = Token::Conn(self.id).pack();
             if let Err(e) = with(|core| core.driver.watch_writable(key, true, token)) {
-                self.phase = Phase::Aborting(CloseReason::Io(e));
+                self.phase = Phase::aborting(CloseReason::Io(e));
             }
         }
     }
@@ -521,7 +534,7 @@ impl Conn {
         let share = self.memory.limit() / self.memory.holders().max(4);
         self.paused.by_memory = self.memory.is_tight() && self.accounted > share / 2;
         if self.paused.by_memory && (self.memory.is_spent() || (was_paused && self.memory.sheds())) {
-            self.phase = Phase::Aborting(CloseReason::Limit("max_buffered_bytes"));
+            self.phase = Phase::aborting(CloseReason::Limit("max_buffered_bytes"));
         }
     }
 
@@ -533,7 +546,7 @@ impl Conn {
             self.shed_memory();
         }
         if self.outbound.len() > self.limits.write_hard {
-            self.phase = Phase::Aborting(CloseReason::Limit("write_hard"));
+            self.phase = Phase::aborting(CloseReason::Limit("write_hard"));
         }
         // A pause that is over, for whatever reason: from now on the peer is awaited again.
         let paused = self.paused.any();
@@ -631,10 +644,10 @@ fn settle(mut entry: Box<Entry>, now: Instant) {
 
 /// The end of a connection: tells the handler, once, and frees everything.
 fn end(mut entry: Box<Entry>, now: Instant) {
-    let (how, reason) = match std::mem::replace(&mut entry.conn.phase, Phase::Closing(CloseReason::Stopped)) {
+    let (how, reason) = match std::mem::replace(&mut entry.conn.phase, Phase::closing(CloseReason::Stopped)) {
         Phase::Aborting(reason) => (CloseHow::Abort, reason),
         Phase::Closing(reason) | Phase::Lingering { reason, .. } => (CloseHow::Graceful, reason),
-        Phase::Connecting | Phase::Open => (CloseHow::Abort, CloseReason::Stopped),
+        Phase::Connecting | Phase::Open => (CloseHow::Abort, Box::new(CloseReason::Stopped)),
     };
     let key = entry.conn.key.take();
     with(|core| {

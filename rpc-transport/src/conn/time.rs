@@ -49,19 +49,19 @@ impl Conn {
         let idle = passed(idle_since.and_then(|since| since.checked_add(limits.idle_timeout)));
         match self.phase {
             Phase::Connecting if passed(self.connect_at()) => {
-                self.phase = Phase::Aborting(CloseReason::ConnectTimeout(limits.connect_timeout));
+                self.phase = Phase::aborting(CloseReason::ConnectTimeout(limits.connect_timeout));
             }
             Phase::Connecting | Phase::Lingering { .. } | Phase::Aborting(_) => {}
-            _ if passed(self.stall_at()) => self.phase = Phase::Aborting(CloseReason::Limit("write_stall_timeout")),
+            _ if passed(self.stall_at()) => self.phase = Phase::aborting(CloseReason::Limit("write_stall_timeout")),
             Phase::Closing(_) => {} // only a stalled write may cut it short
             Phase::Open if passed(self.partial_at()) => {
-                self.phase = Phase::Closing(CloseReason::Limit("frame_progress"))
+                self.phase = Phase::closing(CloseReason::Limit("frame_progress"))
             }
             Phase::Open if passed(self.first_frame_at()) => {
-                self.phase = Phase::Closing(CloseReason::Limit("first_frame_timeout"));
+                self.phase = Phase::closing(CloseReason::Limit("first_frame_timeout"));
             }
             Phase::Open if idle && self.outbound.is_empty() => {
-                self.phase = Phase::Closing(CloseReason::Limit("idle_timeout"));
+                self.phase = Phase::closing(CloseReason::Limit("idle_timeout"));
             }
             Phase::Open if passed(self.idle_at()) => self.last_active = now,
             Phase::Open => {}
