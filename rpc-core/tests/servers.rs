@@ -62,6 +62,19 @@ fn a_handler_that_ran_is_never_called_unexecuted() {
     }
 }
 
+/// Connections share what they have in common, such as the last header: never who is at the other end.
+#[test]
+fn each_connection_has_its_own_peer() {
+    let server = bind(AnyServer::new(|cx: Context, _| async move {
+        let peer = cx.peer().map_or_else(String::new, ToString::to_string);
+        (cx, Ok(Blob { payload: peer.into() }))
+    }));
+    let clients = [0, 1].map(|_| EchoClient(connect(&server)));
+    let peers = [0, 1, 0, 1].map(|i| clients[i].blob(Blob::default()).wait().expect("a reply").payload);
+    assert_ne!(peers[0], peers[1], "two sockets");
+    assert_eq!(peers[..2], peers[2..]);
+}
+
 /// T40: what a clone of a context says after its call has ended goes to nobody else's call.
 #[test]
 fn nothing_is_carried_from_one_call_to_the_next() {
