@@ -19,7 +19,7 @@ impl State {
 
     fn count_late(&mut self, source: Source, by: i32) {
         if let Source::Socket(id) = source
-            && let Some(socket) = &mut self.sockets[id.0]
+            && let Some(socket) = self.sockets.get_mut(&id)
         {
             socket.late_reports = socket.late_reports.saturating_add_signed(by);
         }
@@ -36,16 +36,15 @@ impl State {
     pub(super) fn deaf(&self, driver: usize, awaited: &[Awaited]) -> Option<String> {
         awaited.iter().find_map(|one| {
             let registered = Some(Registered { driver, token: one.token });
-            let index = self.sockets.iter().position(|s| s.as_ref().is_some_and(|s| s.registered == registered))?;
-            let socket = self.sockets[index].as_ref()?;
+            let (id, socket) = self.sockets.iter().find(|(_, socket)| socket.registered == registered)?;
             if !matches!(socket.link, Link::Open) || socket.listed || socket.late_reports > 0 {
                 return None;
             }
             if one.input && socket.input.is_readable() {
-                return Some(format!("socket {index} has input, its connection waits, and no event will come"));
+                return Some(format!("socket {} has input, its connection waits, and no event will come", id.0));
             }
-            let room = one.room && socket.watches_room && !socket.wants_room && self.room(SockId(index)) > 0;
-            room.then(|| format!("socket {index} has room, its connection waits, and no event will come"))
+            let room = one.room && socket.watches_room && !socket.wants_room && self.room(*id) > 0;
+            room.then(|| format!("socket {} has room, its connection waits, and no event will come", id.0))
         })
     }
 

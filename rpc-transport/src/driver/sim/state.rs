@@ -219,7 +219,7 @@ impl State {
 
     fn happen(&mut self, order: u64, due: Due) {
         if let Due::Data(id, _) | Due::Finish(id) | Due::Reset(id) = &due {
-            let until = self.sockets.get(&id).map_or(Duration::ZERO, |socket| socket.stalled_until);
+            let until = self.sockets.get(id).map_or(Duration::ZERO, |socket| socket.stalled_until);
             if until > self.now {
                 return self.due.push(Reverse(Timed(until, order, due))); // in its old order
             }
