@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockAddr, Socket, TcpKeepalive, Type};
 
+use crate::driver::uninterrupted;
 use crate::url::Endpoint;
 
 /// Socket options of a listener or a client. `TCP_NODELAY` is always on, because writes are gathered already.
@@ -36,23 +37,23 @@ pub(crate) fn listen(endpoint: &Endpoint, options: &SocketOptions) -> io::Result
     let socket = new_socket(endpoint)?;
     match endpoint {
         Endpoint::Tcp(addr) => {
-            socket.set_reuse_address(options.reuse_address)?;
+            uninterrupted(|| socket.set_reuse_address(options.reuse_address))?;
             #[cfg(unix)]
-            socket.set_reuse_port(options.reuse_port)?;
-            socket.bind(&SockAddr::from(*addr))?;
+            uninterrupted(|| socket.set_reuse_port(options.reuse_port))?;
+            uninterrupted(|| socket.bind(&SockAddr::from(*addr)))?;
         }
         Endpoint::Unix(path) => {
             let addr = SockAddr::unix(path)?;
-            if let Err(e) = socket.bind(&addr) {
+            if let Err(e) = uninterrupted(|| socket.bind(&addr)) {
                 if e.kind() != io::ErrorKind::AddrInUse || !is_stale(path) {
                     return Err(e);
                 }
                 std::fs::remove_file(path)?;
-                socket.bind(&addr)?;
+                uninterrupted(|| socket.bind(&addr))?;
             }
         }
     }
-    socket.listen(options.backlog)?;
+    uninterrupted(|| socket.listen(options.backlog))?;
     Ok(socket)
 }
 
@@ -69,7 +70,7 @@ fn is_stale(path: &std::path::Path) -> bool {
     is_socket && probe().is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused)
 }
 
-/// A non-blocking socket whose connect has been started.
+/// A non-blocking socket whose connect has been started. Of its calls only the connect may be interrupted.
 pub(crate) fn connect(endpoint: &Endpoint, options: &SocketOptions) -> io::Result<Socket> {
     let socket = new_socket(endpoint)?;
     let addr = match endpoint {
@@ -88,19 +89,30 @@ pub(crate) fn connect(endpoint: &Endpoint, options: &SocketOptions) -> io::Resul
 
 /// Options of a TCP stream, accepted or connecting.
 pub(crate) fn prepare_stream(socket: &Socket, options: &SocketOptions) -> io::Result<()> {
-    socket.set_tcp_nodelay(true)?;
+    uninterrupted(|| socket.set_tcp_nodelay(true))?;
     if let Some(idle) = options.keepalive {
-        let keepalive = TcpKeepalive::new().with_time(idle).with_interval((idle / 3).max(Duration::from_secs(1)));
-        socket.set_tcp_keepalive(&keepalive)?;
+        // One after the other: each of them is two system calls.
+        let interval = (idle / 3).max(Duration::from_secs(1));
+        for keepalive in [TcpKeepalive::new().with_time(idle), TcpKeepalive::new().with_interval(interval)] {
+            uninterrupted(|| socket.set_tcp_keepalive(&keepalive))?;
+        }
     }
     Ok(())
 }
 
 fn new_socket(endpoint: &Endpoint) -> io::Result<Socket> {
-    let socket = match endpoint {
-        Endpoint::Tcp(addr) => Socket::new(Domain::for_address(*addr), Type::STREAM, Some(Protocol::TCP))?,
-        Endpoint::Unix(_) => Socket::new(Domain::UNIX, Type::STREAM, None)?,
+    let (domain, protocol) = match endpoint {
+        Endpoint::Tcp(addr) => (Domain::for_address(*addr), Some(Protocol::TCP)),
+        Endpoint::Unix(_) => (Domain::UNIX, None),
     };
-    socket.set_nonblocking(true)?;
+    // Where the kernel makes it non-blocking at once, it takes no calls of its own that could be interrupted.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    let socket = uninterrupted(|| Socket::new(domain, Type::STREAM.nonblocking(), protocol))?;
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    let socket = {
+        let socket = uninterrupted(|| Socket::new(domain, Type::STREAM, protocol))?;
+        uninterrupted(|| socket.set_nonblocking(true))?;
+        socket
+    };
     Ok(socket)
 }

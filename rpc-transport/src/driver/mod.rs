@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 #[cfg(feature = "tokio")]
 pub(crate) use readiness::Descriptor;
-pub(crate) use readiness::ReadinessDriver;
+pub(crate) use readiness::{ReadinessDriver, uninterrupted};
 
 use crate::buffer::Block;
 use crate::socket::SocketOptions;

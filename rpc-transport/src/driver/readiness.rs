@@ -128,8 +128,8 @@ impl Source {
     }
 }
 
-/// A signal is no reason to fail a system call.
-fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+/// A signal is no reason to fail a system call. `call` makes one: of several in a row, one might be interrupted each time.
+pub(crate) fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     loop {
         match call() {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -175,7 +175,7 @@ impl Driver for ReadinessDriver {
     }
 
     fn listen(&mut self, endpoint: &Endpoint, options: &SocketOptions, token: usize) -> io::Result<(Key, Endpoint)> {
-        let socket = uninterrupted(|| socket::listen(endpoint, options))?;
+        let socket = socket::listen(endpoint, options)?;
         match endpoint {
             Endpoint::Tcp(_) => {
                 let listener = TcpListener::from_std(socket.into());
@@ -206,7 +206,7 @@ impl Driver for ReadinessDriver {
     fn adopt(&mut self, raw: RawSocket, options: &SocketOptions, token: usize) -> io::Result<Key> {
         let source = *raw.0.downcast::<Source>().map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
         if let Source::Tcp(stream) = &source {
-            uninterrupted(|| socket::prepare_stream(&SockRef::from(stream), options))?;
+            socket::prepare_stream(&SockRef::from(stream), options)?;
         }
         self.insert(source, token)
     }
