@@ -207,7 +207,7 @@ impl ReactorHandle {
     /// this one.
     pub fn is_hosted_here(&self) -> bool {
         #[cfg(feature = "tokio")]
-        if self.host().runtime.is_some() && tokio::runtime::Handle::try_current().is_ok() {
+        if self.host().runtime.is_some() && super::on_tokio::in_a_runtime() {
             return true;
         }
         core::try_with(|_| ()).is_some()

@@ -175,3 +175,8 @@ impl Future for Hosted {
         self.turns(cx).map(|_: io::Result<()>| ())
     }
 }
+
+/// Whether this thread belongs to a runtime.
+pub(super) fn in_a_runtime() -> bool {
+    tokio::runtime::Handle::try_current().is_ok()
+}
