@@ -50,6 +50,7 @@ const OURS: &[(&str, &str, &str)] = &[
     ("rpc-core/src/client/builder.rs",        "set",    "passes on to Limits::set"),
     ("rpc-core/src/server/builder.rs",        "set",    "passes on to Limits::set"),
     ("rpc-core/src/middleware/mod.rs",        "decode", "the message of the user's, by prost: target protobuf"),
+    ("rpc-core/src/server/handler.rs",        "find",   "compares with the name before, then asks the router"),
     ("rpc-core/src/server/router.rs",         "find",   "compares with names that are known"),
     ("rpc-transport/src/driver/sim/state.rs", "read",   "the simulated network itself"),
     ("rpc-transport/src/framing/codec.rs",    "decode", "asks a Framing: targets length_field and detect"),
