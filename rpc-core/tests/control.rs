@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use rpc_core::protocol::MessageType;
 use rpc_core::protocol::ttheader::ControlFrame::{Cancel, GoAway, Ping, Pong};
+use rpc_core::protocol::ttheader::write_frame_head;
 use rpc_core::{Channel, ChannelBuilder, Code, Context, Sent};
 use support::{
     AnyServer, Blob, EchoClient, GOODBYE, LIMIT, Raw, announcing_request, bind, call_apart, code_of, confirming_reply,
@@ -93,6 +94,21 @@ fn any_kind_of_reply_confirms() {
             assert_eq!(read_raw(&mut socket).expect("a pong").control(), Some(Pong(1)));
         }
     }
+}
+
+/// A request that is refused for its header confirms what the one before it announced.
+#[test]
+fn a_refused_header_confirms_an_earlier_announcement() {
+    let server = bind(never(), &[("max_header_size", "64")]);
+    let mut socket = dial(&server);
+    socket.write_all(&announcing_request(1, b"waits")).expect("it reads");
+    let mut long = Vec::new();
+    write_frame_head(&mut long, 1, 2, [&[0; 100][..], b""], MessageType::Call, b"Blob", 0).expect("short");
+    socket.write_all(&long).expect("it reads");
+    let reply = read_raw(&mut socket).expect("a refusal");
+    assert_eq!((reply.seq, reply.kind, reply.info().capabilities), (2, Some(MessageType::Exception), Some(1)));
+    socket.write_all(&control(Ping(1))).expect("it reads");
+    assert_eq!(read_raw(&mut socket).expect("a pong").control(), Some(Pong(1)));
 }
 
 /// Pings of one segment are answered together; more than the strikes in less than the least interval end the connection, and say why.

@@ -123,7 +123,7 @@ impl ServerHandler {
             seq: payload.seq,
             oneway,
             ours: false,
-            confirm: false,
+            confirm: matches!(self.control, Control::Announced), // by a reply to whatever request comes next
             checksum: self.shared.checksum,
             closing: self.drain != Drain::No && flags & FLAG_OUT_OF_ORDER == 0,
             max_frame_size: self.shared.limits.max_frame_size,
