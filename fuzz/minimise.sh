@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Puts the most telling inputs that `run.sh` found into the committed corpora: `bash fuzz/minimise.sh [TARGET...]`. What is committed
-# stays; the rest is chosen by coverage, the smallest first, up to 50 files of at most 1 KiB.
+# stays; the rest is chosen by coverage, the smallest first, up to 80 files of at most 1 KiB.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 export RUSTC_BOOTSTRAP=1
@@ -22,7 +22,7 @@ for target in "${targets[@]}"; do
   mkdir -p "artifacts/$target"
   ASAN_OPTIONS=detect_odr_violation=0 "$programs/$target" -artifact_prefix="$PWD/artifacts/$target/" \
     -set_cover_merge=1 -max_len=1024 "$chosen" "$found/$target" > /dev/null 2>&1
-  room=$((50 - $(find "corpus/$target" -type f | wc -l)))
+  room=$((80 - $(find "corpus/$target" -type f | wc -l)))
   for input in $(ls -S -r "$chosen"); do
     if [ "$room" -le 0 ]; then break; fi
     if [ ! -e "corpus/$target/$input" ]; then

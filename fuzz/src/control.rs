@@ -4,8 +4,8 @@ use arbitrary::{Arbitrary, Unstructured};
 use rpc_core::protocol::ProtocolError;
 use rpc_core::protocol::ttheader::{ControlFrame, TtFrame};
 
-use crate::meter;
 use crate::reference::{self, Control};
+use crate::{meter, reach};
 
 /// A control frame of our own making.
 #[derive(Debug, Arbitrary)]
@@ -23,6 +23,9 @@ pub fn control(data: &[u8]) {
         let frame = TtFrame { flags: 0, seq: 0, info: data, payload };
         let (read, held) = meter::peak(|| meter::framing(data.len(), || ControlFrame::decode(&frame)));
         assert_eq!(held, 0, "reading a control frame allocates");
+        if !matches!(read, Ok(None)) {
+            reach::note("rpc-core/src/protocol/ttheader/control.rs", "decode", &read);
+        }
         match (read, reference::control(data, payload)) {
             (Ok(None), Ok(None)) => {}
             (Ok(Some(control)), Ok(Some(expected))) => {

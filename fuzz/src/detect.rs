@@ -5,7 +5,7 @@ use rpc_core::protocol::{Form, KitexFraming, Payload, Spoken, form_of};
 use rpc_transport::{Framing, Next};
 
 use crate::stream::{self, Outcome};
-use crate::{meter, reference};
+use crate::{meter, reach, reference};
 
 /// A limit that small inputs can exceed.
 const LIMIT: u32 = 4096;
@@ -23,6 +23,7 @@ pub fn detect(data: &[u8]) {
     let mut framing = KitexFraming::new(LIMIT);
     let (found, held) = meter::peak(|| framing.find(data));
     assert_eq!(held, 0, "finding a frame allocates");
+    reach::note("rpc-core/src/protocol/detect.rs", "find", &found);
     match (framing.spoken(), found) {
         (Some(Spoken::Unary), Ok(Next::Frame(_))) => {}
         (Some(Spoken::Http2 | Spoken::Streaming), Err(error)) => assert_eq!(error.kind(), "unsupported"),
@@ -30,7 +31,10 @@ pub fn detect(data: &[u8]) {
         (spoken, found) => panic!("{found:?} with {spoken:?}"),
     }
     // The transport hears of the same end in its own words.
-    assert_eq!(KitexFraming::new(LIMIT).next(data).is_err(), KitexFraming::new(LIMIT).find(data).is_err());
+    let next = KitexFraming::new(LIMIT).next(data);
+    reach::note("rpc-core/src/protocol/detect.rs", "next", &next);
+    assert_eq!(next.is_err(), KitexFraming::new(LIMIT).find(data).is_err());
+    reach::note("rpc-core/src/protocol/header.rs", "form_of", &form_of(data));
 }
 
 /// How a stream ends.
@@ -62,6 +66,27 @@ fn seen(outcome: &Outcome) -> (Vec<Vec<u8>>, Ending) {
 
 /// The same from the description: the longest run of legal frames, then whether what follows can begin one.
 pub(crate) fn frames(data: &[u8], limit: u32) -> (Vec<Vec<u8>>, Ending) {
+    let (mut frames, ending) = cut(data, limit);
+    let legal = frames.iter().position(|frame| message(frame).is_err());
+    match legal {
+        Some(legal) => {
+            frames.truncate(legal);
+            (frames, Ending::Closed)
+        }
+        None => (frames, ending),
+    }
+}
+
+/// The message in a whole frame.
+pub(crate) fn message(frame: &[u8]) -> Result<reference::Message, &'static str> {
+    match frame.get(4..6) {
+        Some([0x10, 0x00]) => reference::frame(frame).and_then(|tt| reference::message(&tt.payload)),
+        _ => reference::message(frame),
+    }
+}
+
+/// The frames of a stream, whatever is in them, up to one that cannot be one.
+pub(crate) fn cut(data: &[u8], limit: u32) -> (Vec<Vec<u8>>, Ending) {
     let (mut frames, mut rest) = (Vec::new(), data);
     loop {
         let number = |at: usize, n: usize| {
@@ -84,13 +109,6 @@ pub(crate) fn frames(data: &[u8], limit: u32) -> (Vec<Vec<u8>>, Ending) {
             return (frames, Ending::Closed);
         }
         let Some(frame) = rest.get(..4 + length as usize) else { return (frames, waits) };
-        let message = match tt {
-            true => reference::frame(frame).and_then(|tt| reference::message(&tt.payload)),
-            false => reference::message(frame),
-        };
-        if message.is_err() {
-            return (frames, Ending::Closed);
-        }
         frames.push(frame.to_vec());
         rest = &rest[frame.len()..];
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use rpc_core::BizStatus;
 use rpc_core::protocol::ttheader::{HeaderLimits, ReplyInfo, StringBlock};
 
-use crate::meter;
+use crate::{meter, reach};
 
 const LIMITS: HeaderLimits = HeaderLimits { max_header_size: u32::MAX, max_header_entries: u32::MAX };
 
@@ -14,11 +14,14 @@ const LIMITS: HeaderLimits = HeaderLimits { max_header_size: u32::MAX, max_heade
 pub fn extras(data: &[u8]) {
     let mut strings = StringBlock::new();
     strings.push(b"biz-status", b"7").expect("short");
-    if strings.push(b"biz-extra", data).is_err() {
+    let pushed = strings.push(b"biz-extra", data);
+    reach::note("rpc-core/src/protocol/ttheader/pairs.rs", "push", &pushed);
+    if pushed.is_err() {
         return;
     }
     let info = meter::framing(8 * data.len(), || ReplyInfo::parse(strings.as_bytes(), &LIMITS)).expect("well formed");
     let read = info.business.expect("a status").extra;
+    reach::note("rpc-core/src/protocol/ttheader/json.rs", "read", &!read.is_empty());
     match serde_json::from_slice::<BTreeMap<String, String>>(data) {
         Ok(expected) => assert_eq!(read, expected),
         // Half a pair of surrogates is U+FFFD to Go and to us, an error to serde_json.

@@ -6,6 +6,8 @@ use std::sync::OnceLock;
 
 use rpc_codegen::Builder;
 
+use crate::{meter, reach};
+
 /// What an error says that is not the input's.
 const FAULT: &str = "this is a fault of rpc-codegen";
 
@@ -13,7 +15,8 @@ const FAULT: &str = "this is a fault of rpc-codegen";
 pub fn idl(data: &[u8]) {
     let path = file();
     fs::write(path, data).expect("a file in the directory for temporary ones");
-    let generated = Builder::new().generate(path);
+    let generated = meter::generating(data.len(), || Builder::new().generate(path));
+    reach::note("rpc-codegen/src/lib.rs", "generate", &generated);
     match generated {
         Ok(generated) => {
             assert!(generated.code.starts_with("// @generated"));

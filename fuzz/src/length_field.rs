@@ -1,10 +1,10 @@
 //! Frames with a length field of any shape, against a decoder in numbers that cannot overflow.
 
 use arbitrary::{Arbitrary, Unstructured};
-use rpc_transport::{FrameError, LengthField, LengthWidth};
+use rpc_transport::{FrameError, Framing, LengthField, LengthWidth};
 
-use crate::meter;
 use crate::stream::{self, Outcome};
+use crate::{meter, reach};
 
 /// A length field, as both sides are told about it.
 #[derive(Debug, Arbitrary)]
@@ -127,6 +127,7 @@ pub fn length_field(data: &[u8]) {
     let framing = shape.framing();
     let expected = shape.reference(stream);
     let whole = stream::receive(&mut framing.clone(), [stream]);
+    reach::note("rpc-transport/src/framing/length_field.rs", "next", &framing.clone().next(stream));
     let found = meter::framing(stream.len(), || stream::count(&mut framing.clone(), stream));
     assert_eq!(found, whole.frames.len());
     assert_eq!(whole, expected, "{shape:?}");

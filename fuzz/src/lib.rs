@@ -10,6 +10,7 @@
 //! A target panics when a promise is broken; nothing else is a finding. `fuzz/run.sh` runs them all.
 
 mod client_conn;
+mod client_model;
 mod control;
 mod detect;
 mod extras;
@@ -21,8 +22,10 @@ mod metadata;
 pub mod meter;
 mod payload;
 mod protobuf;
+pub mod reach;
 mod reference;
 mod server_conn;
+mod server_model;
 mod service;
 mod stream;
 mod ttheader;

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use rpc_core::Limits;
 
+use crate::{meter, reach};
+
 /// Setting limits by name: a line that is taken changes that limit to that value and no other, one that is refused changes nothing
 /// and had a reason.
 pub fn limits(data: &[u8]) {
@@ -12,7 +14,15 @@ pub fn limits(data: &[u8]) {
     for line in text.split('\n').take(64) {
         let (name, value) = line.split_once('=').unwrap_or((line, ""));
         let before = limits.clone();
-        let set = limits.set(name, value);
+        // An error quotes its line.
+        let set = meter::framing(4 * line.len(), || {
+            limits = before.clone();
+            limits.set(name, value)
+        });
+        reach::note("rpc-core/src/limits.rs", "set", &set);
+        if before.describe().iter().any(|(known, _)| *known == name) {
+            reach::note("rpc-core/src/limits.rs", "from_text", &set);
+        }
         let wanted = meaning(&before, name, value);
         match set {
             Ok(()) => {

@@ -7,13 +7,17 @@ use arbitrary::{Arbitrary, Unstructured};
 use bytes::{Buf, BufMut, Bytes};
 use rpc_transport::{LINK_MIN, LinkBuffer};
 
+use crate::meter;
+
 /// Buffers that exchange pieces.
 const BUFFERS: usize = 3;
 /// Operations of one story, and bytes of one buffer: enough to fill two blocks.
-const MOST_OPS: usize = 128;
+const MOST_OPS: usize = 4096;
 const MOST_BYTES: usize = 160 * 1024;
 /// Slices held at once.
 const MOST_HELD: usize = 16;
+/// Blocks that the buffers and slices may hold beyond their content: each may begin and end in one of its own, and some are spare.
+const MOST_BLOCKS: usize = 2 * (BUFFERS + MOST_HELD);
 /// What recycled memory is filled with; it must never be seen.
 const POISON: u8 = 0xdd;
 
@@ -84,23 +88,30 @@ struct Story {
     current: usize,
     /// Where in [`fresh`] the next bytes to write are, so that no two places have equal content by accident.
     written: usize,
+    /// Bytes written so far.
+    total: usize,
 }
 
 /// Any sequence of operations on three buffers and sixteen slices of them: all behave like vectors, slices keep their content while
-/// blocks are recycled, and recycled memory is never seen.
+/// blocks are recycled, recycled memory is never seen, and no more of it is held than was written.
 pub fn link_buffer(data: &[u8]) {
     let mut u = Unstructured::new(data);
-    let mut story = Story { buffers: Default::default(), held: Vec::new(), current: 0, written: 0 };
-    for _ in 0..MOST_OPS {
-        if u.is_empty() {
-            break;
+    let mut story = Story { buffers: Default::default(), held: Vec::new(), current: 0, written: 0, total: 0 };
+    fresh();
+    meter::story(MOST_BLOCKS, || {
+        let mut ops = 0;
+        while ops < MOST_OPS
+            && !u.is_empty()
+            && let Ok(op) = Op::arbitrary(&mut u)
+        {
+            story.step(op);
+            ops += 1;
         }
-        let Ok(op) = Op::arbitrary(&mut u) else { break };
-        story.step(op);
-    }
-    for (buffer, model) in story.buffers.iter().chain(&story.held) {
-        assert!(*buffer == model[..], "the content differs at the end");
-    }
+        for (buffer, model) in story.buffers.iter().chain(&story.held) {
+            assert!(*buffer == model[..], "the content differs at the end");
+        }
+        (ops, story.total)
+    });
 }
 
 impl Story {
@@ -117,6 +128,7 @@ impl Story {
         let room = MOST_BYTES.saturating_sub(self.model().len());
         let all = fresh();
         let data = all[self.written..][..size.bytes().min(room)].to_vec();
+        self.total += data.len();
         self.written = (self.written + data.len() + 1) % (all.len() - MOST_BYTES);
         data
     }

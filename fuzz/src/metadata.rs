@@ -7,7 +7,7 @@ use rpc_core::protocol::ttheader::{HeaderLimits, InfoError, ReplyInfo, RequestIn
 use rpc_core::{Code, HeaderError, Metadata};
 
 use crate::reference::{self, Entry};
-use crate::{meter, ttheader};
+use crate::{meter, reach, ttheader};
 
 /// The defaults, and limits that small inputs reach.
 const LIMITS: [HeaderLimits; 3] = [
@@ -27,6 +27,8 @@ pub fn metadata(data: &[u8]) {
         let mut used = RequestInfo::default();
         let _ = used.update(&data[..data.len() / 2], limits);
         let again = used.update(data, limits);
+        reach::note("rpc-core/src/protocol/ttheader/info.rs", "parse", &request);
+        reach::note("rpc-core/src/protocol/ttheader/info.rs", "update", &again);
         assert_eq!(again.is_ok(), request.is_ok());
         assert_eq!(used.raw(), if again.is_ok() { data } else { b"" });
         match (&request, &expected) {
@@ -135,7 +137,12 @@ fn passed_on(persistent: &Metadata, transient: &Metadata) {
 fn check_reply(info: &ReplyInfo, entries: &[Entry]) {
     let is = |key: &[u8], text: &[u8]| last_str(entries, key) == Some(text);
     assert_eq!((info.closing, info.not_executed), (is(b"crrst", b"1"), is(b"rpc-not-executed", b"1")));
-    assert_eq!(info.code, last_str(entries, b"rpc-code").and_then(Code::from_wire_name));
+    let name = last_str(entries, b"rpc-code");
+    let code = name.and_then(Code::from_wire_name);
+    if name.is_some() {
+        reach::note("rpc-core/src/status.rs", "from_wire_name", &code);
+    }
+    assert_eq!(info.code, code);
     assert_eq!(
         info.capabilities,
         last_int(entries, 31_001).and_then(reference::number).and_then(|n| n.try_into().ok())

@@ -7,13 +7,36 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-/// Bytes that finding frames may hold beside twice its input: one block of a connection.
-const FRAMING_BASE: usize = 64 * 1024;
-/// Decoded protobuf may hold this many times its input; an empty message of two bytes becomes a struct.
-const PROTOBUF_FACTOR: usize = 64;
-/// Time for any input, and for each of its bytes, in nanoseconds, at full speed.
-const TIME_BASE: u64 = 50_000;
-const TIME_PER_BYTE: u64 = 20;
+/// What a piece of work may cost, in bytes and in nanoseconds at full speed.
+#[derive(Debug, Clone, Copy)]
+struct Budget {
+    memory: usize,
+    memory_per_byte: usize,
+    time: u64,
+    time_per_byte: u64,
+}
+
+/// Finding frames and reading headers: beside twice the input one block of a connection.
+const FRAMING: Budget = Budget { memory: 64 * 1024, memory_per_byte: 2, time: 50_000, time_per_byte: 20 };
+
+/// Decoding protobuf: an empty message of two bytes becomes a struct.
+const PROTOBUF: Budget = Budget { memory_per_byte: 64, ..FRAMING };
+
+/// Generating code: a name of the input stands in many places of the output, which is held as descriptors, as a model, as tokens, and
+/// as text. One reading of the well-known types comes before.
+const GENERATING: Budget = Budget { memory: 1 << 20, memory_per_byte: 4096, time: 5_000_000, time_per_byte: 20_000 };
+
+/// A conversation: what its ends and the network between them need, a few blocks, the largest frame, and its bytes where they are sent,
+/// carried, read, answered and compared.
+const CONVERSING: Budget = Budget { memory: 256 * 1024, memory_per_byte: 8, time: 2_000_000, time_per_byte: 20 };
+/// For each piece of it, with all that is looked at after it.
+const TIME_PER_PIECE: u64 = 100_000;
+
+/// A story of buffers and their models: both hold what was written, and it is copied to be compared. The longest content of a buffer
+/// may be looked at in each step.
+const STORY: Budget = Budget { memory: 64 * 1024, memory_per_byte: 4, time: 100_000, time_per_byte: 20 };
+const TIME_PER_STEP: u64 = 400_000;
+
 /// How much slower than at full speed a target may run: coverage, sanitizers, no optimisation.
 const SLOWED: u64 = 32;
 /// Runs of which the fastest is judged, when the first one was too slow.
@@ -96,25 +119,69 @@ pub fn best_time(tries: usize, mut work: impl FnMut()) -> u64 {
 
 /// Runs `work` on `input` bytes under the budget of framing: 64 KiB and twice the input in memory, and time linear in it.
 pub fn framing<T>(input: usize, work: impl FnMut() -> T) -> T {
-    within(input, FRAMING_BASE + 2 * input, work)
+    FRAMING.run(input, work)
 }
 
 /// Runs `work` on `input` bytes under the budget of decoded messages: 64 times the input in memory, and time linear in it.
 pub fn protobuf<T>(input: usize, work: impl FnMut() -> T) -> T {
-    within(input, FRAMING_BASE + PROTOBUF_FACTOR * input, work)
+    PROTOBUF.run(input, work)
 }
 
-fn within<T>(input: usize, memory: usize, mut work: impl FnMut() -> T) -> T {
-    let before = cpu_nanos();
-    let (result, peak) = peak(&mut work);
-    let taken = cpu_nanos() - before;
-    assert!(peak <= memory, "{input} bytes of input held {peak} bytes of memory, at most {memory} are allowed");
-    let limit = SLOWED * (TIME_BASE + TIME_PER_BYTE * input as u64);
-    if taken > limit {
-        let best = best_time(TRIES, || drop(work()));
-        assert!(best <= limit, "{input} bytes of input took {best} ns at best, at most {limit} are allowed");
-    }
+/// Runs `work` on `input` bytes of IDL under the budget of a code generator: linear, with large factors.
+pub fn generating<T>(input: usize, work: impl FnMut() -> T) -> T {
+    GENERATING.run(input, work)
+}
+
+/// Runs a conversation of `pieces` pieces with `input` bytes in all, over a simulated network, once: what it holds is bounded by its
+/// bytes and by what one frame may announce, and its time by both.
+pub fn conversation<T>(input: usize, pieces: usize, work: impl FnOnce() -> T) -> T {
+    let budget = Budget { time: CONVERSING.time + TIME_PER_PIECE * pieces as u64, ..CONVERSING };
+    let (result, taken) = budget.remembers(input, work);
+    budget.is_in_time(input, taken);
     result
+}
+
+/// Runs a story of buffers that says how many steps it had and how many bytes it wrote: besides those they may hold so many blocks.
+pub fn story(blocks: usize, work: impl FnOnce() -> (usize, usize)) {
+    let before = cpu_nanos();
+    let ((steps, written), peak) = peak(work);
+    let taken = cpu_nanos() - before;
+    let budget = Budget { memory: STORY.memory * blocks, time: STORY.time + TIME_PER_STEP * steps as u64, ..STORY };
+    budget.has_room(written, peak);
+    budget.is_in_time(written, taken);
+}
+
+impl Budget {
+    fn run<T>(self, input: usize, mut work: impl FnMut() -> T) -> T {
+        let (result, taken) = self.remembers(input, &mut work);
+        if taken > self.limit(input) {
+            self.is_in_time(input, best_time(TRIES, || drop(work())));
+        }
+        result
+    }
+
+    /// Holds to the budget of memory; says how long it took.
+    fn remembers<T>(self, input: usize, work: impl FnOnce() -> T) -> (T, u64) {
+        let before = cpu_nanos();
+        let (result, peak) = peak(work);
+        let taken = cpu_nanos() - before;
+        self.has_room(input, peak);
+        (result, taken)
+    }
+
+    fn has_room(self, input: usize, peak: usize) {
+        let memory = self.memory + self.memory_per_byte * input;
+        assert!(peak <= memory, "{input} bytes of input held {peak} bytes of memory, at most {memory} are allowed");
+    }
+
+    fn limit(self, input: usize) -> u64 {
+        SLOWED * (self.time + self.time_per_byte * input as u64)
+    }
+
+    fn is_in_time(self, input: usize, taken: u64) {
+        let limit = self.limit(input);
+        assert!(taken <= limit, "{input} bytes of input took {taken} ns at best, at most {limit} are allowed");
+    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use prost::Message;
 use rpc_core::protocol::{Exception, MessageType, Payload};
 
-use crate::{meter, reference};
+use crate::{meter, reach, reference};
 
 /// An exception as a protobuf compiler would have it.
 #[derive(Clone, PartialEq, Message)]
@@ -19,6 +19,7 @@ pub fn payload(data: &[u8]) {
     exception(data);
     let (decoded, held) = meter::peak(|| Payload::decode(data));
     assert_eq!(held, 0, "taking a payload apart allocates");
+    reach::note("rpc-core/src/protocol/payload.rs", "decode", &decoded);
     match (decoded, reference::message(data)) {
         (Ok(payload), Ok(expected)) => {
             assert_eq!(MessageType::from_wire(expected.kind as u16), Some(payload.kind));
@@ -36,6 +37,7 @@ pub fn payload(data: &[u8]) {
 
 fn exception(body: &[u8]) {
     let exception = meter::protobuf(body.len(), || Exception::decode(body));
+    reach::note("rpc-core/src/protocol/exception.rs", "decode", &exception);
     match (exception, Wire::decode(body)) {
         (Ok(exception), Ok(wire)) => {
             assert_eq!(exception.type_id, wire.type_id);

@@ -148,6 +148,13 @@ pub(crate) fn message(bytes: &[u8]) -> Result<Message, &'static str> {
     }
 }
 
+/// CRC-32C (Castagnoli), bit by bit.
+pub(crate) fn crc32c(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(!0, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| if crc & 1 != 0 { crc >> 1 ^ 0x82f6_3b78 } else { crc >> 1 })
+    })
+}
+
 /// A decimal number with an optional sign; beyond `i64` it stays at the end of the range.
 pub(crate) fn number(text: &[u8]) -> Option<i64> {
     let digits = text.strip_prefix(b"-").or_else(|| text.strip_prefix(b"+")).unwrap_or(text);

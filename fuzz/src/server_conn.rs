@@ -16,33 +16,38 @@ use rpc_core::{Limits, Server, ServerHandle};
 use rpc_transport::ReactorPool;
 use rpc_transport::testing::{Knobs, Network, RawPeer, Received, audit};
 
-use crate::detect::{self, Ending};
-use crate::reference::{self, Entry};
+use crate::server_model::{self, Expected, Rules, Said};
 use crate::service::{self, Blob, Echo, SECRET};
-use crate::stream;
+use crate::{meter, reach, reference, stream};
 
 /// Limits that small inputs reach, and none that depends on how much time a conversation takes.
-const MAX_FRAME: u32 = 4096;
+const MAX_FRAME: u32 = 128 * 1024;
 const MAX_HEADER: u32 = 256;
 const MAX_ENTRIES: u32 = 8;
+const CANCEL_BUDGET: u32 = 4;
 /// More glitches than an input has room for.
 const MAX_GLITCHES: u32 = 10_000;
-/// How long `Later` takes, and how long the server is given for everything that is under way.
-const LATER: Duration = Duration::from_millis(2);
+/// How long `Later` takes: longer than any conversation, so that only its end or a cancellation ends it. And how long the server is
+/// given for everything that is under way.
+const LATER: Duration = Duration::from_millis(200);
 const ENOUGH: Duration = Duration::from_millis(1);
+/// Announced and not yet arrived, a frame may hold so much, and twice what arrived.
+const HELD: u64 = 64 * 1024;
 
-/// One server for all inputs: what one connection leaves behind would be seen by the next.
+/// A server for all inputs: what one connection leaves behind would be seen by the next.
 struct World {
     net: Network,
     pool: Arc<ReactorPool>,
     server: ServerHandle,
+    rules: Rules,
     polite: RawPeer,
     calls: i32,
 }
 
 thread_local! {
-    // Never dropped: at the end of a thread there is nothing left to drive it with.
-    static WORLD: &'static std::cell::RefCell<World> = Box::leak(Box::new(std::cell::RefCell::new(World::new())));
+    // Never dropped: at the end of a thread there is nothing left to drive them with. The second one compares checksums.
+    static WORLDS: &'static [std::cell::RefCell<World>; 2] =
+        Box::leak(Box::new([false, true].map(|checksum| std::cell::RefCell::new(World::new(checksum)))));
 }
 
 /// How a conversation went.
@@ -57,26 +62,27 @@ struct Outcome {
 }
 
 /// A hostile client: the same replies in whatever pieces it sends, those of the reference where they follow from the bytes alone; every
-/// request answered once, content errors counted, nothing left behind, no memory of others shown, and a polite client is served.
+/// request answered once, control frames heeded once they are agreed on and fatal before, content errors counted, nothing left behind,
+/// no memory of others shown, no more of it held than was sent, and a polite client is served.
 pub fn server_conn(data: &[u8]) {
-    WORLD.with(|world| {
-        let world = &mut *world.borrow_mut();
-        let whole = world.converse(&[data]);
-        let in_pieces = world.converse(&stream::pieces(data));
-        for outcome in [&whole, &in_pieces] {
+    let data = &stream::expand(data)[..];
+    let checksum = data.windows(6).any(|window| window == b"crc32c");
+    WORLDS.with(|worlds| {
+        let world = &mut *worlds[usize::from(checksum)].borrow_mut();
+        let expected = server_model::expect(data, world.rules);
+        let pieces = stream::pieces(data);
+        for pieces in [&[data][..], &pieces] {
+            let outcome = meter::conversation(data.len(), pieces.len(), || world.converse(pieces));
             assert!(!service::leaks(&outcome.output, data), "bytes of others: {:02x?}", outcome.output);
+            if let Some(expected) = &expected {
+                check(&outcome, expected, checksum);
+            }
         }
-        // A handler that takes its time is cut short by whatever comes behind its request, sooner or later.
-        if data.windows(5).any(|window| window == b"Later") {
-            return;
-        }
-        assert_eq!(in_pieces, whole, "the pieces make a difference");
-        check(&whole, data);
     });
 }
 
 impl World {
-    fn new() -> World {
+    fn new(checksum: bool) -> World {
         let knobs = Knobs { latency: (Duration::from_micros(1), Duration::from_micros(2)), ..Knobs::default() };
         let net = Network::new(1, knobs);
         let pool = Arc::new(net.pool("server", 1));
@@ -85,13 +91,22 @@ impl World {
         limits.max_header_size = MAX_HEADER;
         limits.max_header_entries = MAX_ENTRIES;
         limits.max_glitches = MAX_GLITCHES;
+        limits.cancel_budget = CANCEL_BUDGET;
+        let rules = Rules {
+            max_frame: MAX_FRAME,
+            max_header: MAX_HEADER as usize,
+            max_entries: MAX_ENTRIES as usize,
+            strikes: limits.keepalive_strikes,
+            cancel_budget: CANCEL_BUDGET.into(),
+            checksum,
+        };
         let echo = Echo { blocking: Default::default(), later: LATER };
-        let server = Server::builder().pool(Arc::clone(&pool)).limits(limits).add(echo);
+        let server = Server::builder().pool(Arc::clone(&pool)).limits(limits).checksum(checksum).add(echo);
         let server = server.bind("tcp://127.0.0.1:7000").expect("nobody else listens there");
         let polite = net.connect_raw(&server.url());
         net.run_for(ENOUGH);
         assert!(polite.is_open());
-        World { net, pool, server, polite, calls: 0 }
+        World { net, pool, server, rules, polite, calls: 0 }
     }
 
     /// Sends the pieces one by one, each after the one before was handled, then leaves.
@@ -101,14 +116,17 @@ impl World {
         let mut peer = self.net.connect_raw(&self.server.url());
         self.net.run_for(Duration::from_micros(50));
         assert!(peer.is_open(), "the server does not accept");
-        let mut output = Vec::new();
+        let (mut output, mut sent) = (Vec::new(), 0);
         let mut end = Received::Bytes(0);
         for piece in pieces {
             if !matches!(end, Received::Bytes(_)) {
                 break;
             }
             assert_eq!(peer.write(piece), piece.len(), "the network has room");
+            sent += piece.len() as u64;
             self.net.run_for(Duration::from_micros(20));
+            let held = self.server.stats().buffered_bytes;
+            assert!(held <= HELD + 2 * sent + output.len() as u64, "{sent} bytes were sent, {held} are held");
             end = peer.read(&mut output);
             self.audit();
         }
@@ -164,49 +182,27 @@ impl World {
     }
 }
 
-/// Compares with what follows from the bytes: one answer for each request before the connection ends, and glitches for the rest.
-fn check(outcome: &Outcome, data: &[u8]) {
-    let (frames, ending) = detect::frames(data, MAX_FRAME);
-    let (mut replies, mut closed) = (Vec::new(), ending == Ending::Closed);
-    let (mut accepted, mut glitches) = (0, 0);
-    for frame in frames {
-        let (info, message) = match reference::frame(&frame) {
-            Ok(tt) => (tt.info, tt.payload),
-            Err(_) => (Vec::new(), frame),
-        };
-        let message = reference::message(&message).expect("it was read before");
-        let (entries, error) = reference::entries(&info);
-        let over = info.len() + 2 > MAX_HEADER as usize || entries.len() > MAX_ENTRIES as usize;
-        if !over && error.is_some() {
-            closed = true;
-            break;
-        }
-        if !matches!(message.kind, 1 | 4) {
-            glitches += 1;
-            continue;
-        }
-        accepted += 1;
-        let service = entries.iter().rev().find_map(|entry| match entry {
-            Entry::Str(key, value) if key == b"isn" => Some(&value[..]),
-            _ => None,
-        });
-        let _ = service; // a service that nobody knows is as good as none
-        let known = !over && message.method == b"Blob";
-        let echo = Blob::decode(&message.body[..]).ok().filter(|_| known);
-        glitches += u64::from(over || (known && echo.is_none()));
-        if message.kind == 1 {
-            replies.push((message.seq, echo.map(|blob| blob.encode_to_vec())));
+/// Compares with what follows from the bytes.
+fn check(outcome: &Outcome, expected: &Expected, checksum: bool) {
+    let (said, pongs) = server_model::heard(&outcome.output, checksum);
+    assert_eq!(said, expected.said);
+    assert_eq!(outcome.closed, expected.closed, "{outcome:02x?}");
+    assert_eq!((outcome.accepted, outcome.replied), (expected.accepted, expected.accepted - expected.unanswered));
+    assert_eq!(outcome.glitches, expected.glitches);
+    // Of several pings at once the last is answered, and what is owed at the end of a connection is not.
+    let mut pings = expected.pings.iter();
+    assert!(pongs.iter().all(|pong| pings.any(|ping| ping == pong)), "pongs {pongs:?} for {:?}", expected.pings);
+    assert!(expected.closed || pongs.last() == expected.pings.last(), "pongs {pongs:?} for {:?}", expected.pings);
+    for event in &expected.events {
+        reach::event("server", event);
+    }
+    if !pongs.is_empty() {
+        reach::event("server", "says pong");
+    }
+    let answered = said.iter().any(|said| matches!(said, Said::Reply { .. }));
+    for (it, taken) in [(answered, true), (expected.closed, false)] {
+        if it {
+            reach::note("rpc-core/src/server/handler.rs", "on_frame", &taken);
         }
     }
-    assert_eq!(outcome.closed, closed, "{outcome:02x?}");
-    assert_eq!((outcome.accepted, outcome.replied), (accepted, accepted));
-    assert_eq!(outcome.glitches, glitches);
-    let (output, rest) = detect::frames(&outcome.output, u32::MAX);
-    assert_eq!(rest, Ending::Waits(0), "the server's own bytes are no frames: {:02x?}", outcome.output);
-    let output = output.iter().map(|frame| {
-        let payload = reference::frame(frame).map_or(frame.clone(), |tt| tt.payload);
-        let message = reference::message(&payload).expect("it was read before");
-        (message.seq, (message.kind == 2).then_some(message.body))
-    });
-    assert_eq!(output.collect::<Vec<_>>(), replies);
 }

@@ -3,18 +3,20 @@
 use rpc_core::protocol::ttheader::{ControlFrame, Entry, InfoEntries, TtFrame, write_frame_head};
 use rpc_core::protocol::{Checksum, Form, MessageType, Payload, form_of};
 
-use crate::meter;
-use crate::reference;
+use crate::{meter, reach, reference};
 
 /// The TTHeader decoder against the reference, byte for byte and error for error; what was decoded makes the same bytes again.
 pub fn ttheader(data: &[u8]) {
-    match form_of(data) {
+    let form = form_of(data);
+    reach::note("rpc-core/src/protocol/header.rs", "form_of", &form);
+    match form {
         Ok(Form::TtHeader) => assert_eq!(data[4..6], [0x10, 0x00]),
         Ok(Form::Framed) => assert_eq!(data[4..6], [0x90, 0x01]),
         Err(error) => assert!(matches!(error.kind(), "short" | "magic")),
     }
     let (decoded, held) = meter::peak(|| TtFrame::decode(data));
     assert_eq!(held, 0, "taking a frame apart allocates");
+    reach::note("rpc-core/src/protocol/ttheader/decode.rs", "decode", &decoded);
     let expected = reference::frame(data);
     let (frame, expected) = match (decoded, expected) {
         (Ok(frame), Ok(expected)) => (frame, expected),
@@ -35,18 +37,41 @@ pub fn ttheader(data: &[u8]) {
     assert_eq!(reference::write_frame(&ours, data[14]), data, "it is not the frame that was read");
 
     let (found, error) = meter::framing(data.len(), || entries(frame.info));
-    assert_eq!((found, error), reference::entries(frame.info));
+    let (entries, expected) = reference::entries(frame.info);
+    assert_eq!((&found, error), (&entries, expected));
     if error.is_none() && frame.payload.len() < 1024 {
         written_again(&frame);
     }
     control(&frame, data);
-    let _ = Checksum::check(frame.info, frame.payload);
+    checksum(&frame, &entries);
+}
+
+/// Every text of the header, and the whole of it, as the payload's checksum.
+fn checksum(frame: &TtFrame<'_>, entries: &[reference::Entry]) {
+    let right = format!("{:08x}", reference::crc32c(frame.payload));
+    assert_eq!(Checksum::of(frame.payload).to_hex(), right.as_bytes());
+    let texts = entries.iter().filter_map(|entry| match entry {
+        reference::Entry::Str(key, value) if key == b"crc32c" => Some(&value[..]),
+        _ => None,
+    });
+    for announced in texts.chain([frame.info]) {
+        let checked = Checksum::check(announced, frame.payload);
+        reach::note("rpc-core/src/protocol/checksum.rs", "check", &checked);
+        assert_eq!(checked.is_ok(), announced.eq_ignore_ascii_case(right.as_bytes()), "{announced:02x?}, {right}");
+        if let Err(corrupt) = checked {
+            assert_eq!(corrupt.found, right);
+            assert!(corrupt.announced.chars().count() <= 16, "an error as long as its input: {corrupt}");
+        }
+    }
 }
 
 /// What it says if it is a control frame, which is written again and says the same.
 fn control(frame: &TtFrame<'_>, data: &[u8]) {
     let (read, held) = meter::peak(|| ControlFrame::decode(frame));
     assert_eq!(held, 0, "reading a control frame allocates");
+    if !matches!(read, Ok(None)) {
+        reach::note("rpc-core/src/protocol/ttheader/control.rs", "decode", &read);
+    }
     if let Ok(Some(control)) = read {
         assert_eq!(ControlFrame::is(data), frame.seq == 0);
         let mut out = Vec::new();

@@ -11,7 +11,7 @@ use rpc_core::protocol::{Form, KitexFraming, MessageType, Payload};
 use rpc_core::{BizStatus, Metadata};
 use rpc_transport::Next;
 
-use crate::{meter, reference};
+use crate::{meter, reach, reference};
 
 /// As much header as the format has room for: what is written is not to be refused for its size.
 const LIMITS: HeaderLimits = HeaderLimits { max_header_size: u32::MAX, max_header_entries: u32::MAX };
@@ -89,7 +89,9 @@ fn request(what: &Request<'_>) {
         connect_timeout_ms: what.connect_timeout_ms,
         usual_timeout_ms: what.usual_timeout_ms,
     };
-    let Ok(head) = RequestHead::new(&spec) else { return };
+    let head = RequestHead::new(&spec);
+    reach::note("rpc-core/src/protocol/ttheader/encode.rs", "new", &head);
+    let Ok(head) = head else { return };
     let (persistent, transient) = (metadata(&what.persistent), metadata(&what.transient));
     let Ok(extra) = request_metadata(&persistent, &transient) else { return };
     let mut frame = Vec::with_capacity(1 << 17);
@@ -118,7 +120,9 @@ fn request(what: &Request<'_>) {
     assert_eq!(info.message_type(), Some(kind));
     assert_eq!(map(info.persistent()), map(&persistent));
     assert_eq!(map(info.transient()), map(&transient));
-    let payload = Payload::decode(tt.payload).expect("we read what we write");
+    let payload = Payload::decode(tt.payload);
+    reach::note("rpc-core/src/protocol/payload.rs", "decode", &payload);
+    let payload = payload.expect("we read what we write");
     assert_eq!(payload, Payload { kind, method: what.method.as_bytes(), seq: what.seq, body: what.body });
 }
 
@@ -130,7 +134,9 @@ fn reply(what: &Reply<'_>) {
     let mut backward = Metadata::new();
     for (key, value) in metadata(&what.backward).iter() {
         let before = strings.clone();
-        match strings.push_backward(key, value) {
+        let pushed = strings.push_backward(key, value);
+        reach::note("rpc-core/src/protocol/ttheader/pairs.rs", "push_backward", &pushed);
+        match pushed {
             Ok(()) => drop(backward.insert(key.to_vec(), value.to_vec())),
             Err(_) => assert_eq!(strings, before, "a refused pair left something behind"),
         }
@@ -140,10 +146,12 @@ fn reply(what: &Reply<'_>) {
         message: business.message.clone(),
         extra: business.extra.clone(),
     });
-    if let Some(business) = &business
-        && business.put(&mut strings).is_err()
-    {
-        return;
+    if let Some(business) = &business {
+        let put = business.put(&mut strings);
+        reach::note("rpc-core/src/protocol/ttheader/pairs.rs", "push", &put);
+        if put.is_err() {
+            return;
+        }
     }
     let form = if what.framed { Form::Framed } else { Form::TtHeader };
     let kind = if what.exception { ReplyKind::Exception } else { ReplyKind::Reply };
@@ -175,7 +183,9 @@ fn reply(what: &Reply<'_>) {
 
 /// A receiver finds the frame, whole.
 fn is_one_frame(frame: &[u8]) {
-    match KitexFraming::new(u32::MAX).find(frame) {
+    let found = KitexFraming::new(u32::MAX).find(frame);
+    reach::note("rpc-core/src/protocol/detect.rs", "find", &found);
+    match found {
         Ok(Next::Frame(span)) => assert_eq!((span.skip, span.len), (0, frame.len())),
         other => panic!("{other:?} where a frame of {} bytes is", frame.len()),
     }

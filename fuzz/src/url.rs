@@ -2,10 +2,14 @@
 
 use rpc_transport::Url;
 
+use crate::{meter, reach};
+
 /// Parsing addresses: what is taken is shown such that it is taken for the same again, in one clean line; what is refused says why.
 pub fn url(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
-    match text.parse::<Url>() {
+    let parsed = meter::framing(data.len(), || text.parse::<Url>());
+    reach::note("rpc-transport/src/url.rs", "from_str", &parsed);
+    match parsed {
         Ok(url) => {
             let shown = url.to_string();
             let again: Url = shown.parse().unwrap_or_else(|error| panic!("{text:?} is shown as {shown:?}: {error}"));

@@ -1,11 +1,12 @@
-//! Every function that takes bytes or text from outside has a target. The list of functions is read from the code, so a new one is
-//! noticed; what reaches it is written here.
+//! Every function that takes bytes or text from outside has a target, and its corpus reaches it. The list of functions is read from the
+//! code, so a new one is noticed; what reaches it is written here, and shown by a replay.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use fuzz::TARGETS;
+use fuzz::reach::{self, Reached};
+use fuzz::{TARGETS, Target};
 
 /// Where every function counts that others can call and that can refuse bytes or text.
 const WIRE: &[&str] = &["rpc-core/src/protocol/", "rpc-transport/src/framing/"];
@@ -25,7 +26,6 @@ const REACHED: &[(&str, &str, &[&str])] = &[
     ("rpc-core/src/limits.rs",                   "from_text",      &["limits"]),
     ("rpc-core/src/limits.rs",                   "set",            &["limits"]),
     ("rpc-core/src/protocol/checksum.rs",        "check",          &["ttheader"]),
-    ("rpc-core/src/protocol/checksum.rs",        "check",          &["server_conn"]),
     ("rpc-core/src/protocol/detect.rs",          "find",           &["detect", "ttheader_write"]),
     ("rpc-core/src/protocol/detect.rs",          "next",           &["detect"]),
     ("rpc-core/src/protocol/exception.rs",       "decode",         &["payload"]),
@@ -42,6 +42,26 @@ const REACHED: &[(&str, &str, &[&str])] = &[
     ("rpc-core/src/status.rs",                   "from_wire_name", &["metadata"]),
     ("rpc-transport/src/framing/length_field.rs", "next",          &["length_field"]),
     ("rpc-transport/src/url.rs",                 "from_str",       &["url"]),
+];
+
+/// What can be made of control frames, and by which side: a corpus that does not bring it about says nothing about it.
+#[rustfmt::skip]
+const EVENTS: &[(&str, &str, &[&str])] = &[
+    ("server_conn", "server", &["announced", "confirmed", "not agreed", "ping", "says pong", "too many pings", "pong", "pong unasked",
+                                "cancel", "cancel of no call", "more cancels than calls", "cancel budget", "goaway",
+                                "refused after goaway", "left", "checksum right", "checksum wrong"]),
+    ("client_conn", "client", &["agreed", "not agreed", "ping", "says pong", "too many pings", "pong unasked", "cancel", "says cancel",
+                                "goaway", "goaway again", "goodbye", "no goodbye", "closing", "a reply to no call",
+                                "checksum right", "checksum wrong"]),
+];
+
+/// What these refuse no input of this target has, and why.
+#[rustfmt::skip]
+const REFUSES_NOTHING: &[(&str, &str, &str, &str)] = &[
+    ("extras",         "rpc-core/src/protocol/ttheader/pairs.rs", "push",   "a text over 64 KiB"),
+    ("ttheader_write", "rpc-core/src/protocol/ttheader/pairs.rs", "push",   "a text over 64 KiB"),
+    ("ttheader_write", "rpc-core/src/protocol/detect.rs",         "find",   "it reads what was written: to refuse it is a finding"),
+    ("ttheader_write", "rpc-core/src/protocol/payload.rs",        "decode", "as above"),
 ];
 
 /// Functions that take text, and why no target is for them.
@@ -75,6 +95,44 @@ fn every_entry_point_has_a_target() {
         }
     }
     println!("{} entry points, {} targets", REACHED.len(), TARGETS.len());
+}
+
+/// What the files of a target's corpus reach.
+fn reached(name: &str, target: Target) -> BTreeMap<(&'static str, &'static str), Reached> {
+    reach::take();
+    for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(name)).expect("a corpus") {
+        target(&fs::read(entry.expect("readable").path()).expect("readable"));
+    }
+    reach::take()
+}
+
+#[test]
+fn every_entry_point_is_reached_and_takes_some_and_refuses_some() {
+    let mut missing = Vec::new();
+    for (name, target) in TARGETS {
+        let reached = reached(name, *target);
+        for (file, function, targets) in REACHED {
+            if !targets.contains(name) {
+                continue;
+            }
+            let found = reached.get(&(*file, *function)).copied().unwrap_or_default();
+            println!("{name}: {file}: {function}: taken {}, refused {}", found.taken, found.refused);
+            let one_sided = REFUSES_NOTHING.iter().any(|(t, f, n, _)| (t, f, n) == (name, file, function));
+            if found.taken == 0 || (found.refused == 0) != one_sided {
+                missing.push(format!("{name}: {file}: {function}: {found:?}"));
+            }
+        }
+        for (_, side, events) in EVENTS.iter().filter(|(target, ..)| target == name) {
+            for event in *events {
+                let found = reached.get(&(*side, *event)).copied().unwrap_or_default();
+                println!("{name}: {side}: {event}: {}", found.taken);
+                if found.taken == 0 {
+                    missing.push(format!("{name}: {side}: {event}"));
+                }
+            }
+        }
+    }
+    assert!(missing.is_empty(), "no input of the corpus reaches: {missing:#?}");
 }
 
 #[test]

@@ -24,11 +24,43 @@ const FAMILIES: &[(&str, &str, fn(usize) -> Vec<u8>)] = &[
     ("unknown fields",         "protobuf",     |n| repeat(b"", b"\x7a\x01x", n)),
     ("one map key, repeated",  "protobuf",     |n| repeat(b"", b"\x22\x05\x0a\x01k\x10\x01", n)),
     ("smallest messages",      "detect",       |n| repeat(b"", b"\0\0\0\x0d\x90\x01\0\x01\0\0\0\x01M\0\0\0\x01", n)),
+    ("a long host",            "url",          |n| repeat(b"tcp://", b"a", n)),
+    ("colons",                 "url",          |n| repeat(b"tcp://[", b":", n)),
+    ("a long number",          "limits",       |n| repeat(b"max_frame_size=", b"0", n)),
+    ("unknown limits",         "limits",       |n| repeat(b"", b"x", n)),
+    ("a long comment",         "idl",          |n| repeat(b"syntax = \"proto3\"; //", b"a", n)),
+    ("empty messages",         "idl",          |n| numbered(b"syntax = \"proto3\";", "message M# {} ", n)),
+    ("fields",                 "idl",          |n| numbered(b"syntax = \"proto3\"; message M { ", "bool a# = #; ", n)),
+    ("small pieces",           "link_buffer",  |n| repeat(b"", &[0, 0, 0, 0, 7], n)),
+    ("calls",                  "server_conn",  |n| repeat(b"", &calls(), n)),
+    ("announced bytes",        "server_conn",  |n| repeat(b"\0\x01\0\0\x10\0\0\0\0\0\0\x01\0\x01\0\0\0\0", b"z", n)),
+    ("replies to nobody",      "client_conn",  |n| repeat(b"", &replies(), n)),
     ("an exception's fields",  "payload",      |n| repeat(b"", b"\x12\x01x", n)),
 ];
 
 fn repeat(start: &[u8], unit: &[u8], n: usize) -> Vec<u8> {
     start.iter().chain(unit.iter().cycle()).copied().take(n).collect()
+}
+
+/// So many bytes of lines, each with a number of its own.
+fn numbered(start: &[u8], line: &str, n: usize) -> Vec<u8> {
+    let lines = (1..).flat_map(|number: u32| line.replace('#', &number.to_string()).into_bytes());
+    start.iter().copied().chain(lines).take(n).collect()
+}
+
+/// Calls of a method that nobody has, of a multiplexing client.
+fn calls() -> Vec<u8> {
+    [&b"\0\0\0\x1f\x10\0\0\x01\0\0\0\x07\0\x01\0\0\0\0"[..], &message(1, b"M")].concat()
+}
+
+/// Replies to an id that no call has.
+fn replies() -> Vec<u8> {
+    [&b"\0\0\0\x1f\x10\0\0\x01\0\0\0\x07\0\x01\0\0\0\0"[..], &message(2, b"M")].concat()
+}
+
+fn message(kind: u8, method: &[u8]) -> Vec<u8> {
+    let length = 12 + method.len() as u8;
+    [&[0, 0, 0, length, 0x90, 1, 0, kind, 0, 0, 0, method.len() as u8], method, b"\0\0\0\x07"].concat()
 }
 
 #[test]
