@@ -414,6 +414,22 @@ fn memory_is_shed_from_the_largest() {
     assert!(ends.try_iter().count() >= 9);
 }
 
+/// Its unfinished frame is what memory is short of, though not so much that anybody is closed: it must not wait for others for ever.
+#[test]
+fn an_unfinished_frame_that_holds_the_memory_has_its_time_limit() {
+    let pool = pool(1);
+    let (tell, ends) = mpsc::channel();
+    let memory = Arc::new(rpc_transport::MemoryBudget::new(4 << 20));
+    let limits = limits(|conn| conn.frame_progress = Duration::from_millis(200));
+    let options = ListenOptions { memory: memory.clone(), ..limits };
+    let listener = listen(&pool, "tcp://127.0.0.1:0", options, move |_| Script::new().end_to(tell.clone()));
+    let mut hog = dial(&listener);
+    hog.write_all(&(15_u32 << 20).to_be_bytes()).unwrap();
+    let _ = hog.write_all(&vec![0; (3 << 20) + (256 << 10)]); // 81 % of the budget
+    assert_eq!(hear(&ends), "the connection reached its limit max_buffered_bytes");
+    until("nothing is accounted any more", || memory.used() == 0);
+}
+
 /// T41: by order of service, not by time.
 #[test]
 fn a_flood_leaves_the_others_their_turn() {

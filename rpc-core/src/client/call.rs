@@ -436,6 +436,10 @@ impl<'a> Wire<'a> {
             }
             match std::mem::replace(&mut self.step, Step::Done) {
                 Step::Again(request) => {
+                    // Not to be carried to another connection, perhaps a new one, only to be found late there.
+                    if let Some(spec) = request.spec.as_ref().filter(|spec| local::now() >= spec.deadline) {
+                        return Poll::Ready(Err(expired(spec.timeout)));
+                    }
                     self.moves += 1;
                     if self.moves > self.channel.moves() {
                         let text = "each of several connections ended before the request could be sent";

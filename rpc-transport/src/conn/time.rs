@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{Conn, Phase};
+use super::{Conn, Paused, Phase};
 use crate::error::CloseReason;
 
 impl Conn {
@@ -37,9 +37,12 @@ impl Conn {
         awaited.then(|| self.opened.checked_add(self.limits.first_frame_timeout)).flatten()
     }
 
-    /// Until when more of an unfinished frame must be there; likewise.
+    /// Until when more of an unfinished frame must be there; likewise, unless want of memory is all that keeps it from being read: what
+    /// has come of it may be what memory is short of, and nobody else would ever give that back.
     fn partial_at(&self) -> Option<Instant> {
-        let awaited = !self.inbound.has_frames() && !self.was_paused;
+        let Paused { by_handler, by_output, by_memory } = self.paused;
+        let held_up = self.was_paused && (by_handler || by_output || !by_memory);
+        let awaited = !self.inbound.has_frames() && !held_up;
         awaited.then(|| self.inbound.give_up_at(self.limits.frame_progress)).flatten()
     }
 
@@ -54,6 +57,9 @@ impl Conn {
             Phase::Connecting | Phase::Lingering { .. } | Phase::Aborting(_) => {}
             _ if passed(self.stall_at()) => self.phase = Phase::aborting(CloseReason::Limit("write_stall_timeout")),
             Phase::Closing(_) => {} // only a stalled write may cut it short
+            Phase::Open if passed(self.partial_at()) && self.paused.by_memory => {
+                self.phase = Phase::aborting(CloseReason::Limit("max_buffered_bytes"));
+            }
             Phase::Open if passed(self.partial_at()) => {
                 self.phase = Phase::closing(CloseReason::Limit("frame_progress"))
             }
