@@ -7,7 +7,7 @@ use crate::local;
 use crate::reactor::ReactorHandle;
 use crate::reactor::core::with;
 
-pub use crate::driver::sim::{Faults, Knobs, Network, RawListener, RawPeer, Received, Step};
+pub use crate::driver::sim::{Faults, Knobs, Network, Observer, RawListener, RawPeer, Received, Rest, Step};
 pub use crate::reactor::audit::{ReactorAudit, audit};
 
 /// Shows each connection of a reactor that is turned by hand, if its handler is an `H`.

@@ -1,5 +1,6 @@
 //! What became of each call, as its caller and its handler saw it: an account of its own beside the framework's.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +20,9 @@ pub(crate) struct Ledger(Mutex<Book>);
 struct Book {
     calls: Vec<Entry>,
     gentle: bool,
+    /// Started calls that have not ended, by client: when each must have, and its number.
+    due: Vec<BTreeSet<(Duration, u64)>>,
+    ended: usize,
     running: usize,
     most_running: usize,
     wrong: Option<String>,
@@ -28,7 +32,10 @@ struct Book {
 struct Entry {
     payload: usize,
     reply: usize,
-    due: Duration,
+    client: usize,
+    due: Option<Duration>,
+    /// It must have its reply, unless its caller drops it.
+    certain: bool,
     end: Option<End>,
     executions: u32,
     /// Its handler asks another server, which sees the same number.
@@ -80,11 +87,40 @@ impl Ledger {
         self.0.lock().gentle = true;
     }
 
-    /// A call is about to be made: `due` is when it must have ended.
-    pub(crate) fn begin(&self, payload: usize, reply: usize, due: Duration) -> u64 {
+    /// A call is about to be made by a client. `certain`: nothing can keep it from its reply.
+    pub(crate) fn begin(&self, client: usize, payload: usize, reply: usize, certain: bool) -> u64 {
         let mut book = self.0.lock();
-        book.calls.push(Entry { payload, reply, due, ..Entry::default() });
+        book.calls.push(Entry { client, payload, reply, certain, ..Entry::default() });
         book.calls.len() as u64 - 1
+    }
+
+    /// Its time begins. It is over with the tick at which it is due or that follows.
+    pub(crate) fn start(&self, number: u64, due: Duration) {
+        let mut book = self.0.lock();
+        let due = Duration::from_millis(due.as_nanos().div_ceil(1_000_000) as u64);
+        let Some(entry) = book.calls.get_mut(number as usize) else { return };
+        entry.due = Some(due);
+        let client = entry.client;
+        if book.due.len() <= client {
+            book.due.resize_with(client + 1, BTreeSet::new);
+        }
+        book.due[client].insert((due, number));
+    }
+
+    /// When the first of a client's calls must have ended, and which it is.
+    pub(crate) fn first_due(&self, client: usize) -> Option<(Duration, u64)> {
+        self.0.lock().due.get(client)?.first().copied()
+    }
+
+    /// A server of these clients begins to shut down: calls may fail.
+    pub(crate) fn nothing_is_certain(&self, concerned: impl Fn(usize) -> bool) {
+        self.0.lock().calls.iter_mut().filter(|entry| concerned(entry.client)).for_each(|entry| entry.certain = false);
+    }
+
+    /// Changes with every call that is made or ends.
+    pub(crate) fn moves(&self) -> u64 {
+        let book = self.0.lock();
+        (book.calls.len() + book.ended) as u64
     }
 
     fn wrong(book: &mut Book, what: String) {
@@ -119,7 +155,7 @@ impl Ledger {
     }
 
     /// The caller has its outcome, or has dropped the call (`None`).
-    pub(crate) fn end(&self, number: u64, now: Duration, outcome: Option<&Result<Reply>>) {
+    pub(crate) fn end(&self, number: u64, outcome: Option<&Result<Reply>>) {
         let mut book = self.0.lock();
         let Some(entry) = book.calls.get_mut(number as usize) else { return };
         let end = match outcome {
@@ -130,8 +166,16 @@ impl Ledger {
         if let Some(before) = entry.end.replace(end) {
             return Self::wrong(&mut book, format!("I1: call {number} ended twice: {before:?}, {end:?}"));
         }
-        let (due, expected) = (entry.due, service::payload(number, entry.reply));
+        let (due, client, certain) = (entry.due, entry.client, entry.certain);
+        let expected = service::payload(number, entry.reply);
         let (executions, replied) = (entry.executions, end == End::Replied);
+        book.ended += 1;
+        if let Some(due) = due {
+            book.due[client].remove(&(due, number));
+        }
+        if certain && matches!(end, End::Failed(..)) {
+            Self::wrong(&mut book, format!("I20: call {number} failed, and nothing was wrong: {}", shown(outcome)));
+        }
         if replied && executions == 0 {
             Self::wrong(&mut book, format!("I6: call {number} has a reply that no handler gave"));
         }
@@ -145,9 +189,6 @@ impl Ledger {
         if book.gentle && executions > 0 && unsaid {
             Self::wrong(&mut book, format!("I23: call {number} was begun, and lost: {}", shown(outcome)));
         }
-        if outcome.is_some() && now > due {
-            Self::wrong(&mut book, format!("I2: call {number} ended {:?} after it was due: {end:?}", now - due));
-        }
         if let Some(Err(error)) = outcome
             && let Some(what) = incomplete(error)
         {
@@ -160,15 +201,9 @@ impl Ledger {
         self.0.lock().wrong.clone()
     }
 
-    /// The first call that has not ended though it should have.
-    pub(crate) fn overdue(&self, now: Duration) -> Option<String> {
-        let book = self.0.lock();
-        let late = book.calls.iter().position(|entry| entry.end.is_none() && now > entry.due);
-        late.map(|number| format!("I2: call {number} was due at {:?} and has no outcome", book.calls[number].due))
-    }
-
     pub(crate) fn unfinished(&self) -> usize {
-        self.0.lock().calls.iter().filter(|entry| entry.end.is_none()).count()
+        let book = self.0.lock();
+        book.calls.len() - book.ended
     }
 
     pub(crate) fn running(&self) -> usize {

@@ -11,10 +11,12 @@
 //! to three, reads of one byte, ids that come round.
 
 mod bare;
+mod frames;
 mod ledger;
 mod plan;
 mod service;
 mod wire;
+mod witness;
 mod world;
 
 use std::sync::Once;

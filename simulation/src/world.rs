@@ -9,15 +9,19 @@ use std::time::Duration;
 
 use rpc_core::testing::{ChannelAudit, audit_channel, audit_server, wrap_ids_after};
 use rpc_core::{Channel, Logging, Middleware, Server, ServerHandle};
-use rpc_transport::testing::{Network, RawPeer, Step, audit};
+use rpc_transport::testing::{Network, RawPeer, Rest, Step, audit};
 use rpc_transport::{MemoryBudget, ReactorPool, Url, sleep};
 
 use crate::ledger::{Ledger, Outcomes};
-use crate::plan::{Attack, CallPlan, ClientPlan, Event, Plan, ServerPlan};
+use crate::plan::{AMPLE, Attack, CallPlan, ClientPlan, Event, Plan, ServerPlan};
 use crate::service::{self, Act, Request, Simulated};
+use crate::witness::Witness;
 
 /// The longest a run may take, in virtual time: every deadline is far below it.
 const LONGEST: Duration = Duration::from_secs(120);
+
+/// The longest time, in virtual time, in which no call makes a step though some are under way.
+const QUIET: Duration = Duration::from_secs(10);
 
 /// How far the bytes held may exceed their limit: what one connection reads or writes before it is looked at.
 const BEYOND: usize = 64 << 10;
@@ -69,12 +73,16 @@ struct ServerSeat {
     handle: Option<ServerHandle>,
     /// It is shutting down: cut then, and come back.
     back_at: Option<Duration>,
+    /// It has been the same one all the time.
+    steady: bool,
 }
 
 struct ClientSeat {
     plan: ClientPlan,
     pool: Arc<ReactorPool>,
     client: Option<Client>,
+    /// The call whose time was over after the last turn.
+    overdue: Option<u64>,
 }
 
 type Reply = rpc_core::Result<service::Reply>;
@@ -126,10 +134,14 @@ pub(crate) struct World {
     foreign: Vec<Foreign>,
     attackers: Vec<(RawPeer, Option<Attack>)>,
     ledger: Arc<Ledger>,
+    witness: Witness,
     grace: Duration,
-    /// How late a call may end: timers have ticks, and the network's knobs delay who is to be woken.
-    tolerance: Duration,
+    gentle: bool,
     steps: u64,
+    /// The reactor that was turned in the last step, and when.
+    turned: Option<(usize, Duration)>,
+    /// The steps that calls have made, and when the last one was.
+    progress: (u64, Duration),
     /// By reactor: what its connections reported to each budget, when it was looked at last.
     books: Vec<Vec<(Arc<MemoryBudget>, usize)>>,
     /// By reactor: whose it is.
@@ -146,14 +158,16 @@ impl World {
     pub(crate) fn new(seed: u64, prints: bool) -> World {
         let plan = Plan::new(seed);
         wrap_ids_after(plan.wrap_after.unwrap_or(u32::MAX));
-        let tolerance = Duration::from_millis(2) + plan.knobs.latency.1 * 60 + plan.knobs.turn * 600;
         let net = Network::new(seed, plan.knobs.clone());
         if prints {
             net.print_trace();
         }
         let ledger = Arc::new(Ledger::default());
+        let witness = Witness::default();
+        net.observe(witness.clone());
         if plan.gentle {
             ledger.be_gentle();
+            witness.be_gentle();
         }
         let mut events = plan.events.into_iter();
         let next_event = events.next();
@@ -165,9 +179,12 @@ impl World {
             foreign: Vec::new(),
             attackers: Vec::new(),
             ledger,
+            witness,
             grace: plan.grace,
-            tolerance,
+            gentle: plan.gentle,
             steps: 0,
+            turned: None,
+            progress: (0, Duration::ZERO),
             books: Vec::new(),
             owners: Vec::new(),
             net,
@@ -175,7 +192,7 @@ impl World {
         for plan in plan.servers {
             let pool = Arc::new(world.net.pool("server", plan.reactors));
             world.owners.extend(vec![Owner::Server(world.servers.len()); plan.reactors]);
-            world.servers.push(ServerSeat { plan, pool, handle: None, back_at: None });
+            world.servers.push(ServerSeat { plan, pool, handle: None, back_at: None, steady: true });
         }
         // Each asks the one after it; the last one nobody.
         for index in (0..world.servers.len()).rev() {
@@ -183,8 +200,9 @@ impl World {
         }
         for plan in plan.clients {
             let pool = Arc::new(world.net.pool("client", 1));
+            world.witness.limit(world.owners.len(), plan.on_wire());
             world.owners.push(Owner::Client(world.clients.len()));
-            world.clients.push(ClientSeat { plan, pool, client: None });
+            world.clients.push(ClientSeat { plan, pool, client: None, overdue: None });
         }
         for index in 0..world.clients.len() {
             world.start_client(index);
@@ -258,6 +276,7 @@ impl World {
             self.bring_back();
             self.strike();
             self.poll_foreign();
+            self.check_punctual()?;
             let over = self.next_event.is_none() && self.servers.iter().all(|seat| seat.back_at.is_none());
             if over && self.ledger.unfinished() == 0 {
                 return Ok(());
@@ -269,8 +288,10 @@ impl World {
     /// One step, and what must hold after it. Not to be called when nothing is to be expected any more.
     fn step(&mut self) -> Result<(), String> {
         self.steps += 1;
+        let at = self.net.elapsed();
         match self.net.step() {
             Step::Turned(index) => {
+                self.turned = Some((index, at));
                 self.look_at(index)?;
                 self.check_shells(index)?;
             }
@@ -284,14 +305,37 @@ impl World {
         if now > LONGEST {
             return Err(format!("I18: {} calls have not ended after {LONGEST:?}", self.ledger.unfinished()));
         }
-        if let Some(what) = self.ledger.complaint() {
+        if let Some(what) = self.ledger.complaint().or_else(|| self.witness.complaint()) {
             return Err(what);
         }
-        if self.steps.is_multiple_of(64)
-            && let Some(what) = self.ledger.overdue(now)
-        {
-            return Err(what);
+        let (steps, unfinished) = (self.ledger.moves() + self.witness.calls(), self.ledger.unfinished());
+        if steps != self.progress.0 || unfinished == 0 {
+            self.progress = (steps, now);
+        } else if now > self.progress.1 + QUIET {
+            return Err(format!("I18: {unfinished} calls, and none has made a step for {QUIET:?}"));
         }
+        Ok(())
+    }
+
+    /// I2, after a turn of a client's reactor and after everybody it woke has run: no call is left whose time was over a turn ago, and
+    /// the reactor does not sleep beyond the end of any. A local caller that waits elsewhere than at its connection needs a turn more.
+    fn check_punctual(&mut self) -> Result<(), String> {
+        let Some((index, at)) = self.turned.take() else { return Ok(()) };
+        let Some(Owner::Client(client)) = self.owners.get(index) else { return Ok(()) };
+        let Some((due, number)) = self.ledger.first_due(*client) else { return Ok(()) };
+        let rest = self.net.rest(index);
+        let seat = &mut self.clients[*client];
+        let awake = match rest {
+            Rest::No | Rest::Gone => true,
+            Rest::Until(next) => next <= due.max(at),
+            Rest::ForEver => false,
+        };
+        let overdue = (due <= at).then_some(number);
+        if !awake || (overdue.is_some() && seat.overdue == overdue) {
+            let so = format!("its reactor had a turn at {at:?}, and now rests: {rest:?}");
+            return Err(format!("I2: call {number} was due at {due:?}; {so}"));
+        }
+        seat.overdue = overdue;
         Ok(())
     }
 
@@ -354,17 +398,21 @@ impl World {
             Event::Starve(time) => self.net.starve_of_descriptors(time),
             Event::Attack(attack) => self.attack(attack),
             Event::Restart { server, after } => {
+                self.unsettle(server);
                 let seat = &mut self.servers[server];
                 if let (Some(handle), None) = (&seat.handle, seat.back_at) {
                     handle.begin_shutdown();
+                    self.witness.leaves(&url(&seat.plan.url));
                     let at = self.net.elapsed() + self.grace + after;
                     seat.back_at = Some(at);
                     self.net.alarm(at);
                 }
             }
             Event::Crash { server } => {
+                self.unsettle(server);
                 if self.servers[server].back_at.is_none() {
                     drop(self.servers[server].handle.take());
+                    self.witness.dies(&url(&self.servers[server].plan.url));
                     let at = self.net.elapsed() + Duration::from_micros(1);
                     self.servers[server].back_at = Some(at);
                     self.net.alarm(at);
@@ -377,6 +425,12 @@ impl World {
         }
     }
 
+    /// This server will not be there all the time.
+    fn unsettle(&mut self, server: usize) {
+        self.servers[server].steady = false;
+        self.ledger.nothing_is_certain(|client| self.clients[client].plan.server == server);
+    }
+
     /// Servers whose time has come again.
     fn bring_back(&mut self) {
         let now = self.net.elapsed();
@@ -384,6 +438,7 @@ impl World {
             let seat = &mut self.servers[index];
             if seat.back_at.is_some_and(|at| at <= now) {
                 if let Some(handle) = seat.handle.take() {
+                    self.witness.dies(&url(&seat.plan.url));
                     handle.cut();
                 }
                 // The old one's listener closes on its reactor, which may take a while.
@@ -404,8 +459,10 @@ impl World {
         let call = Arc::clone(&client.call);
         let reply = if plan.act == Act::Give { plan.size as usize } else { plan.payload };
         let patience = plan.patience.filter(|_| plan.local);
-        let due = self.net.elapsed() + plan.timeout + self.tolerance;
-        let number = self.ledger.begin(plan.payload, reply, due);
+        let server = &self.servers[seat.plan.server];
+        let plain = seat.plan.limits.is_empty() && server.plan.limits.is_empty();
+        let certain = self.gentle && plain && server.steady && plan.timeout == AMPLE;
+        let number = self.ledger.begin(plan.client, plan.payload, reply, certain);
         self.net.note(if plan.local { "local" } else { "foreign" }, number, plan.client as u64);
         let request = Request {
             number,
@@ -416,6 +473,7 @@ impl World {
         };
         let caller = Caller { ledger: Arc::clone(&self.ledger), net: self.net.clone(), number, ended: false };
         let future = async move {
+            caller.starts(plan.timeout);
             let outcome = call(request, plan.timeout);
             let outcome = match patience {
                 None => Some(outcome.await),
@@ -499,8 +557,14 @@ impl World {
         let gentle = self.net.below(4) > 0;
         for seat in &mut self.servers {
             match &seat.handle {
-                Some(handle) if gentle => handle.begin_shutdown(),
-                _ => seat.handle = None,
+                Some(handle) if gentle => {
+                    handle.begin_shutdown();
+                    self.witness.leaves(&url(&seat.plan.url));
+                }
+                _ => {
+                    self.witness.dies(&url(&seat.plan.url));
+                    seat.handle = None;
+                }
             }
         }
         self.net.set_knobs(|knobs| (knobs.late_wake, knobs.spurious, knobs.stale) = (0, 0, 0));
@@ -509,6 +573,7 @@ impl World {
         self.settle(until)?;
         for seat in &mut self.servers {
             if let Some(handle) = seat.handle.take() {
+                self.witness.dies(&url(&seat.plan.url));
                 handle.cut();
                 if gentle && handle.stats().accepted < handle.stats().replied {
                     return Err(format!("I23: more replies than requests: {:?}", handle.stats()));
@@ -531,7 +596,7 @@ impl World {
                 }
                 Step::Passed => {}
             }
-            if let Some(what) = self.ledger.complaint() {
+            if let Some(what) = self.ledger.complaint().or_else(|| self.witness.complaint()) {
                 return Err(what);
             }
         }
@@ -573,17 +638,21 @@ struct Caller {
 }
 
 impl Caller {
+    fn starts(&self, timeout: Duration) {
+        self.ledger.start(self.number, self.net.elapsed() + timeout);
+    }
+
     fn end(mut self, outcome: Option<&Reply>) {
         self.ended = true;
         self.net.note("ended", self.number, u64::from(matches!(outcome, Some(Ok(_)))));
-        self.ledger.end(self.number, self.net.elapsed(), outcome);
+        self.ledger.end(self.number, outcome);
     }
 }
 
 impl Drop for Caller {
     fn drop(&mut self) {
         if !self.ended {
-            self.ledger.end(self.number, self.net.elapsed(), None);
+            self.ledger.end(self.number, None);
         }
     }
 }

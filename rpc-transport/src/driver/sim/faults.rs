@@ -55,6 +55,7 @@ impl State {
         self.faults.cuts += 1;
         self.note("cut", one.0 as u64, other.0 as u64);
         for id in [one, other] {
+            self.tell(|observer| observer.broke(id.0));
             if let Some(socket) = self.sockets.get_mut(&id) {
                 socket.peer = None;
                 socket.input.lose();
@@ -69,6 +70,7 @@ impl State {
         let Some((one, _)) = self.any_connection() else { return false };
         self.faults.finishes += 1;
         self.note("finish", one.0 as u64, 0);
+        self.tell(|observer| observer.broke(one.0));
         self.finish(one);
         true
     }

@@ -16,6 +16,7 @@
 mod driver;
 mod faults;
 mod knobs;
+mod observer;
 mod peer;
 mod pipe;
 mod readiness;
@@ -31,7 +32,9 @@ use parking_lot::{Mutex, MutexGuard};
 
 pub use faults::Faults;
 pub use knobs::Knobs;
+pub use observer::Observer;
 pub use peer::{RawListener, RawPeer, Received};
+pub use state::Rest;
 
 use self::driver::SimDriver;
 use self::state::State;
@@ -117,6 +120,11 @@ impl Network {
         }))
     }
 
+    /// How long a reactor will not be turned.
+    pub fn rest(&self, index: usize) -> Rest {
+        self.state().rest(index)
+    }
+
     /// A reactor by its number, in the order they were made.
     pub fn reactor(&self, index: usize) -> ReactorHandle {
         self.0.reactors.lock()[index].clone()
@@ -171,6 +179,11 @@ impl Network {
         if state.trace.prints() {
             eprintln!("{:>14.6?} {}", state.elapsed(), what());
         }
+    }
+
+    /// From now on somebody looks on.
+    pub fn observe(&self, observer: impl Observer + 'static) {
+        self.state().observer = Some(Box::new(observer));
     }
 
     /// What went wrong on purpose so far.

@@ -12,6 +12,7 @@ use fastrand::Rng;
 
 use super::faults::Faults;
 use super::knobs::Knobs;
+use super::observer::Observer;
 use super::socket::{Link, ListenerSocket, Registered, SockId, Socket};
 use super::trace::Trace;
 use crate::clock;
@@ -76,12 +77,27 @@ enum Sleep {
     Gone,
 }
 
+/// When a reactor is turned again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rest {
+    /// As soon as may be: it has something to do, or somebody wakes it, perhaps a little late.
+    No,
+    /// Then, unless something happens before.
+    Until(Duration),
+    /// When something happens.
+    ForEver,
+    /// Never: it has ended.
+    Gone,
+}
+
 /// Closed tokens that a driver may still report.
 const STALE_TOKENS: usize = 8;
 
 pub(super) struct DriverState {
     sleep: Sleep,
     woken: bool,
+    /// Wake-ups on their way.
+    late_wakes: usize,
     pub(super) listed: Vec<Source>,
     pub(super) closed_tokens: Vec<usize>,
 }
@@ -93,6 +109,7 @@ pub(super) struct State {
     pub(super) knobs: Knobs,
     pub(super) faults: Faults,
     pub(super) trace: Trace,
+    pub(super) observer: Option<Box<dyn Observer>>,
     due: BinaryHeap<Reverse<Timed>>,
     order: u64,
     pub(super) drivers: Vec<DriverState>,
@@ -114,6 +131,7 @@ impl State {
             knobs,
             faults: Faults::default(),
             trace: Trace::new(seed),
+            observer: None,
             due: BinaryHeap::new(),
             order: 0,
             drivers: Vec::new(),
@@ -160,7 +178,8 @@ impl State {
 
     pub(super) fn add_driver(&mut self) -> usize {
         let listed = Vec::new();
-        self.drivers.push(DriverState { sleep: Sleep::None, woken: false, listed, closed_tokens: Vec::new() });
+        let (sleep, closed_tokens) = (Sleep::None, Vec::new());
+        self.drivers.push(DriverState { sleep, woken: false, late_wakes: 0, listed, closed_tokens });
         self.drivers.len() - 1
     }
 
@@ -190,6 +209,7 @@ impl State {
     pub(super) fn awake(&mut self, driver: usize) {
         self.drivers[driver].woken = false;
         self.note("turn", driver as u64, 0);
+        self.tell(|observer| observer.turn(driver));
     }
 
     /// A turn is over: it took a while, and the reactor says how long it sleeps; `None` if it has ended.
@@ -204,6 +224,17 @@ impl State {
         self.set_now(self.now + took);
     }
 
+    pub(super) fn rest(&self, driver: usize) -> Rest {
+        let driver = &self.drivers[driver];
+        match driver.sleep {
+            Sleep::Gone => Rest::Gone,
+            _ if driver.woken || driver.late_wakes > 0 => Rest::No,
+            Sleep::None => Rest::No,
+            Sleep::Until(at) => Rest::Until(at),
+            Sleep::ForEver => Rest::ForEver,
+        }
+    }
+
     pub(super) fn alarm(&mut self, at: Duration) {
         self.schedule(at.max(self.now), Due::Alarm);
     }
@@ -211,6 +242,7 @@ impl State {
     pub(super) fn wake(&mut self, driver: usize) {
         if self.chance(self.knobs.late_wake) {
             self.faults.late_wakes += 1;
+            self.drivers[driver].late_wakes += 1;
             let at = self.now + self.latency() * 20;
             return self.schedule(at, Due::Wake(driver));
         }
@@ -240,6 +272,7 @@ impl State {
             }
             Due::Data(id, n) => {
                 self.note("data", id.0 as u64, n as u64);
+                self.tell(|observer| observer.arrived(id.0, n));
                 if let Some(socket) = self.sockets.get_mut(&id) {
                     socket.input.arrive(n);
                     self.report(Source::Socket(id));
@@ -273,7 +306,10 @@ impl State {
                 }
             }
             Due::Report(source) => self.report_late(source),
-            Due::Wake(driver) => self.drivers[driver].woken = true,
+            Due::Wake(driver) => {
+                self.drivers[driver].late_wakes -= 1;
+                self.drivers[driver].woken = true;
+            }
             Due::Alarm => {}
         }
     }
@@ -381,6 +417,7 @@ impl State {
         if let Some(listener) = &mut self.listeners[index] {
             listener.backlog.push_back((server, from));
         }
+        self.tell_paired(client, server, endpoint);
         self.report(Source::Listener(index));
         Ok(())
     }
@@ -437,6 +474,7 @@ impl State {
         }
         let peer = socket.peer;
         self.note("read", id.0 as u64 | (n as u64) << 32, hash);
+        self.tell(|observer| observer.read(id.0, n));
         if let Some(peer) = peer
             && self.sockets.get(&peer).is_some_and(|socket| socket.wants_room)
             && self.room(peer) >= (self.knobs.buffer / 3).max(1)
@@ -488,9 +526,13 @@ impl State {
             for buf in bufs {
                 let take = buf.len().min(left);
                 peer.input.push(&buf[..take]);
+                if let Some(observer) = &mut self.observer {
+                    observer.wrote(id.0, &buf[..take]);
+                }
                 left -= take;
             }
         }
+        self.tell(|observer| observer.written(id.0, n == total));
         let mut left = n;
         while left > 0 {
             let segment = left.min(self.knobs.segment.max(1));
@@ -527,6 +569,7 @@ impl State {
     pub(super) fn close(&mut self, id: SockId, how: CloseHow) {
         let Some(socket) = self.sockets.remove(&id) else { return };
         self.note("close", id.0 as u64, u64::from(how == CloseHow::Abort));
+        self.tell(|observer| observer.closed(id.0));
         if let Some(Registered { driver, token }) = socket.registered {
             let driver = &mut self.drivers[driver];
             driver.closed_tokens.insert(0, token);

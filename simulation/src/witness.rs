@@ -1,0 +1,326 @@
+//! What the network itself can tell of calls: requests and replies as they pass, without a question to anybody's counters.
+//!
+//! ```text
+//!   client ── request ──► written … arrived ──► server      an id is taken from its first byte on
+//!   client ◄── reply ──── read   … written ◄─── server      to the last byte of its reply, read
+//! ```
+//!
+//! Connections of peers whose bytes are made by hand are not looked at.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use rpc_transport::Url;
+use rpc_transport::testing::Observer;
+
+use crate::frames::{Frame, Frames, Known};
+
+/// Ids with these bits alike are the same place in a client's table: only one of them may be under way.
+const PLACE: u32 = (1 << 17) - 1;
+
+/// Looks at every connection of a run. Cheap to clone.
+#[derive(Clone, Default)]
+pub(crate) struct Witness(Arc<Mutex<Account>>);
+
+#[derive(Default)]
+struct Account {
+    /// By number of the end: its connection, and which side of it.
+    ends: HashMap<usize, (usize, Side)>,
+    conns: Vec<Conn>,
+    /// By reactor: calls that its clients may have on the wire of one connection.
+    limits: HashMap<usize, usize>,
+    turns: u64,
+    /// Requests and replies so far.
+    calls: u64,
+    /// Nothing goes wrong but that servers shut down: what is owed is paid.
+    gentle: bool,
+    wrong: Option<String>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Client,
+    Server,
+}
+
+struct Conn {
+    at: String,
+    limit: usize,
+    requests: Frames,
+    replies: Frames,
+    /// Requests, from the first byte written to the last byte of the reply read, oldest first.
+    asked: VecDeque<Asked>,
+    /// Of the stream of requests, bytes that have arrived.
+    arrived: u64,
+    /// Of the stream of replies, bytes that have been read.
+    read: u64,
+    /// Frames that the client has not read, and where each ends.
+    unread: VecDeque<(Frame, u64)>,
+    /// The last write of the client took all there was.
+    drained: bool,
+    /// The turn in which the client read that it is to go elsewhere.
+    told: Option<u64>,
+    /// Its server shuts down: from the first moment on what has arrived is owed, and what comes then may be.
+    leaving: bool,
+    /// No longer to be judged: broken on purpose, or left by its client.
+    excused: bool,
+}
+
+struct Asked {
+    seq: u32,
+    any_order: bool,
+    /// Where it ends in the stream, once that is known.
+    end: Option<u64>,
+    owed: bool,
+    replied: bool,
+}
+
+impl Witness {
+    /// From now on servers that leave must have answered everything.
+    pub(crate) fn be_gentle(&self) {
+        self.0.lock().gentle = true;
+    }
+
+    /// The clients of a reactor may have so many calls on the wire of one connection.
+    pub(crate) fn limit(&self, reactor: usize, calls: usize) {
+        self.0.lock().limits.insert(reactor, calls);
+    }
+
+    /// The server there begins to shut down.
+    pub(crate) fn leaves(&self, at: &Url) {
+        self.each(at, Conn::leave);
+    }
+
+    /// The server there is cut, or dies.
+    pub(crate) fn dies(&self, at: &Url) {
+        self.each(at, |conn| conn.excused = true);
+    }
+
+    fn each(&self, at: &Url, tell: impl FnMut(&mut Conn)) {
+        let at = at.to_string();
+        self.0.lock().conns.iter_mut().filter(|conn| conn.at == at).for_each(tell);
+    }
+
+    /// What has gone wrong so far.
+    pub(crate) fn complaint(&self) -> Option<String> {
+        self.0.lock().wrong.clone()
+    }
+
+    /// Requests and replies that have begun so far.
+    pub(crate) fn calls(&self) -> u64 {
+        self.0.lock().calls
+    }
+}
+
+impl Observer for Witness {
+    fn turn(&mut self, _: usize) {
+        self.0.lock().turns += 1;
+    }
+
+    fn paired(&mut self, client: usize, reactor: Option<usize>, server: usize, at: &Url) {
+        let Some(reactor) = reactor else { return };
+        let mut account = self.0.lock();
+        let limit = account.limits.get(&reactor).copied().unwrap_or(usize::MAX);
+        let number = account.conns.len();
+        account.conns.push(Conn::new(at.to_string(), limit));
+        account.ends.insert(client, (number, Side::Client));
+        account.ends.insert(server, (number, Side::Server));
+    }
+
+    fn wrote(&mut self, end: usize, bytes: &[u8]) {
+        self.look(end, |conn, side, turns| conn.wrote(side, bytes, turns));
+    }
+
+    fn written(&mut self, end: usize, all: bool) {
+        self.look(end, |conn, side, _| {
+            if side == Side::Client {
+                conn.drained = all;
+            }
+            Ok(0)
+        });
+    }
+
+    fn arrived(&mut self, end: usize, n: usize) {
+        self.look(end, |conn, side, _| {
+            if side == Side::Server {
+                conn.arrived += n as u64;
+            }
+            Ok(0)
+        });
+    }
+
+    fn read(&mut self, end: usize, n: usize) {
+        self.look(end, |conn, side, turns| {
+            if side == Side::Client {
+                conn.has_read(n, turns);
+            }
+            Ok(0)
+        });
+    }
+
+    fn broke(&mut self, end: usize) {
+        self.look(end, |conn, _, _| {
+            conn.excused = true;
+            Ok(0)
+        });
+    }
+
+    fn closed(&mut self, end: usize) {
+        let gentle = self.0.lock().gentle;
+        self.look(end, |conn, side, _| {
+            if side == Side::Server && gentle {
+                conn.judge()?;
+            }
+            conn.excused = true;
+            Ok(0)
+        });
+    }
+}
+
+impl Witness {
+    /// Shows one end's connection, and what has been counted of turns; takes what was counted of calls.
+    fn look(&self, end: usize, look: impl FnOnce(&mut Conn, Side, u64) -> Result<u64, String>) {
+        let account = &mut *self.0.lock();
+        let Some((number, side)) = account.ends.get(&end) else { return };
+        let conn = &mut account.conns[*number];
+        match look(conn, *side, account.turns) {
+            Ok(calls) => account.calls += calls,
+            Err(wrong) => {
+                _ = account.wrong.get_or_insert_with(|| format!("{wrong}, connection {number} to {}", conn.at))
+            }
+        }
+    }
+}
+
+impl Conn {
+    fn new(at: String, limit: usize) -> Conn {
+        Conn {
+            at,
+            limit,
+            requests: Frames::default(),
+            replies: Frames::default(),
+            asked: VecDeque::new(),
+            arrived: 0,
+            read: 0,
+            unread: VecDeque::new(),
+            drained: true,
+            told: None,
+            leaving: false,
+            excused: false,
+        }
+    }
+
+    /// Bytes on their way; returns how many requests or replies they begin.
+    fn wrote(&mut self, side: Side, bytes: &[u8], turns: u64) -> Result<u64, String> {
+        let mut heard = Vec::new();
+        let frames = if side == Side::Client { &mut self.requests } else { &mut self.replies };
+        frames.take(bytes, |known| heard.push(known))?;
+        let mut calls = 0;
+        for known in heard {
+            match (side, known) {
+                (_, Known::Begun(0)) => {}
+                (Side::Client, Known::Begun(seq)) => {
+                    self.ask(seq, turns)?;
+                    calls += 1;
+                }
+                (Side::Client, Known::Whole(Frame::Request { any_order, .. }, end)) => {
+                    if let Some(asked) = self.asked.back_mut() {
+                        (asked.any_order, asked.end) = (any_order, Some(end));
+                    }
+                }
+                (Side::Client, Known::Whole(Frame::Control | Frame::Farewell, _)) => {}
+                (Side::Server, Known::Begun(_)) => calls += 1,
+                (Side::Server, Known::Whole(frame, end)) => {
+                    self.unread.push_back((frame, end));
+                    match frame {
+                        Frame::Reply { seq, closing } => {
+                            self.reply(seq)?;
+                            if closing {
+                                self.leave();
+                            }
+                        }
+                        Frame::Farewell => self.leave(),
+                        Frame::Control => {}
+                        Frame::Request { seq, .. } => return Err(format!("I3: a server sends a request {seq:#x}")),
+                    }
+                }
+                (Side::Client, Known::Whole(Frame::Reply { seq, .. }, _)) => {
+                    return Err(format!("I3: a client sends a reply {seq:#x}"));
+                }
+            }
+        }
+        Ok(calls)
+    }
+
+    /// A request begins.
+    fn ask(&mut self, seq: u32, turns: u64) -> Result<(), String> {
+        // What stood in the output when the goodbye was read is written in the same turn, or when there is room.
+        if self.told.is_some_and(|told| told < turns) && self.drained {
+            return Err(format!("I24: a request {seq:#x} after the goodbye was read"));
+        }
+        if let Some(other) = self.asked.iter().find(|asked| asked.seq & PLACE == seq & PLACE) {
+            return Err(format!("I4: a request {seq:#x} though {:#x} is under way", other.seq));
+        }
+        self.asked.push_back(Asked { seq, any_order: true, end: None, owed: false, replied: false });
+        match self.asked.len() > self.limit {
+            true => Err(format!("I9: {} calls on the wire, {} allowed", self.asked.len(), self.limit)),
+            false => Ok(()),
+        }
+    }
+
+    /// A reply has been written.
+    fn reply(&mut self, seq: u32) -> Result<(), String> {
+        let Some(place) = self.asked.iter().position(|asked| asked.seq == seq) else {
+            return Err(format!("I3: a reply to {seq:#x}, which was not asked"));
+        };
+        let asked = &self.asked[place];
+        if asked.end.is_none_or(|end| end > self.arrived) {
+            return Err(format!("I3: a reply to {seq:#x}, which has not arrived"));
+        }
+        if asked.replied {
+            return Err(format!("I1: a second reply to {seq:#x}"));
+        }
+        if !asked.any_order && self.asked.iter().take(place).any(|before| !before.replied) {
+            return Err(format!("I8: a reply to {seq:#x} before those to earlier requests"));
+        }
+        self.asked[place].replied = true;
+        Ok(())
+    }
+
+    /// The client has read so many bytes.
+    fn has_read(&mut self, n: usize, turns: u64) {
+        self.read += n as u64;
+        while let Some((frame, end)) = self.unread.front().copied()
+            && end <= self.read
+        {
+            self.unread.pop_front();
+            if let Frame::Reply { seq, .. } = frame {
+                self.asked.retain(|asked| asked.seq != seq);
+            }
+            if matches!(frame, Frame::Farewell | Frame::Reply { closing: true, .. }) {
+                self.told.get_or_insert(turns);
+            }
+        }
+    }
+
+    /// Its server says goodbye, or begins to shut down: every request that is there is to be answered.
+    fn leave(&mut self) {
+        self.leaving = true;
+        for asked in &mut self.asked {
+            asked.owed |= asked.end.is_some_and(|end| end <= self.arrived);
+        }
+    }
+
+    /// Its server has closed it.
+    fn judge(&self) -> Result<(), String> {
+        if self.excused {
+            return Ok(());
+        }
+        let owed = |asked: &&Asked| !asked.replied && asked.end.is_some_and(|end| end <= self.arrived);
+        match self.asked.iter().find(|asked| owed(asked) && (asked.owed || !self.leaving)) {
+            Some(asked) => Err(format!("I23: request {:#x} had arrived, and was not answered", asked.seq)),
+            None => Ok(()),
+        }
+    }
+}
