@@ -4,16 +4,20 @@
 //! ```text
 //!  secret client ──► canaries in payloads, metadata, error texts ──► one reactor ◄── curious peer: reads every byte it is sent
 //! ```
+//!
+//! With `--features rpc-transport/testing` released memory is poisoned, and no poison may show up either: `.ci/run` does that, too.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use rpc_core::Channel;
+use rpc_transport::{PoolOptions, ReactorPool};
 use testee::idl::testee::{Blob, Fault, Millis, TesteeClient};
-use testee::{Testee, full, make, raw};
+use testee::{Attack, make, raw, size};
 
 const BIN: &str = env!("CARGO_BIN_EXE_testee");
 
@@ -25,10 +29,14 @@ fn secret(len: usize) -> Vec<u8> {
     CANARY.iter().copied().cycle().take(len).collect()
 }
 
-/// Whether bytes have a piece of a secret in them, at any offset: seven bytes in a row of the repeated canary.
+/// What released memory is overwritten with where rpc-transport is built with its feature `testing`: any of it that is seen was read
+/// after its release.
+const POISON: [u8; 7] = [0xDD; 7];
+
+/// Whether bytes have a piece of a secret in them, at any offset: seven bytes in a row of the repeated canary; or of poison.
 fn has_secret(bytes: &[u8]) -> bool {
     let doubled = [&CANARY[..], &CANARY[..]].concat();
-    bytes.windows(7).any(|window| doubled.windows(7).any(|piece| piece == window))
+    bytes.windows(7).any(|window| window == POISON || doubled.windows(7).any(|piece| piece == window))
 }
 
 /// Keeps the server's blocks full of secrets: payloads of every size, metadata, business statuses, errors, calls that are given up.
@@ -75,79 +83,83 @@ fn questions(n: i32) -> Vec<Vec<u8>> {
 
 #[test]
 fn t40_a_peer_never_sees_anothers_bytes() {
-    let rounds = if full() { 4_000 } else { 150 };
-    let server = Testee::start(BIN, ["--reactors", "1", "--set", "max_glitches=1000000"]);
-    let client = server.client();
-    let (over, bytes) = (AtomicBool::new(false), AtomicU64::new(0));
-    let secrets = thread::scope(|scope| {
-        let secrets = scope.spawn(|| keep_secrets(&client, &over));
-        let curious = scope.spawn(|| {
-            for n in 1..=rounds {
-                let mut socket = TcpStream::connect(server.addr()).expect("it listens");
-                socket.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
-                let questions = questions(n);
-                socket.write_all(&questions.concat()).expect("sent");
-                if n % 2 == 0 {
-                    // And a last one that is cut short, or that is no frame at all.
-                    let _ = socket.write_all(if n % 4 == 0 {
-                        &questions[0][..20]
-                    } else {
-                        b"\x00\x00\x00\x40junk, and no frame"
-                    });
+    let rounds = size(150, 4_000) as i32;
+    let limits = ["max_glitches=1000000"];
+    Attack::new(BIN, "T40").args(&["--reactors", "1"]).limits(&limits).run(|scene| {
+        let client = scene.server.client();
+        let (over, bytes) = (AtomicBool::new(false), AtomicU64::new(0));
+        let secrets = thread::scope(|scope| {
+            let secrets = scope.spawn(|| keep_secrets(&client, &over));
+            let curious = scope.spawn(|| {
+                for n in 1..=rounds {
+                    let heard = hear_all(scene.dial(), n);
+                    assert!(!heard.is_empty() && !has_secret(&heard), "round {n}: {:?}", String::from_utf8_lossy(&heard));
+                    bytes.fetch_add(heard.len() as u64, Ordering::Relaxed);
                 }
-                let _ = socket.shutdown(Shutdown::Write);
-                let mut heard = Vec::new();
-                let _ = socket.read_to_end(&mut heard);
-                assert!(!heard.is_empty() && !has_secret(&heard), "round {n}: {:?}", String::from_utf8_lossy(&heard));
-                bytes.fetch_add(heard.len() as u64, Ordering::Relaxed);
-            }
+            });
+            let outcome = curious.join();
+            over.store(true, Ordering::Release);
+            let secrets = secrets.join().expect("the secret client has its own replies");
+            outcome.expect("no byte of another's");
+            secrets
         });
-        let outcome = curious.join();
-        over.store(true, Ordering::Release);
-        let secrets = secrets.join().expect("the secret client has its own replies");
-        outcome.expect("no byte of another's");
-        secrets
+        format!(
+            "{secrets} calls full of canaries; a curious peer read {} bytes of {} replies on the same reactor, none of them a canary's",
+            bytes.into_inner(),
+            rounds as usize * questions(1).len()
+        )
     });
-    println!(
-        "T40: {secrets} calls full of canaries; a curious peer read {} bytes of {} replies on the same reactor, none of them a canary's",
-        bytes.into_inner(),
-        rounds as usize * questions(1).len()
-    );
 }
 
-/// The same at the client: what it sends to one server has nothing of what it sent to another.
+/// Asks everything, and reads what comes until the end.
+fn hear_all(mut socket: TcpStream, n: i32) -> Vec<u8> {
+    let questions = questions(n);
+    socket.write_all(&questions.concat()).expect("sent");
+    if n % 2 == 0 {
+        // And a last one that is cut short, or that is no frame at all.
+        let _ = socket.write_all(if n % 4 == 0 { &questions[0][..20] } else { b"\x00\x00\x00\x40junk, and no frame" });
+    }
+    let _ = socket.shutdown(Shutdown::Write);
+    let mut heard = Vec::new();
+    let _ = socket.read_to_end(&mut heard);
+    heard
+}
+
+/// The same at the client: what it sends to one server has nothing of what it sent to another, nor of what that one answered.
 #[test]
 fn t40_a_server_never_sees_what_went_to_another() {
-    let server = Testee::start(BIN, [] as [&str; 0]);
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let url = format!("tcp://{}", listener.local_addr().expect("bound"));
-    let calls = if full() { 5_000 } else { 300 };
-    let curious = thread::spawn(move || {
-        let (mut socket, _) = listener.accept().expect("a client");
-        let mut heard = 0_u64;
-        while let Ok(Some(bytes)) = raw::read_bytes(&mut socket) {
-            assert!(!has_secret(&bytes), "{:?}", String::from_utf8_lossy(&bytes));
-            heard += bytes.len() as u64;
-            let request = raw::parse(&bytes).expect("a frame");
-            socket.write_all(&raw::reply(request.seq, &request.method, &request.body)).expect("sent");
+    let calls = size(300, 5_000);
+    Attack::new(BIN, "T40").args(&["--reactors", "1"]).run(|scene| {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let url = format!("tcp://{}", listener.local_addr().expect("bound"));
+        let curious = thread::spawn(move || {
+            let (mut socket, _) = listener.accept().expect("a client");
+            let mut heard = 0_u64;
+            while let Ok(Some(bytes)) = raw::read_bytes(&mut socket) {
+                assert!(!has_secret(&bytes), "{:?}", String::from_utf8_lossy(&bytes));
+                heard += bytes.len() as u64;
+                let request = raw::parse(&bytes).expect("a frame");
+                socket.write_all(&raw::reply(request.seq, &request.method, &request.body)).expect("sent");
+            }
+            heard
+        });
+        // Both channels are on one reactor, whose blocks they share.
+        let pool = Arc::new(ReactorPool::start(PoolOptions { reactors: 1, ..PoolOptions::default() }).expect("a reactor"));
+        let channel = |url: &str| {
+            let builder = Channel::builder(url).connections(1).pool(Arc::clone(&pool));
+            TesteeClient::new(builder.build().expect("a channel"))
+        };
+        let (secret_client, other) = (channel(scene.server.url()), channel(&url));
+        for n in 0..calls {
+            let len = [1, 100, 1_000, 10_000, 70_000][n % 5];
+            let echo = secret_client.echo(Blob { payload: secret(len).into() }).metadata("key", secret(n % 60));
+            assert_eq!(echo.wait().expect("an echo").payload, secret(len));
+            let payload = make(n as u64, n % 2000);
+            let echo = other.echo(Blob { payload: payload.clone() }).metadata("k", "v".repeat(n % 9));
+            assert_eq!(echo.wait().expect("an echo").payload, payload);
         }
-        heard
+        drop(other);
+        let heard = curious.join().expect("no byte of another's");
+        format!("{calls} calls full of canaries to one server; another one, called by the same reactor, read {heard} bytes, none of them a canary's")
     });
-    // Both channels use the reactors of this process, and their pools.
-    let secret_client = server.client();
-    let other = TesteeClient::new(Channel::builder(&url).connections(1).build().expect("a channel"));
-    for n in 0..calls {
-        let len = [1, 100, 1_000, 10_000, 70_000][n % 5];
-        let echo = secret_client.echo(Blob { payload: secret(len).into() }).metadata("key", secret(n % 60));
-        assert_eq!(echo.wait().expect("an echo").payload, secret(len));
-        let payload = make(n as u64, n % 2000);
-        let reply =
-            other.echo(Blob { payload: payload.clone() }).metadata("k", "v".repeat(n % 9)).wait().expect("an echo");
-        assert_eq!(reply.payload, payload);
-    }
-    drop(other);
-    let heard = curious.join().expect("no byte of another's");
-    println!(
-        "T40: {calls} calls full of canaries to one server; another one read {heard} bytes, none of them a canary's"
-    );
 }
