@@ -8,6 +8,7 @@
 
 mod attack;
 pub mod chaos;
+mod descriptors;
 mod memory_cap;
 mod payload;
 mod process;
@@ -17,9 +18,10 @@ mod size;
 use rpc_core::Code;
 
 pub use attack::{Attack, GONE, Scene, reset};
-pub use memory_cap::MemoryCap;
+pub use descriptors::Descriptors;
+pub use memory_cap::{Around, MemoryCap, memory_cap};
 pub use payload::{Wrong, check, make, mixed};
-pub use process::{Figures, Testee, eventually, fds_of, output_of, rss_of, scratch};
+pub use process::{Figures, Testee, eventually, output_of, rss_of, scratch};
 pub use size::{full, resident, sanitized, seed, size};
 
 /// Code generated from `idl/`.

@@ -5,11 +5,11 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::{fs, io};
 
-/// What `TESTEE_MEMORY_CAP` asks for, in bytes.
+/// The memory that each server may use in this run of the tests, in bytes: what `TESTEE_MEMORY_CAP` asks for.
 ///
 /// # Panics
 /// When it is neither a number of bytes nor of `MiB`.
-pub(crate) fn asked_for() -> Option<u64> {
+pub fn memory_cap() -> Option<u64> {
     let text = std::env::var("TESTEE_MEMORY_CAP").ok()?;
     let bytes = match text.strip_suffix("MiB") {
         Some(mebi) => mebi.parse::<u64>().map(|n| n << 20),
@@ -80,6 +80,16 @@ impl MemoryCap {
         command
     }
 
+    /// Puts this process into the group, with all that it uses from now on, until the value is dropped: for servers that tests have in
+    /// their own process.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn around_this_process(self) -> io::Result<Around> {
+        self.write("cgroup.procs", &std::process::id().to_string())?;
+        Ok(Around(self))
+    }
+
     /// The most memory it used, in bytes: that of the processes and what the kernel accounts to them.
     pub fn peak(&self) -> u64 {
         self.read(self.files.peak).trim().parse().unwrap_or(0)
@@ -98,6 +108,18 @@ impl MemoryCap {
 
     fn read(&self, file: &str) -> String {
         fs::read_to_string(self.directory.join(file)).unwrap_or_default()
+    }
+}
+
+/// This process is under a cap while this lives.
+#[derive(Debug)]
+pub struct Around(MemoryCap);
+
+impl Drop for Around {
+    fn drop(&mut self) {
+        // Out of the group, which must be empty to be removed.
+        let above = self.0.directory.with_file_name("cgroup.procs");
+        let _ = fs::write(above, std::process::id().to_string());
     }
 }
 

@@ -4,15 +4,16 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use rpc_core::Channel;
 
+use crate::descriptors::Descriptors;
 use crate::idl::testee::{Empty, TesteeClient};
-use crate::memory_cap::{self, MemoryCap};
+use crate::memory_cap::{MemoryCap, memory_cap};
 use crate::sanitized;
 
 /// A running `testee server`. It is killed when this is dropped.
@@ -43,7 +44,7 @@ impl Testee {
     /// # Panics
     /// As [`Testee::start`].
     pub fn listen<A: AsRef<OsStr>>(bin: &str, urls: &[&str], args: impl IntoIterator<Item = A>) -> Testee {
-        let cap = memory_cap::asked_for()
+        let cap = memory_cap()
             .map(|bytes| MemoryCap::new(bytes).unwrap_or_else(|e| panic!("TESTEE_MEMORY_CAP cannot be had here: {e}")));
         Testee::under(cap, bin, urls, args)
     }
@@ -180,9 +181,43 @@ impl Testee {
         assert!(status.is_ok_and(|status| status.success()), "prlimit works on an own process");
     }
 
-    /// Open descriptors.
+    /// Ends it with SIGKILL, at once and under a sanitizer, too: it has no time to tidy up.
+    ///
+    /// # Panics
+    /// When it cannot be waited for.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        self.child.wait().expect("a child can be waited for");
+    }
+
+    /// What it has open when it is at rest: the same for a tenth of a second.
+    ///
+    /// # Panics
+    /// When it does not come to rest.
+    pub fn at_rest(&self) -> Descriptors {
+        Descriptors::at_rest(self.pid())
+    }
+
+    /// What it has open at this moment.
+    pub fn descriptors(&self) -> Descriptors {
+        Descriptors::of(self.pid())
+    }
+
+    /// Waits until it has exactly as many descriptors open as `before`.
+    ///
+    /// # Panics
+    /// When that is not within `limit`: the text says what is left over, and what is missing.
+    pub fn returns_to(&self, before: &Descriptors, limit: Duration) {
+        if !eventually(limit, || self.fds() == before.count()) {
+            let now = self.descriptors();
+            let (left, missing) = (now.beyond(before), before.beyond(&now));
+            panic!("descriptors: {before} before, {now} {limit:?} later; left over:{left}\nmissing:{missing}");
+        }
+    }
+
+    /// Open descriptors at this moment, by their number alone.
     pub fn fds(&self) -> usize {
-        fds_of(self.pid())
+        self.descriptors().count()
     }
 
     /// Resident memory, in bytes.
@@ -303,11 +338,6 @@ pub fn scratch(what: &str) -> PathBuf {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let n = NEXT.fetch_add(1, Ordering::Relaxed);
     std::env::temp_dir().join(format!("testee-{}-{n}.{what}", std::process::id()))
-}
-
-/// Open descriptors of a process; 0 when it is gone.
-pub fn fds_of(pid: u32) -> usize {
-    fs::read_dir(Path::new("/proc").join(pid.to_string()).join("fd")).map_or(0, Iterator::count)
 }
 
 /// Resident memory of a process, in bytes; 0 when it is gone.

@@ -153,7 +153,7 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
         timeout: args.timeout.map(Duration::from_millis),
         seed: args.seed,
     };
-    let fds_before = testee::fds_of(std::process::id());
+    let fds_before = testee::Descriptors::of(std::process::id()).count();
     let client = TesteeClient::new(channel.clone());
     let blocks = matches!(args.client, Kind::Blocking);
     let pause = Duration::from_millis(args.pause);
@@ -177,8 +177,8 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
     };
     drop(client);
     // The connections end on their reactors.
-    testee::eventually(Duration::from_secs(2), || testee::fds_of(std::process::id()) <= fds_before);
-    let fds_after = testee::fds_of(std::process::id());
+    testee::eventually(Duration::from_secs(2), || testee::Descriptors::of(std::process::id()).count() <= fds_before);
+    let fds_after = testee::Descriptors::of(std::process::id()).count();
 
     let mut summary = summary.into_inner().unwrap_or_else(PoisonError::into_inner);
     summary.flush()?;

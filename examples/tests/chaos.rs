@@ -190,7 +190,7 @@ fn pass(client: TcpStream, server: TcpStream, left: &AtomicU64, to_client: bool,
 /// Breaks three calls of our client after every byte of one direction; each ends once, precisely, and the next ones succeed.
 fn check(to_client: bool, end: End) {
     let server = Testee::start(BIN, [] as [&str; 0]);
-    let fds = server.fds();
+    let fds = server.at_rest();
     let chaos = Chaos::start(server.addr(), to_client, end);
     let channel = Channel::builder(&chaos.url).connections(1).build().expect("a channel");
     let client = TesteeClient::new(channel);
@@ -234,7 +234,7 @@ fn check(to_client: bool, end: End) {
     );
     assert!(broken > 0);
     drop(client);
-    assert!(eventually(SLACK, || server.fds() == fds), "descriptors: {fds} before, {} after", server.fds());
+    server.returns_to(&fds, GONE);
     assert_eq!(server.stats().get("in_flight"), 0);
 }
 

@@ -95,7 +95,7 @@ fn live_and_die(server: &Testee, n: u64) {
 /// Runs `n` connections on some threads beside a polite client, and looks at what is left.
 fn churn(row: &str, n: u64, one: impl Fn(&Testee, u64) + Sync) {
     let server = start();
-    let fds = server.fds();
+    let fds = server.at_rest();
     // The first of everything allocates what stays.
     (0..DEATHS * 20).for_each(|n| live_and_die(&server, n));
     let settled = || server.stats().get("connections") == 1 && server.stats().get("in_flight") == 0;
@@ -134,7 +134,7 @@ fn churn(row: &str, n: u64, one: impl Fn(&Testee, u64) + Sync) {
         polite.join().expect("every polite call succeeds")
     });
     drop(client);
-    assert!(eventually(SLACK, || server.fds() == fds), "descriptors: {fds} before, {} after", server.fds());
+    server.returns_to(&fds, SLACK);
     assert!(eventually(SLACK, settled), "{:?}", server.stats());
     let grown = server.rss().saturating_sub(rss);
     println!(

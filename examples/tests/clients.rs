@@ -408,11 +408,11 @@ fn odd_timeouts_of_a_caller() {
 fn an_idle_connection_is_closed_and_made_again() {
     let server = server();
     let (channel, client) = one(Channel::builder(server.url()).set("idle_timeout", "100ms"));
-    let fds = server.fds();
+    let fds = server.at_rest();
     for round in 1..=3 {
         echo(&client, round).expect("an echo");
         assert_eq!(channel.stats().connects.get(), round);
-        assert!(eventually(LIMIT, || server.fds() == fds), "closed when it was idle");
+        server.returns_to(&fds, LIMIT); // closed when it was idle
     }
 }
 

@@ -3,13 +3,13 @@
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rpc_core::{Channel, Code};
 use testee::idl::testee::{Blob, Millis, TesteeClient};
-use testee::{Testee, eventually, raw, resident};
+use testee::{Attack, Testee, eventually, raw};
 
 const BIN: &str = env!("CARGO_BIN_EXE_testee");
 const LIMIT: Duration = Duration::from_secs(20);
@@ -42,26 +42,6 @@ fn negotiated(server: &Testee) -> TcpStream {
     socket
 }
 
-/// Runs an attack, and meanwhile a client that behaves: all of its calls must succeed. Returns how many there were.
-fn beside_a_polite_client(server: &Testee, attack: impl FnOnce()) -> usize {
-    let over = Arc::new(AtomicBool::new(false));
-    let client = server.client();
-    let polite = thread::spawn({
-        let over = Arc::clone(&over);
-        move || {
-            let mut calls = 0;
-            while !over.load(Ordering::Relaxed) {
-                client.echo(Blob::default()).wait().expect("a polite client's call");
-                calls += 1;
-            }
-            calls
-        }
-    });
-    attack();
-    over.store(true, Ordering::Relaxed);
-    polite.join().expect("every polite call succeeds")
-}
-
 /// Writes the same again and again and reads nothing, until the server has closed the connection; how many bytes it took.
 fn flood(mut socket: TcpStream, piece: &[u8]) -> usize {
     let until = Instant::now() + LIMIT;
@@ -76,30 +56,19 @@ fn flood(mut socket: TcpStream, piece: &[u8]) -> usize {
 /// T12: pings, or cancellations of nothing, at full speed by who never reads. Each connection is closed; nothing piles up.
 #[test]
 fn t12_floods_of_control_frames_are_cut_off() {
-    let server = Testee::start(BIN, [] as [&str; 0]);
-    drop(negotiated(&server));
-    let (memory, files) = (server.rss(), server.fds());
     for (what, frame) in [("pings", control("ping", "7")), ("cancellations", control("cancel", "12345"))] {
-        let mut taken = Vec::new();
-        let polite = beside_a_polite_client(&server, || {
+        Attack::new(BIN, "T12").growth(16 << 20).run(|scene| {
             let attackers: Vec<_> = (0..16)
                 .map(|_| {
-                    let (socket, piece) = (negotiated(&server), frame.repeat(100));
+                    let (socket, piece) = (negotiated(&scene.server), frame.repeat(100));
                     thread::spawn(move || flood(socket, &piece))
                 })
                 .collect();
-            taken.extend(attackers.into_iter().map(|attacker| attacker.join().expect("it is cut off")));
+            let taken = attackers.into_iter().map(|attacker| attacker.join().expect("it is cut off"));
+            let most = taken.max().unwrap_or_default();
+            format!("16 connections flooded with {what} and read nothing, cut off after {most} bytes at most")
         });
-        let grown = server.rss().saturating_sub(memory);
-        println!(
-            "T12 {what}: 16 connections cut off after {:?} bytes at most, {} KiB more, {polite} polite calls",
-            taken.iter().max(),
-            grown / 1024
-        );
-        assert!(grown < resident(16 << 20), "{grown} bytes");
-        assert!(polite > 0);
     }
-    assert!(eventually(LIMIT, || server.fds() <= files + 1), "descriptors: {} before, {} after", files, server.fds());
 }
 
 /// Calls that are cut short as soon as they run, over one connection after another, for a while.
@@ -141,33 +110,29 @@ fn storm(server: &Testee, body: &[u8], timeout: Option<&str>) -> (usize, usize) 
 /// limit, each connection is told why it has to go, and nothing is left.
 #[test]
 fn t15_t16_storms_of_calls_cut_short_are_told_to_leave() {
+    let limits = ["max_inflight=512", "max_inflight_per_conn=64"];
     for (row, timeout) in [("T15", None), ("T16", Some("1"))] {
-        let server = Testee::start(BIN, ["--set", "max_inflight=512", "--set", "max_inflight_per_conn=64"]);
-        let most = Arc::new(AtomicUsize::new(0));
-        let watching = Arc::new(AtomicBool::new(true));
-        let mut outcome = (0, 0);
-        let watcher = thread::spawn({
-            let (most, watching, client) = (Arc::clone(&most), Arc::clone(&watching), server.client());
-            move || {
-                while watching.load(Ordering::Relaxed) {
-                    let report = client.stats(Default::default()).wait().expect("counters").json;
-                    let running = testee::Figures::parse(&report).get("in_flight");
-                    most.fetch_max(running as usize, Ordering::Relaxed);
-                }
-            }
+        Attack::new(BIN, row).limits(&limits).run(|scene| {
+            let (most, over) = (AtomicU64::new(0), AtomicBool::new(false));
+            let (connections, told) = thread::scope(|scope| {
+                let watcher = scope.spawn(|| {
+                    while !over.load(Ordering::Acquire) {
+                        most.fetch_max(scene.stats().get("in_flight"), Ordering::Relaxed);
+                    }
+                });
+                let outcome = storm(&scene.server, &raw::number(60_000), timeout);
+                over.store(true, Ordering::Release);
+                watcher.join().expect("the server answers");
+                outcome
+            });
+            let most = most.into_inner();
+            assert_eq!(told, connections, "each is told why it has to go");
+            assert!(most <= 64, "{most} handlers ran at once");
+            let cut = if timeout.is_some() { "whose deadlines pass at once" } else { "cancelled in their own segment" };
+            format!(
+                "calls {cut}, {connections} connections, each told why it is closed; at most {most} handlers at once"
+            )
         });
-        let polite = beside_a_polite_client(&server, || outcome = storm(&server, &raw::number(60_000), timeout));
-        watching.store(false, Ordering::Relaxed);
-        watcher.join().expect("the server answers");
-        let (connections, told) = outcome;
-        let most = most.load(Ordering::Relaxed);
-        println!(
-            "{row}: {connections} connections, {told} told why, at most {most} handlers at once, {polite} polite calls"
-        );
-        assert!(told == connections, "{told} of {connections}");
-        assert!(most <= 64, "{most} handlers ran at once");
-        assert!(polite > 0);
-        assert!(eventually(LIMIT, || server.stats().get("in_flight") == 0), "nothing is left running");
     }
 }
 
@@ -216,28 +181,24 @@ fn forward(mut from: TcpStream, mut to: TcpStream, broken: &AtomicBool) {
 /// up the handlers of a client that is gone. Whoever comes by another way is served all the while.
 #[test]
 fn t5_a_broken_link_is_noticed_at_both_ends() {
+    const CALLS: usize = 8;
     let limits = ["keepalive_min_interval=50ms", "keepalive_interval=300ms", "keepalive_timeout=500ms"];
-    let server = Testee::start(BIN, limits.iter().flat_map(|limit| ["--set", limit]));
-    let link = Link::to(server.addr());
-    let builder = limits.iter().fold(Channel::builder(&link.url).connections(1), |builder, limit| {
-        let (name, value) = limit.split_once('=').expect("a pair");
-        builder.set(name, value)
-    });
-    let client = TesteeClient::new(builder.build().expect("a channel"));
-    client.echo(Blob::default()).wait().expect("the link works");
-    let polite = beside_a_polite_client(&server, || {
-        thread::scope(|scope| {
-            let calls: Vec<_> = (0..8)
-                .map(|_| {
-                    let call =
-                        client.sleep(Millis { ms: 50_000, kind: String::new() }).timeout(Duration::from_secs(55));
-                    scope.spawn(|| call.wait())
-                })
-                .collect();
-            assert!(eventually(LIMIT, || server.stats().get("in_flight") == 8));
+    Attack::new(BIN, "T5").limits(&limits).run(|scene| {
+        let link = Link::to(scene.server.addr());
+        let builder = limits.iter().fold(Channel::builder(&link.url).connections(1), |builder, limit| {
+            let (name, value) = limit.split_once('=').expect("a pair");
+            builder.set(name, value)
+        });
+        let client = TesteeClient::new(builder.build().expect("a channel"));
+        client.echo(Blob::default()).wait().expect("the link works");
+        let call = || client.sleep(Millis { ms: 50_000, kind: String::new() }).timeout(Duration::from_secs(55));
+        let noticed = thread::scope(|scope| {
+            let calls: Vec<_> = (0..CALLS).map(|_| scope.spawn(|| call().wait())).collect();
+            let running = || scene.stats().get("in_flight");
+            assert!(eventually(LIMIT, || running() == CALLS as u64));
             // The handlers outlast several pings while the link works.
             thread::sleep(Duration::from_millis(1500));
-            assert_eq!(server.stats().get("in_flight"), 8, "pings keep the connection");
+            assert_eq!(running(), CALLS as u64, "pings keep the connection");
             link.broken.store(true, Ordering::SeqCst);
             let broken = Instant::now();
             for call in calls {
@@ -245,10 +206,12 @@ fn t5_a_broken_link_is_noticed_at_both_ends() {
                 assert_eq!(error.code(), Code::Unavailable, "{error}");
                 assert!(error.to_string().contains("keepalive_timeout"), "{error}");
             }
-            assert!(eventually(LIMIT, || server.stats().get("in_flight") == 0), "the server gives up, too");
-            println!("T5: noticed at both ends within {:?}", broken.elapsed());
-            assert!(broken.elapsed() < Duration::from_secs(20), "long before any deadline");
+            assert!(eventually(LIMIT, || running() == 0), "the server gives up, too");
+            broken.elapsed()
         });
+        assert!(noticed < Duration::from_secs(20), "long before any deadline: {noticed:?}");
+        format!(
+            "a link that breaks without a word under {CALLS} calls: their ends and their handlers' within {noticed:?}"
+        )
     });
-    println!("T5: {polite} polite calls");
 }

@@ -14,10 +14,13 @@ use std::time::{Duration, Instant};
 
 use rpc_core::Channel;
 use testee::idl::testee::{Blob, TesteeClient};
-use testee::{Figures, Testee, eventually, full, make, output_of, scratch};
+use testee::{Figures, Testee, eventually, full, make, output_of, resident, scratch};
 
 const BIN: &str = env!("CARGO_BIN_EXE_testee");
 const LIMIT: Duration = Duration::from_secs(20);
+
+/// Polite calls after each cell.
+const POLITE: u64 = 20;
 
 const ERRNOS: [&str; 8] = ["EINTR", "EAGAIN", "ENOBUFS", "ENOMEM", "EPERM", "ECONNRESET", "ETIMEDOUT", "EHOSTUNREACH"];
 
@@ -129,7 +132,8 @@ fn t34_errors_under_a_serving_server() {
     let exec_log = scratch("exec");
     let mut server = Testee::start(BIN, ["--reactors", "2", "--exec-log", exec_log.to_str().expect("text")]);
     load(server.url(), 50);
-    let mut fds = server.fds();
+    let (mut fds, rss) = (server.at_rest(), server.rss());
+    let (mut tried, mut well_after) = (0, 0);
     for (call, errno) in cells(&SERVING) {
         let injection = Injection::into_process(server.pid(), call, errno);
         let figures = load(server.url(), 60);
@@ -147,15 +151,31 @@ fn t34_errors_under_a_serving_server() {
         assert!(server.is_alive(), "{call} {errno}: {}", server.errors());
         let well = || server.client().echo(Blob { payload: make(1, 100) }).wait().is_ok();
         assert!(eventually(LIMIT, well), "{call} {errno}: it serves again");
+        // The errors are of the whole process: a polite client can have all its calls only when they are over.
+        let polite = server.client();
+        for n in 0..POLITE {
+            tried += 1;
+            well_after += u32::from(polite.echo(Blob { payload: make(n, 100) }).wait().is_ok());
+        }
+        drop(polite);
+        assert_eq!(well_after, tried, "{call} {errno}: polite calls afterwards");
         if call == "close" {
             // strace skips the call that it makes fail: what should have been closed stays open, and that is its doing.
-            fds = server.fds();
+            fds = server.at_rest();
         }
-        assert!(eventually(LIMIT, || server.fds() <= fds), "{call} {errno}: descriptors: {fds}, now {}", server.fds());
+        server.returns_to(&fds, LIMIT);
         if errno == "EINTR" && call != "close" {
             assert_eq!(figures.get("Ok"), 60, "{call}: a signal is no reason to fail");
         }
     }
+    let grown = server.peak_rss().saturating_sub(rss);
+    println!(
+        "T34 server: polite: {well_after} of {tried} calls after the errors | memory: {} KiB more at most | descriptors: {} after, as many \
+         as before each",
+        grown / 1024,
+        server.fds()
+    );
+    assert!(grown < resident(16 << 20), "{grown} bytes more");
     let _ = fs::remove_file(exec_log);
 }
 
@@ -187,6 +207,8 @@ fn t34_errors_under_a_client() {
     let exec_log = scratch("exec");
     let server = Testee::start(BIN, ["--exec-log", exec_log.to_str().expect("text")]);
     let polite = TesteeClient::new(Channel::builder(server.url()).connections(1).build().expect("a channel"));
+    assert!(polite.echo(Blob::default()).wait().is_ok());
+    let (fds, rss, mut polite_calls) = (server.at_rest(), server.rss(), 0);
     let mut worst = BTreeMap::new();
     for (call, errno) in cells(&CALLING) {
         let inject = format!("inject={call}:error={errno}:when=2+3");
@@ -210,8 +232,19 @@ fn t34_errors_under_a_client() {
             assert_eq!(figures.get("Ok"), 60, "{call}: a signal is no reason to fail: {err}");
         }
         worst.insert(figures.get("Ok"), (call, errno));
-        assert!(polite.echo(Blob::default()).wait().is_ok(), "a polite call beside");
+        for n in 0..POLITE {
+            polite.echo(Blob { payload: make(n, 100) }).wait().expect("a polite call beside");
+            polite_calls += 1;
+        }
+        server.returns_to(&fds, LIMIT);
     }
-    println!("T34 client: fewest successes {:?}", worst.first_key_value());
+    let grown = server.peak_rss().saturating_sub(rss);
+    println!(
+        "T34 client: fewest successes {:?} | polite: {polite_calls} of {polite_calls} calls to the same server | memory of the server: \
+         {} KiB more at most | descriptors: {fds} before and after each",
+        worst.first_key_value(),
+        grown / 1024
+    );
+    assert!(grown < resident(16 << 20), "{grown} bytes more");
     let _ = fs::remove_file(exec_log);
 }

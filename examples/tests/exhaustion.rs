@@ -17,6 +17,9 @@ const CLIENTS: usize = 500;
 /// The server answers 167 peers with what they ask for before it is the polite one's turn, on a machine that does much else.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Calls that the polite client must have made during the attack.
+const SERVED: u64 = 20;
+
 /// The test values of every limit that holds memory.
 const LIMITS: [&str; 9] = [
     "max_frame_size=1MiB",
@@ -96,20 +99,19 @@ fn t28_five_hundred_greedy_clients_within_64_mib() {
     };
     let args = LIMITS.iter().flat_map(|limit| ["--set", limit]);
     let mut server = Testee::under(cap, BIN, &["tcp://127.0.0.1:0"], args);
-    let (fds, before) = (server.fds(), server.own_memory());
-    let (over, refused) = (AtomicBool::new(false), AtomicU64::new(0));
+    let (fds, before) = (server.at_rest(), server.own_memory());
+    let (over, served, refused) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
     let client = server.client();
     let streams = Greedy::streams();
     let begun = Instant::now();
-    let (calls, most, rss, shed) = thread::scope(|scope| {
+    let (most, rss, shed) = thread::scope(|scope| {
         let polite = scope.spawn(|| {
-            let mut calls = 0_u64;
             while !over.load(Ordering::Acquire) {
-                let payload = make(calls, 1000);
+                let payload = make(served.load(Ordering::Relaxed), 1000);
                 match client.echo(Blob { payload: payload.clone() }).timeout(PATIENCE).wait() {
                     Ok(reply) => {
                         assert_eq!(reply.payload, payload);
-                        calls += 1;
+                        served.fetch_add(1, Ordering::Relaxed);
                     }
                     // At 95 % of the memory, and at `max_inflight`, work is refused, and anybody may try again.
                     Err(error) if error.is_retryable() => _ = refused.fetch_add(1, Ordering::Relaxed),
@@ -117,11 +119,12 @@ fn t28_five_hundred_greedy_clients_within_64_mib() {
                 }
                 thread::sleep(Duration::from_millis(2)); // it is not the load
             }
-            calls
         });
         let mut greedy: Vec<_> = (0..CLIENTS).map(|n| Greedy::new(&server, &streams, n)).collect();
         let (mut most, mut rss) = (0, 0);
-        while begun.elapsed() < Duration::from_secs(6) {
+        // For six seconds, and until the polite one has been served often enough, however slow the machine is.
+        let enough = || served.load(Ordering::Relaxed) >= SERVED || begun.elapsed() > 3 * PATIENCE;
+        while begun.elapsed() < Duration::from_secs(6) || !enough() {
             greedy.iter_mut().for_each(Greedy::push);
             rss = rss.max(server.own_memory());
             let report = client.stats(testee::idl::testee::Empty {}).timeout(PATIENCE).wait();
@@ -131,11 +134,12 @@ fn t28_five_hundred_greedy_clients_within_64_mib() {
         }
         over.store(true, Ordering::Release);
         let shed = greedy.iter().filter(|greedy| !greedy.open).count();
-        let calls = polite.join().expect("the polite client lives");
-        (calls, most, rss, shed)
+        polite.join().expect("the polite client lives");
+        (most, rss, shed)
     });
     assert!(server.is_alive(), "not killed: {}", server.errors());
     drop(client);
+    let calls = served.into_inner();
     let peak = server.cap().map_or(0, MemoryCap::peak);
     println!(
         "T28: {CLIENTS} greedy clients, {shed} of them shed; polite: {calls} calls, {} refused in time and repeated; \
@@ -146,14 +150,14 @@ fn t28_five_hundred_greedy_clients_within_64_mib() {
         before / 1024,
         peak / 1024
     );
-    assert!(calls > 20, "{calls} polite calls");
+    assert!(calls >= SERVED, "{calls} polite calls");
     assert!(most <= 32 << 20, "max_buffered_bytes holds: {most}");
     // What is counted, half as much again for blocks that are not full and spare ones, and 2 KiB for each connection.
     let bound = before + resident((48 << 20) + 2048 * CLIENTS as u64);
     assert!(rss <= bound, "{rss} bytes resident, bound {bound}");
     assert_eq!(server.cap().map_or(0, MemoryCap::kills), 0, "never killed for memory");
     let limit = Duration::from_secs(15);
-    assert!(eventually(limit, || server.fds() == fds), "descriptors: {fds} before, {} after", server.fds());
+    server.returns_to(&fds, limit);
     assert!(eventually(limit, || server.stats().get("in_flight") == 0), "{:?}", server.stats());
     assert!(eventually(limit, || server.stats().get("buffered_bytes") == 0), "{:?}", server.stats());
 }

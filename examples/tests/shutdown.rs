@@ -251,7 +251,7 @@ fn clients_find_the_next_server() {
         assert!(error.is_retryable());
     }
     // A server that was killed leaves its socket file behind; the next one replaces it.
-    drop(Testee::listen(BIN, &[&url], [] as [&str; 0]));
+    Testee::listen(BIN, &[&url], [] as [&str; 0]).kill();
     assert!(path.exists(), "SIGKILL leaves the file");
     let _server = Testee::listen(BIN, &[&url], [] as [&str; 0]);
     assert!(eventually(LIMIT, || client.echo(Blob::default()).wait().is_ok()));

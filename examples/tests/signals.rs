@@ -13,7 +13,7 @@ use rpc_core::{Channel, Code, Sent};
 use socket2::SockRef;
 use testee::chaos::Dice;
 use testee::idl::testee::{Blob, Millis, Size, TesteeClient};
-use testee::{Figures, Testee, eventually, full, raw, seed};
+use testee::{Figures, Testee, eventually, full, make, raw, resident, seed};
 
 const BIN: &str = env!("CARGO_BIN_EXE_testee");
 const GRACE: Duration = Duration::from_secs(5);
@@ -22,6 +22,23 @@ const LIMIT: Duration = Duration::from_secs(20);
 fn stopped(out: &str) -> Figures {
     let line = out.lines().find_map(|line| line.strip_prefix("STOPPED "));
     Figures::parse(line.unwrap_or_else(|| panic!("no STOPPED in {out:?}")))
+}
+
+/// How much more memory a server may have used at the moment of the signal: the load has replies of 1 MiB.
+const GROWTH: u64 = 48 << 20;
+
+/// What a server has used until now of memory, in KiB more than at its start. Its descriptors end with it.
+fn grown(server: &Testee, rss: u64) -> u64 {
+    let grown = server.peak_rss().saturating_sub(rss);
+    assert!(grown < resident(GROWTH), "{grown} bytes more");
+    grown / 1024
+}
+
+/// Calls of a client on a connection of its own, each of which must succeed; how many.
+fn polite(client: &TesteeClient) -> usize {
+    const CALLS: usize = 50;
+    (0..CALLS).for_each(|n| _ = client.echo(Blob { payload: make(n as u64, 100) }).wait().expect("a polite call"));
+    CALLS
 }
 
 /// What one lane of the load saw: calls that succeeded, and whether the last one may have been seen by the server.
@@ -66,11 +83,11 @@ fn lane(kind: u64, url: &str) -> Lane {
 fn t35_sigterm_at_any_moment_loses_no_accepted_call() {
     println!("seed {}; SEED={} repeats the moments", seed(), seed());
     let rounds = if full() { 50 } else { 5 };
-    let (mut answered, mut maybe, mut slowest) = (0, 0, Duration::ZERO);
+    let (mut answered, mut maybe, mut slowest, mut most) = (0, 0, Duration::ZERO, 0);
     for round in 0..rounds {
         let mut dice = Dice::seeded(seed() << 8 | round);
         let mut server = Testee::start(BIN, ["--set", "shutdown_grace=5s"]);
-        let url = server.url().to_owned();
+        let (url, rss) = (server.url().to_owned(), server.rss());
         let lanes: Vec<_> = (0..6)
             .map(|kind| {
                 let url = url.clone();
@@ -84,6 +101,7 @@ fn t35_sigterm_at_any_moment_loses_no_accepted_call() {
         });
         assert!(loaded, "the load is on");
         thread::sleep(Duration::from_micros(dice.below(120_000))); // the moment
+        most = most.max(grown(&server, rss));
         let start = Instant::now();
         server.terminate();
         let (status, out) = server.wait(LIMIT);
@@ -103,7 +121,7 @@ fn t35_sigterm_at_any_moment_loses_no_accepted_call() {
     }
     println!(
         "T35: SIGTERM {rounds} times under load: {answered} calls accepted, each answered, 0 cut; exit 0 within {slowest:?}; \
-         {maybe} calls met a connection that was never taken in"
+         {maybe} calls met a connection that was never taken in | memory: {most} KiB more at most | descriptors: ended with it"
     );
 }
 
@@ -113,6 +131,7 @@ fn t35_sigterm_with_stalled_writers() {
     for reads_again in [true, false] {
         let grace = if reads_again { "15s" } else { "1s" };
         let mut server = Testee::start(BIN, ["--set", &format!("shutdown_grace={grace}")]);
+        let (rss, beside) = (server.rss(), server.client());
         let mut socket = TcpStream::connect(server.addr()).expect("it listens");
         SockRef::from(&socket).set_recv_buffer_size(64 << 10).expect("a small buffer");
         socket.set_read_timeout(Some(LIMIT)).expect("a timeout");
@@ -126,6 +145,7 @@ fn t35_sigterm_with_stalled_writers() {
             accepted > 0
         });
         assert!(begun, "{:?}", server.stats());
+        let (calls, memory) = (polite(&beside), grown(&server, rss));
         let start = Instant::now();
         server.terminate();
         assert!(eventually(LIMIT, || TcpStream::connect(server.addr()).is_err()), "it has begun to stop");
@@ -143,7 +163,8 @@ fn t35_sigterm_with_stalled_writers() {
         let (status, out) = server.wait(LIMIT);
         let (figures, took) = (stopped(&out), start.elapsed());
         println!(
-            "T35: a stalled writer that {}: {out:?} after {took:?}",
+            "T35: a stalled writer that {}: {out:?} after {took:?} | polite: {calls} of {calls} calls before the signal | \
+             memory: {memory} KiB more at most",
             if reads_again { "reads again" } else { "never reads" }
         );
         assert_eq!(status.code(), Some(0), "{}", server.errors());
@@ -162,16 +183,20 @@ fn t35_sigterm_with_stalled_writers() {
 fn t35_hang_up_and_interrupt() {
     for signal in ["HUP", "INT"] {
         let mut server = Testee::start(BIN, [] as [&str; 0]);
-        let client = server.client();
+        let (client, rss) = (server.client(), server.rss());
         thread::scope(|scope| {
             let call = scope.spawn(|| client.sleep(Millis { ms: 300, kind: String::new() }).wait());
             assert!(eventually(LIMIT, || server.stats().get("in_flight") == 1));
+            let (calls, memory) = (polite(&server.client()), grown(&server, rss));
             server.signal(signal);
             let (status, out) = server.wait(LIMIT);
             assert_eq!((status.code(), stopped(&out).get("cut_calls")), (Some(0), 0), "SIG{signal}: {out}");
             call.join().expect("no panic").expect("it was accepted before the signal");
+            println!(
+                "T35: SIG{signal}: the running call is answered, exit 0 | polite: {calls} of {calls} calls before the signal | \
+                 memory: {memory} KiB more at most"
+            );
         });
-        println!("T35: SIG{signal}: the running call is answered, exit 0");
     }
     let script = "trap '' HUP; exec \"$0\" server --listen tcp://127.0.0.1:0";
     let mut child = Command::new("sh").args(["-c", script, BIN]).stdout(Stdio::piped()).spawn().expect("sh is there");
@@ -202,12 +227,13 @@ fn t35_hang_up_and_interrupt() {
 #[test]
 fn t35_sigkill_during_the_drain() {
     let server = Testee::start(BIN, [] as [&str; 0]);
-    let client = server.client();
+    let (client, rss) = (server.client(), server.rss());
     thread::scope(|scope| {
         let calls: Vec<_> = (0..20)
             .map(|_| scope.spawn(|| client.sleep(Millis { ms: 8_000, kind: String::new() }).timeout(LIMIT).wait()))
             .collect();
         assert!(eventually(LIMIT, || server.stats().get("in_flight") == 20));
+        let (polite, memory) = (polite(&server.client()), grown(&server, rss));
         server.terminate();
         assert!(eventually(LIMIT, || TcpStream::connect(server.addr()).is_err()), "it has begun to stop");
         let start = Instant::now();
@@ -216,7 +242,11 @@ fn t35_sigkill_during_the_drain() {
             let error = call.join().expect("no panic").expect_err("its server is gone");
             assert_eq!((error.code(), error.sent()), (Code::Unavailable, Sent::Maybe), "{error}");
         }
-        println!("T35: SIGKILL while 20 calls drain: each ended within {:?}", start.elapsed());
+        println!(
+            "T35: SIGKILL while 20 calls drain: each ended within {:?} | polite: {polite} of {polite} calls before the signal | \
+             memory: {memory} KiB more at most",
+            start.elapsed()
+        );
         assert!(start.elapsed() < GRACE, "at the end of the connection, not at the deadline");
     });
 }

@@ -16,7 +16,7 @@ use std::{fs, thread};
 use rpc_core::Channel;
 use testee::chaos::{Fault, Plan, Proxy};
 use testee::idl::testee::{Blob, TesteeClient};
-use testee::{Figures, Testee, eventually, full, output_of, scratch, seed};
+use testee::{Figures, GONE, Testee, eventually, full, output_of, scratch, seed};
 
 const BIN: &str = env!("CARGO_BIN_EXE_testee");
 
@@ -67,7 +67,7 @@ fn storm(test: &str, listen: &str, size: &Size) {
     let exec_log = scratch("exec");
     let beside = format!("unix:{}", scratch("beside").display());
     let mut server = Testee::listen(BIN, &[listen, &beside], ["--exec-log", exec_log.to_str().expect("text")]);
-    let fds = server.fds();
+    let fds = server.at_rest();
     // Some 500 bytes of a call pass the proxy, in both directions together; a few faults more than are asked for.
     let every = size.calls * 500 / size.faults * 3 / 4;
     let proxy = Proxy::start(server.url(), Plan { seed: seed(), every, stall: 2 * TIMEOUT });
@@ -119,7 +119,7 @@ fn storm(test: &str, listen: &str, size: &Size) {
     drop(proxy);
     drop(polite);
     assert!(server.is_alive(), "{}", server.errors());
-    assert!(eventually(MARGIN, || server.fds() == fds), "descriptors: {fds} before, {} after", server.fds());
+    server.returns_to(&fds, GONE);
     assert!(eventually(MARGIN, || server.stats().get("in_flight") == 0), "{:?}", server.stats());
     println!(
         "the server: {} KiB resident, {} descriptors as before; polite calls beside: {polite_calls}",

@@ -7,8 +7,9 @@ use std::iter;
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
+use socket2::SockRef;
 use testee::idl::testee::Blob;
-use testee::{GONE, Testee, eventually, raw, resident};
+use testee::{GONE, Testee, eventually, make, raw, resident};
 
 use crate::{BIN, attack};
 
@@ -84,7 +85,10 @@ fn t17_handlers_of_a_gone_peer_end_and_speak_to_nobody() {
             socket.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout can be set");
             scene.still_works(socket);
         }
-        format!("left with 1,000 handlers running; they had ended {ended:?} later; who came next heard nothing of them")
+        format!(
+            "left with 1,000 handlers running; their calls had ended within {ended:?} (aim 100 ms), {SPINNING} handlers blocked on; \
+             who came next heard nothing of them"
+        )
     });
 }
 
@@ -257,6 +261,53 @@ fn t20_expired_in_the_queue_is_not_run() {
         // One that ran would have kept the only worker for an hour.
         assert_eq!(order, [1, 51]);
         "49 calls expired in the queue of a busy worker, and were answered; none was run".to_owned()
+    });
+}
+
+/// A deadline that passes while a reply is being written to a peer that reads late: the reply is whole or the deadline's error, never a
+/// piece of one, and the connection stays.
+#[test]
+fn t20_expired_while_writing_leaves_the_frames_whole() {
+    const REPLIES: i32 = 6;
+    const LEN: usize = 1 << 20;
+    attack("T20").run(|scene| {
+        let mut socket = scene.dial();
+        SockRef::from(&socket).set_recv_buffer_size(16 << 10).expect("a small buffer");
+        let ask = |seq, method: &str, body: &[u8]| {
+            raw::ttheader(1, seq, &raw::ints(&[(12, "100")]), &raw::framed(raw::CALL, method, seq, body))
+        };
+        // By turns, replies that do not fit into the kernel's buffers, and calls that outlast their deadlines behind them.
+        let pair =
+            |seq| [ask(seq, "Give", &raw::number(LEN as u64)), ask(seq + 100, "Sleep", &raw::number(60_000))].concat();
+        let start = Instant::now();
+        socket.write_all(&(1..=REPLIES).flat_map(pair).collect::<Vec<_>>()).expect("sent");
+        assert!(eventually(GONE, || scene.stats().get("buffered_bytes") > 0), "{:?}", scene.stats());
+        assert!(eventually(GONE, || start.elapsed() > Duration::from_millis(300)), "every deadline has passed");
+        let (mut whole, mut late) = (Vec::new(), Vec::new());
+        for _ in 0..2 * REPLIES {
+            let reply = raw::read_frame(&mut socket).expect("a frame").expect("the connection stays");
+            match reply.exception() {
+                None => {
+                    assert!(reply.blob().is_some_and(|blob| *blob == make(LEN as u64, LEN)), "{}", reply.seq);
+                    whole.push(reply.seq);
+                }
+                Some((_, text)) => {
+                    assert!(text.contains("deadline"), "{text}");
+                    late.push(reply.seq);
+                }
+            }
+        }
+        let mut all = [&whole[..], &late].concat();
+        all.sort_unstable();
+        assert_eq!(all, (1..=REPLIES).chain(101..=100 + REPLIES).collect::<Vec<_>>(), "one answer each");
+        assert!(whole.contains(&1) && (101..=100 + REPLIES).all(|seq| late.contains(&seq)), "{whole:?} {late:?}");
+        scene.still_works(&mut socket);
+        format!(
+            "{} calls expired while replies of 1 MiB were written: {} whole, {} told of it",
+            all.len(),
+            whole.len(),
+            late.len()
+        )
     });
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use testee::{Scene, raw};
 
 use crate::attack;
+use crate::cost::least;
 
 /// Requests a measurement makes, and how many are under way at a time.
 const REQUESTS: usize = 4_000;
@@ -79,13 +80,13 @@ fn t42_chosen_names_cost_what_random_ones_do() {
     attack("T42").pace(Duration::from_millis(50)).run(|scene| {
         let mut said = Vec::new();
         for (what, request) in families {
-            // The least of five, by turns: what else the machine does adds to most of them.
-            let (mut plain, mut chosen) = (Duration::MAX, Duration::MAX);
-            for _ in 0..5 {
-                plain = plain.min(cost(scene, |n| request(&random, &in_order, n)));
-                chosen = chosen.min(cost(scene, |n| request(&colliding, &strided, n)));
-            }
-            assert!(chosen <= plain * 2 + Duration::from_millis(5), "{what}: {chosen:?}, plain ones {plain:?}");
+            let is_alike = |plain: Duration, chosen: Duration| chosen <= plain * 2 + Duration::from_millis(5);
+            let (plain, chosen) = least(
+                || cost(scene, |n| request(&random, &in_order, n)),
+                || cost(scene, |n| request(&colliding, &strided, n)),
+                is_alike,
+            );
+            assert!(is_alike(plain, chosen), "{what}: {chosen:?}, plain ones {plain:?}");
             said.push(format!("{what} {chosen:?} (random {plain:?})"));
         }
         format!("processor time of {REQUESTS} requests with chosen {}", said.join(", "))

@@ -6,6 +6,7 @@ use std::time::Duration;
 use testee::{Scene, raw};
 
 use crate::attack;
+use crate::cost::least;
 
 fn pairs(n: usize, len: usize) -> Vec<(String, String)> {
     (0..n).map(|i| (format!("k{i}"), "v".repeat(len))).collect()
@@ -74,13 +75,9 @@ fn t07_a_header_is_read_in_linear_time() {
         let mut said = Vec::new();
         for (name, make) in families {
             let (short, long) = (make(3_500), make(7_000));
-            // The least of five, by turns: what else the machine does adds to most of them.
-            let (mut one, mut two) = (Duration::MAX, Duration::MAX);
-            for _ in 0..5 {
-                one = one.min(cost(scene, &short));
-                two = two.min(cost(scene, &long));
-            }
-            assert!(two <= one.mul_f64(2.5), "{name}: {one:?}, twice as long {two:?}");
+            let is_linear = |one: Duration, two: Duration| two <= one.mul_f64(2.5);
+            let (one, two) = least(|| cost(scene, &short), || cost(scene, &long), is_linear);
+            assert!(is_linear(one, two), "{name}: {one:?}, twice as long {two:?}");
             said.push(format!("{name} {one:?} and {two:?}"));
         }
         format!("processor time for {REQUESTS} headers of 3,500 and 7,000 entries: {}", said.join(", "))

@@ -11,6 +11,7 @@
 mod bytes;
 mod calls;
 mod connections;
+mod cost;
 mod hashes;
 mod headers;
 mod messages;

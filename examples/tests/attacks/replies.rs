@@ -35,7 +35,10 @@ fn t11_peers_that_never_read_are_bounded_then_reset() {
                     match socket.write(&flood[*sent % flood.len()..]) {
                         Ok(n) => *sent += n,
                         Err(e) if e.kind() == ErrorKind::WouldBlock => break,
-                        Err(_) => *open = false,
+                        Err(e) => {
+                            assert_eq!(e.kind(), ErrorKind::ConnectionReset, "{e}");
+                            *open = false;
+                        }
                     }
                 }
             }
