@@ -7,6 +7,7 @@ use crate::local;
 use crate::reactor::ReactorHandle;
 use crate::reactor::core::with;
 
+pub use crate::buffer::blocks_out;
 pub use crate::driver::sim::{Faults, Knobs, Network, Observer, RawListener, RawPeer, Received, Rest, Step};
 pub use crate::reactor::audit::{ReactorAudit, audit};
 

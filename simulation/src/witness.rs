@@ -63,8 +63,22 @@ struct Conn {
     told: Option<u64>,
     /// Its server shuts down: from the first moment on what has arrived is owed, and what comes then may be.
     leaving: bool,
+    tally: Tally,
+    /// The client closed it, and not because it was broken or closed already.
+    left: bool,
     /// No longer to be judged: broken on purpose, or left by its client.
     excused: bool,
+}
+
+/// What passed between a server and its clients.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tally {
+    /// Requests that arrived whole.
+    pub(crate) asked: u64,
+    /// Replies that the network took.
+    pub(crate) answered: u64,
+    /// Requests whose client left before a reply, on their way or there.
+    pub(crate) left: u64,
 }
 
 struct Asked {
@@ -72,6 +86,8 @@ struct Asked {
     any_order: bool,
     /// Where it ends in the stream, once that is known.
     end: Option<u64>,
+    /// All of it has arrived.
+    here: bool,
     owed: bool,
     replied: bool,
 }
@@ -95,6 +111,19 @@ impl Witness {
     /// The server there is cut, or dies.
     pub(crate) fn dies(&self, at: &Url) {
         self.each(at, |conn| conn.excused = true);
+    }
+
+    /// What passed between the server there and its clients.
+    pub(crate) fn tally(&self, at: &Url) -> Tally {
+        let mut sum = Tally::default();
+        self.each(at, |conn| {
+            sum.asked += conn.tally.asked;
+            sum.answered += conn.tally.answered;
+            if conn.left {
+                sum.left += conn.asked.iter().filter(|asked| !asked.replied).count() as u64;
+            }
+        });
+        sum
     }
 
     fn each(&self, at: &Url, tell: impl FnMut(&mut Conn)) {
@@ -145,6 +174,11 @@ impl Observer for Witness {
         self.look(end, |conn, side, _| {
             if side == Side::Server {
                 conn.arrived += n as u64;
+                let here = conn
+                    .asked
+                    .iter_mut()
+                    .filter(|asked| !asked.here && asked.end.is_some_and(|end| end <= conn.arrived));
+                conn.tally.asked += here.map(|asked| asked.here = true).count() as u64;
             }
             Ok(0)
         });
@@ -169,8 +203,10 @@ impl Observer for Witness {
     fn closed(&mut self, end: usize) {
         let gentle = self.0.lock().gentle;
         self.look(end, |conn, side, _| {
-            if side == Side::Server && gentle {
-                conn.judge()?;
+            match side {
+                Side::Server if gentle => conn.judge()?,
+                Side::Client => conn.left |= !conn.excused,
+                Side::Server => {}
             }
             conn.excused = true;
             Ok(0)
@@ -207,6 +243,8 @@ impl Conn {
             drained: true,
             told: None,
             leaving: false,
+            tally: Tally::default(),
+            left: false,
             excused: false,
         }
     }
@@ -262,7 +300,7 @@ impl Conn {
         if let Some(other) = self.asked.iter().find(|asked| asked.seq & PLACE == seq & PLACE) {
             return Err(format!("I4: a request {seq:#x} though {:#x} is under way", other.seq));
         }
-        self.asked.push_back(Asked { seq, any_order: true, end: None, owed: false, replied: false });
+        self.asked.push_back(Asked { seq, any_order: true, end: None, here: false, owed: false, replied: false });
         match self.asked.len() > self.limit {
             true => Err(format!("I9: {} calls on the wire, {} allowed", self.asked.len(), self.limit)),
             false => Ok(()),
@@ -275,7 +313,7 @@ impl Conn {
             return Err(format!("I3: a reply to {seq:#x}, which was not asked"));
         };
         let asked = &self.asked[place];
-        if asked.end.is_none_or(|end| end > self.arrived) {
+        if !asked.here {
             return Err(format!("I3: a reply to {seq:#x}, which has not arrived"));
         }
         if asked.replied {
@@ -285,6 +323,7 @@ impl Conn {
             return Err(format!("I8: a reply to {seq:#x} before those to earlier requests"));
         }
         self.asked[place].replied = true;
+        self.tally.answered += 1;
         Ok(())
     }
 
@@ -308,7 +347,7 @@ impl Conn {
     fn leave(&mut self) {
         self.leaving = true;
         for asked in &mut self.asked {
-            asked.owed |= asked.end.is_some_and(|end| end <= self.arrived);
+            asked.owed |= asked.here;
         }
     }
 
@@ -317,8 +356,8 @@ impl Conn {
         if self.excused {
             return Ok(());
         }
-        let owed = |asked: &&Asked| !asked.replied && asked.end.is_some_and(|end| end <= self.arrived);
-        match self.asked.iter().find(|asked| owed(asked) && (asked.owed || !self.leaving)) {
+        let owed = |asked: &&Asked| asked.here && !asked.replied && (asked.owed || !self.leaving);
+        match self.asked.iter().find(owed) {
             Some(asked) => Err(format!("I23: request {:#x} had arrived, and was not answered", asked.seq)),
             None => Ok(()),
         }

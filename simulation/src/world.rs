@@ -1,5 +1,7 @@
 //! Servers, clients and their callers on one simulated network, and what must hold of them after every step.
 
+mod end;
+
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -9,7 +11,7 @@ use std::time::Duration;
 
 use rpc_core::testing::{ChannelAudit, audit_channel, audit_server, wrap_ids_after};
 use rpc_core::{Channel, Logging, Middleware, Server, ServerHandle};
-use rpc_transport::testing::{Network, RawPeer, Rest, Step, audit};
+use rpc_transport::testing::{Network, RawPeer, Rest, Step, blocks_out};
 use rpc_transport::{MemoryBudget, ReactorPool, Url, sleep};
 
 use crate::ledger::{Ledger, Outcomes};
@@ -144,6 +146,8 @@ pub(crate) struct World {
     progress: (u64, Duration),
     /// By reactor: what its connections reported to each budget, when it was looked at last.
     books: Vec<Vec<(Arc<MemoryBudget>, usize)>>,
+    /// By reactor: blocks of memory that its connections had then.
+    blocks: Vec<usize>,
     /// By reactor: whose it is.
     owners: Vec<Owner>,
 }
@@ -186,6 +190,7 @@ impl World {
             turned: None,
             progress: (0, Duration::ZERO),
             books: Vec::new(),
+            blocks: Vec::new(),
             owners: Vec::new(),
             net,
         };
@@ -345,6 +350,12 @@ impl World {
         let looked = looked.map_err(|broken| format!("I11, I14 or I18: {broken}"))?;
         if self.books.len() <= index {
             self.books.resize_with(index + 1, Vec::new);
+            self.blocks.resize(index + 1, 0);
+        }
+        self.blocks[index] = looked.blocks;
+        let known: usize = self.blocks.iter().sum();
+        if known != blocks_out() {
+            return Err(format!("I11: {} blocks of memory are in use, connections have {known}", blocks_out()));
         }
         let before = std::mem::replace(&mut self.books[index], looked.budgets);
         let concerned = before.iter().chain(&self.books[index]);
@@ -545,87 +556,6 @@ impl World {
                 }
             }
         }
-    }
-
-    /// Everybody leaves; then nothing may be left.
-    fn wind_up(&mut self) -> Result<(), String> {
-        self.foreign.clear();
-        self.attackers.clear();
-        for seat in &mut self.clients {
-            seat.client = None;
-        }
-        let gentle = self.net.below(4) > 0;
-        for seat in &mut self.servers {
-            match &seat.handle {
-                Some(handle) if gentle => {
-                    handle.begin_shutdown();
-                    self.witness.leaves(&url(&seat.plan.url));
-                }
-                _ => {
-                    self.witness.dies(&url(&seat.plan.url));
-                    seat.handle = None;
-                }
-            }
-        }
-        self.net.set_knobs(|knobs| (knobs.late_wake, knobs.spurious, knobs.stale) = (0, 0, 0));
-        // What nobody ends by itself ends by its time limits, of which the longest is that of idleness, or is cut.
-        let until = self.net.elapsed() + Duration::from_secs(30);
-        self.settle(until)?;
-        for seat in &mut self.servers {
-            if let Some(handle) = seat.handle.take() {
-                self.witness.dies(&url(&seat.plan.url));
-                handle.cut();
-                if gentle && handle.stats().accepted < handle.stats().replied {
-                    return Err(format!("I23: more replies than requests: {:?}", handle.stats()));
-                }
-            }
-        }
-        let until = self.net.elapsed() + Duration::from_secs(700);
-        self.settle(until)?;
-        self.nothing_is_left()
-    }
-
-    fn settle(&mut self, until: Duration) -> Result<(), String> {
-        self.net.alarm(until);
-        while self.net.elapsed() < until {
-            self.steps += 1;
-            match self.net.step() {
-                Step::Idle => break,
-                Step::Turned(index) => {
-                    self.look_at(index)?;
-                }
-                Step::Passed => {}
-            }
-            if let Some(what) = self.ledger.complaint().or_else(|| self.witness.complaint()) {
-                return Err(what);
-            }
-        }
-        Ok(())
-    }
-
-    fn nothing_is_left(&mut self) -> Result<(), String> {
-        let pools = self.servers.iter().map(|seat| &seat.pool).chain(self.clients.iter().map(|seat| &seat.pool));
-        for reactor in pools.flat_map(|pool| pool.handles()) {
-            let Some(left) = audit(reactor) else { return Err(format!("I25: {reactor:?} stopped by itself")) };
-            let left = left.map_err(|broken| format!("I14: {broken}"))?;
-            let sum = left.connections + left.listeners + left.timers + left.tasks + left.held;
-            if sum > 0 {
-                return Err(format!("I14: {reactor:?} still has {left:?}"));
-            }
-        }
-        if self.ledger.running() > 0 {
-            return Err(format!("I14: {} handlers still run", self.ledger.running()));
-        }
-        if let Some(what) = self.ledger.audit() {
-            return Err(what);
-        }
-        let (sockets, listeners) = (self.net.sockets(), self.net.listeners());
-        if sockets + listeners > 0 {
-            return Err(format!("I14: {sockets} sockets and {listeners} listeners are still open"));
-        }
-        self.servers.clear();
-        self.clients.clear();
-        Ok(())
     }
 }
 

@@ -49,6 +49,8 @@ impl Block {
     }
 
     pub(super) fn allocate(size: usize) -> Block {
+        #[cfg(feature = "testing")]
+        super::census::add(1);
         Block { buf: BytesMut::with_capacity(size), size }
     }
 
@@ -195,6 +197,13 @@ impl Block {
         let len = self.buf.len() + n;
         // SAFETY: the caller's promise.
         unsafe { self.buf.set_len(len) };
+    }
+}
+
+#[cfg(feature = "testing")]
+impl Drop for Block {
+    fn drop(&mut self) {
+        super::census::add(-1);
     }
 }
 

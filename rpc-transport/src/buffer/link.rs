@@ -322,6 +322,12 @@ impl LinkBuffer {
         }
     }
 
+    /// Whether it has a block of its thread.
+    #[cfg(feature = "testing")]
+    pub(crate) fn has_block(&self) -> bool {
+        self.tail.is_some()
+    }
+
     /// Adds `bytes` by sharing them; the tail goes on in the same block.
     fn link(&mut self, bytes: Bytes) {
         self.freeze_tail();

@@ -22,6 +22,8 @@
 //! * Memory is never zeroed, and never shown before it was written: spare capacity is reachable as `MaybeUninit` only.
 
 mod block;
+#[cfg(feature = "testing")]
+mod census;
 mod chain;
 mod frame_buf;
 mod link;
@@ -31,4 +33,6 @@ pub use frame_buf::FrameBuf;
 pub use link::{LINK_MIN, LinkBuffer, Reserved};
 
 pub(crate) use block::Block;
+#[cfg(feature = "testing")]
+pub use census::blocks_out;
 pub(crate) use pool::{BLOCK_SIZE, MIN_SPARE, bound as bound_pool};

@@ -200,6 +200,15 @@ impl BlockPool {
     }
 }
 
+/// Blocks that this thread's pool holds.
+#[cfg(feature = "testing")]
+pub(super) fn held() -> usize {
+    POOL.with(|pool| {
+        let pool = pool.borrow();
+        pool.free.len() + pool.lent.len() + pool.exact.len()
+    })
+}
+
 /// What this thread's pool holds, for tests.
 #[cfg(test)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -15,6 +15,8 @@ pub(crate) struct ConnAudit {
     pub(crate) has_check: bool,
     pub(crate) accounted: usize,
     pub(crate) held: usize,
+    /// Blocks of memory.
+    pub(crate) blocks: usize,
     pub(crate) memory: Arc<MemoryBudget>,
 }
 
@@ -74,6 +76,7 @@ pub(crate) fn audit(id: ConnId, entry: &Entry) -> Result<ConnAudit, String> {
         has_check: conn.check.is_some(),
         accounted: conn.accounted,
         held,
+        blocks: usize::from(conn.inbound.block.is_some()) + usize::from(conn.outbound.has_block()),
         memory: Arc::clone(&conn.memory),
     })
 }

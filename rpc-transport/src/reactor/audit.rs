@@ -32,6 +32,8 @@ pub struct ReactorAudit {
     pub tasks: usize,
     /// Bytes that its connections hold.
     pub held: usize,
+    /// Blocks of memory that they hold.
+    pub blocks: usize,
     /// What its connections wait for.
     pub(crate) awaited: Vec<Awaited>,
     /// Bytes reported to each budget.
@@ -62,6 +64,7 @@ fn look(core: &mut Core) -> Result<ReactorAudit, String> {
         let (input, room) = (conn.awaits_input, conn.awaits_room);
         audit.awaited.push(Awaited { token: Token::Conn(id).pack(), input, room });
         audit.held += conn.held;
+        audit.blocks += conn.blocks;
         checks += usize::from(conn.has_check);
         armed += conn.armed;
         ready += usize::from(conn.in_ready);
