@@ -173,7 +173,8 @@ impl ListenerHandle {
     }
 
     /// Stops accepting, and removes a Unix socket's file. Connections stay, and those that the kernel had established by then are
-    /// still taken in.
+    /// still taken in; but not those beyond `max_connections`, nor any more once accepting fails for want of a descriptor or of memory
+    /// (`EMFILE`, `ENFILE`): the kernel resets what it still holds then.
     pub fn close(&self) {
         if !self.shared.closed.swap(true, Ordering::AcqRel) {
             let index = self.index;

@@ -31,7 +31,7 @@ impl Counter {
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub struct ReactorStats {
-    /// Waits for events: `epoll_wait` calls.
+    /// Turns. Each begins with a wait for events, an `epoll_wait` call, unless a host knows that there are none: so may a tokio runtime.
     pub polls: Counter,
     /// Read system calls that returned bytes or end of file.
     pub reads: Counter,

@@ -32,6 +32,10 @@ const LENT_MAX: usize = 128;
 /// Most lent blocks asked in one `take`; those that refuse go to the end of the queue.
 const ASK_MAX: usize = 8;
 
+/// What even the smallest budget leaves of either, a thread: 256 KiB. The pool serves everything on its thread for as long as that lives,
+/// and without a spare block each connection's read would allocate one, because of one server that has perhaps long gone.
+const SPARE_MIN: usize = 4;
+
 /// Most exact blocks kept, a thread.
 const EXACT_MAX: usize = 32;
 
@@ -60,7 +64,7 @@ pub(super) fn release(block: Block) {
 }
 
 /// Tells this thread's pool of a budget of bytes for connections: from now on its spare blocks are in proportion to the smallest
-/// one. What waits here is resident and counted nowhere, so it must stay little beside what is counted.
+/// one, but for a few. What waits here is resident and counted nowhere, so it must stay little beside what is counted.
 pub(crate) fn bound(budget: usize) {
     let _ = POOL.try_with(|pool| {
         let mut pool = pool.borrow_mut();
@@ -99,11 +103,11 @@ impl BlockPool {
     }
 
     fn free_max(&self) -> usize {
-        FREE_MAX.min(self.budget / 64 / BLOCK_SIZE)
+        (self.budget / 64 / BLOCK_SIZE).clamp(SPARE_MIN, FREE_MAX)
     }
 
     fn lent_max(&self) -> usize {
-        LENT_MAX.min(self.budget / 32 / BLOCK_SIZE)
+        (self.budget / 32 / BLOCK_SIZE).clamp(SPARE_MIN, LENT_MAX)
     }
 
     fn exact_bytes_max(&self) -> usize {
@@ -277,8 +281,23 @@ mod tests {
             }
             bound(1);
             fill();
-            assert_eq!((lists(), counts().exact_bytes), ((0, 0, 0), 0), "and none at all is well, too");
-            Block::take().release();
+            assert_eq!(
+                (lists(), counts().exact_bytes),
+                ((SPARE_MIN, 0, 0), 0),
+                "a few are left for all others on the thread"
+            );
+            let taken: Vec<_> = (0..SPARE_MIN + 1).map(|_| Block::take()).collect();
+            assert_eq!(lists(), (0, 0, 0));
+            let slices: Vec<_> = taken
+                .into_iter()
+                .map(|mut block| {
+                    block.put_slice(&[0; BLOCK_SIZE]);
+                    let slice = block.split_to(BLOCK_SIZE);
+                    block.release();
+                    slice
+                })
+                .collect();
+            assert_eq!((slices.len(), lists()), (SPARE_MIN + 1, (0, SPARE_MIN, 0)));
         });
     }
 

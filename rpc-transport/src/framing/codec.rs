@@ -54,6 +54,11 @@ impl<F: Framing> Decoder for FrameCodec<F> {
     fn decode(&mut self, src: &mut BytesMut) -> io::Result<Option<Bytes>> {
         match self.framing.next(src).map_err(invalid)? {
             Next::Frame(span) => {
+                // A framing of the user's may err: a frame past the end, or of nothing at all, is its error.
+                let total = span.skip.saturating_add(span.len);
+                if total == 0 || total > src.len() {
+                    return Err(invalid(FrameError::invalid("the framing returned a frame outside its input", src)));
+                }
                 src.advance(span.skip);
                 Ok(Some(src.split_to(span.len).freeze()))
             }
@@ -71,7 +76,7 @@ impl<F: Framing + Clone> Encoder<WholeFrame> for FrameCodec<F> {
     fn encode(&mut self, WholeFrame(frame): WholeFrame, dst: &mut BytesMut) -> io::Result<()> {
         // A copy looks: what this side sends says nothing of what the peer speaks.
         match self.framing.clone().next(&frame).map_err(invalid)? {
-            Next::Frame(span) if span.consumed() == frame.len() => {
+            Next::Frame(span) if span.len.checked_add(span.skip) == Some(frame.len()) && !frame.is_empty() => {
                 dst.extend_from_slice(&frame);
                 Ok(())
             }
@@ -101,7 +106,7 @@ mod tests {
     use tokio_util::codec::{Framed, FramedRead};
 
     use super::*;
-    use crate::framing::LengthWidth;
+    use crate::framing::{LengthWidth, Span};
 
     const LIMIT: u32 = 1 << 20;
 
@@ -184,6 +189,31 @@ mod tests {
         check(b"\0\0\0\x02h",        "it is shorter than it says");
         check(b"",                   "it is shorter than it says");
         check(b"\xff\0\0\0",         "limit 1048576");
+    }
+
+    /// As a connection does: a user's framing that errs ended the program, or was asked about the same bytes for ever.
+    #[test]
+    fn a_framing_is_not_trusted() {
+        #[derive(Clone)]
+        struct Says(Span);
+        impl Framing for Says {
+            fn next(&mut self, _: &[u8]) -> Result<Next, FrameError> {
+                Ok(Next::Frame(self.0))
+            }
+        }
+        for (skip, len) in [(0, 0), (0, 4), (4, 0), (2, 2), (usize::MAX, 1), (usize::MAX, usize::MAX)] {
+            let mut codec = FrameCodec::new(Says(Span { skip, len }));
+            let mut src = BytesMut::from(&b"abc"[..]);
+            let error = codec.decode(&mut src).expect_err("no frame");
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{skip}, {len}: {error}");
+            assert!(frame_error(&error).to_string().contains("outside its input") && src == "abc", "{error}");
+            let error = codec.encode(WholeFrame(Bytes::from_static(b"abc")), &mut src).expect_err("no frame");
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{skip}, {len}: {error}");
+            assert!(codec.encode(WholeFrame(Bytes::new()), &mut src).is_err());
+        }
+        let mut src = BytesMut::from(&b"abc"[..]);
+        let whole = FrameCodec::new(Says(Span { skip: 1, len: 2 })).decode(&mut src).expect("within its input");
+        assert_eq!(whole.expect("a frame"), "bc");
     }
 
     #[test]

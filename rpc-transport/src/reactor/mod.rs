@@ -351,7 +351,6 @@ fn doze() -> Option<Duration> {
 /// Sleeps until something happens or the time is over, and ends the announcement.
 fn wake_up(timeout: Option<Duration>) {
     with(|core| {
-        core.handle.stats().polls.add(1);
         if let Err(error) = core.driver.wait(timeout, &mut core.events) {
             // Nothing here can cause this; do not spin on it.
             static FAILURES: LogLimit = LogLimit::new();
@@ -364,8 +363,10 @@ fn wake_up(timeout: Option<Duration>) {
     awake();
 }
 
+/// A turn begins.
 fn awake() {
     with(|core| {
+        core.handle.stats().polls.add(1); // before who watches is told that it runs
         core.handle.0.inbox.announce(Attention::Running);
         core.now = core.driver.now();
     });
