@@ -247,6 +247,30 @@ fn requests_that_keep_coming_do_not_hold_up_the_end() {
     assert_eq!((stats.accepted, stats.in_flight), (stats.replied, 0));
 }
 
+/// The grace ends while a connection waits for its peer to close: it had said everything, and nothing of that is taken back.
+#[test]
+fn a_connection_that_lingers_is_not_cut_by_the_end_of_the_grace() {
+    let mut limits = rpc_core::Limits::server();
+    limits.shutdown_grace = Duration::from_millis(1_900); // a second of it is for the goodbye
+    let service = AnyServer::new(|cx: Context, req: Blob| async move { (cx, Ok(req)) });
+    let server = Server::builder().reactors(1).limits(limits).add(service).bind("tcp://127.0.0.1:0").unwrap();
+    let mut socket = dial(&server);
+    socket.write_all(&raw_request(7, b"hello")).unwrap();
+    assert_eq!(read_raw(&mut socket).expect("a reply").seq, 7);
+    let ending = {
+        let server = server.clone();
+        std::thread::spawn(move || server.shutdown())
+    };
+    assert_eq!(read_raw(&mut socket).expect("the goodbye").frame, GOODBYE);
+    assert!(read_raw(&mut socket).is_none(), "then the end");
+    // The peer does not close, nor stop to write.
+    let writer = std::thread::spawn(move || while socket.write_all(&raw_request(8, &[0; 100_000])).is_ok() {});
+    let drained = ending.join().expect("no panic");
+    assert_eq!((drained.cut_calls, drained.cut_connections), (0, 0), "{drained:?}");
+    assert_eq!(server.reactors().handles()[0].stats().connections.get(), 0, "nothing is left");
+    writer.join().unwrap();
+}
+
 /// B35: a limit may be as long as its type allows.
 #[test]
 fn no_grace_is_too_long() {

@@ -62,7 +62,8 @@ pub trait Handler: Send + 'static {
         None
     }
 
-    /// The connection is over: the last call, made exactly once, for whatever reason.
+    /// The connection is over: the last call, made exactly once, for whatever reason. The handler is dropped after it, though the
+    /// socket of an accepted connection may stay a little longer: see [`Cx::close`].
     fn on_close(&mut self, cx: &mut Cx<'_>, reason: &CloseReason) {}
 }
 

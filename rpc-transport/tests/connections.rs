@@ -570,29 +570,44 @@ fn a_pause_does_not_count_against_the_peer() {
     assert_eq!(hear(&told), "late");
 }
 
-/// A system that closes a socket with unread input resets it, and what was written last may be lost to the peer.
+/// A system that closes a socket with unread input resets it, and what was written last may be lost to the peer. It was so for some
+/// reasons to close, and for all when the listener's connections were ended.
 #[test]
 fn last_words_are_not_lost_to_input_that_nobody_read() {
-    let pool = pool(1);
-    let listener = serve(&pool, |_| {
-        Script::new().frame(|cx, _| {
-            reply(cx, &pattern(100_000));
-            cx.close(CloseReason::Local("it has said all it had to say"));
-        })
-    });
-    let mut socket = dial(&listener);
-    // The reactor is held until all has arrived: two frames, of which it will read one.
-    let (go, gate) = mpsc::channel::<()>();
-    pool.handles()[0].run(move || _ = gate.recv_timeout(DEADLINE));
-    socket.write_all(&[wire(b"a"), wire(&pattern(40_000))].concat()).unwrap();
-    until("all of it has arrived", || queued(&socket) == 0);
-    drop(go);
-    let mut heard = Vec::new();
-    socket.read_to_end(&mut heard).expect("an orderly end, not a reset");
-    assert!(heard == wire(&pattern(100_000)), "{} bytes", heard.len());
-    assert_eq!(listener.connections(), 1, "it lingers until this side closes, too");
-    drop(socket);
-    until("it is gone", || listener.connections() == 0);
+    let reasons: [(fn() -> CloseReason, bool); 3] = [
+        (|| CloseReason::Local("it has said all it had to say"), false),
+        (|| CloseReason::Limit("cancel_budget"), false),
+        (|| CloseReason::Local("it has said all it had to say"), true),
+    ];
+    for (reason, hurried) in reasons {
+        let pool = pool(1);
+        let (tell, ends) = mpsc::channel();
+        let listener = serve(&pool, move |_| {
+            let closing = Script::new().frame(move |cx, _| {
+                reply(cx, &pattern(100_000));
+                cx.close(reason());
+            });
+            closing.end_to(tell.clone())
+        });
+        let mut socket = dial(&listener);
+        // The reactor is held until all has arrived: two frames, of which it will read one.
+        let (go, gate) = mpsc::channel::<()>();
+        pool.handles()[0].run(move || _ = gate.recv_timeout(DEADLINE));
+        socket.write_all(&[wire(b"a"), wire(&pattern(40_000))].concat()).unwrap();
+        until("all of it has arrived", || queued(&socket) == 0);
+        drop(go);
+        assert_eq!(hear(&ends), reason().to_string());
+        if hurried {
+            listener.abort_connections("no more time");
+            until("it is gone", || listener.connections() == 0);
+        }
+        let mut heard = Vec::new();
+        socket.read_to_end(&mut heard).expect("an orderly end, not a reset");
+        assert!(heard == wire(&pattern(100_000)), "{} bytes", heard.len());
+        drop(socket);
+        until("it is gone", || listener.connections() == 0);
+        assert!(ends.try_recv().is_err(), "it was told once");
+    }
 }
 
 /// A closing connection whose output is stuck: its time limits were in the past, and its timer expired for ever within one turn.

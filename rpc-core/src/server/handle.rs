@@ -111,12 +111,20 @@ impl ServerHandle {
             std::thread::sleep(Duration::from_millis(1));
         }
         shared.wait_closed(go_on);
+        // A connection that lingers has no handler any more and owes nothing: it is waited for, but to end it is not to cut it.
+        let linger = || listeners.iter().any(|listener| listener.connections() > 0);
+        while linger() && go_on() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         let cut_connections = *shared.open.lock();
         let cut_calls = shared.running.load(Ordering::Acquire);
-        if cut_connections > 0 {
+        if cut_connections > 0 || linger() {
             self.cut();
             let until = Instant::now() + Duration::from_secs(1);
             shared.wait_closed(|| Instant::now() < until);
+            while linger() && Instant::now() < until {
+                std::thread::sleep(Duration::from_millis(1));
+            }
         }
         let drained = Drained { cut_connections, cut_calls, elapsed: start.elapsed() };
         tracing::info!(?drained, "server stopped");

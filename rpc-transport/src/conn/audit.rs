@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::linger::Ended;
 use super::{ACCOUNT_STEP, ConnId, Entry, Phase};
 use crate::stats::MemoryBudget;
 
@@ -20,7 +21,8 @@ pub(crate) struct ConnAudit {
     pub(crate) memory: Arc<MemoryBudget>,
 }
 
-pub(crate) fn audit(id: ConnId, entry: &Entry) -> Result<ConnAudit, String> {
+pub(crate) fn audit(id: ConnId, entry: &mut Entry) -> Result<ConnAudit, String> {
+    let ended = entry.handler().is::<Ended>();
     let conn = &entry.conn;
     let broken = |what: &str| Err(format!("connection {id:?} to {}: {what}", conn.peer));
     let held = conn.inbound.len() + conn.outbound.len();
@@ -40,6 +42,9 @@ pub(crate) fn audit(id: ConnId, entry: &Entry) -> Result<ConnAudit, String> {
     let connecting = matches!(conn.phase, Phase::Connecting | Phase::Aborting(_));
     if matches!(conn.phase, Phase::Lingering { .. }) && (conn.readable && !conn.in_ready || held > 0) {
         return broken("it lingers, and does not read what comes");
+    }
+    if matches!(conn.phase, Phase::Lingering { .. }) != ended {
+        return broken("a handler without a connection, or a connection without a handler");
     }
     if !conn.outbound.is_empty() && conn.writable && !connecting {
         return broken("output waits though the socket has room");
@@ -85,8 +90,7 @@ fn phase(phase: &Phase) -> String {
     match phase {
         Phase::Connecting => "while connecting".to_owned(),
         Phase::Open => "while open".to_owned(),
-        Phase::Closing(reason) | Phase::Lingering { reason, .. } | Phase::Aborting(reason) => {
-            format!("while closing: {reason}")
-        }
+        Phase::Lingering { .. } => "while lingering".to_owned(),
+        Phase::Closing(reason) | Phase::Aborting(reason) => format!("while closing: {reason}"),
     }
 }

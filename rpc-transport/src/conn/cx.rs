@@ -161,24 +161,28 @@ impl<'a> Cx<'a> {
         matches!(self.conn.phase, Phase::Closing(_) | Phase::Lingering { .. } | Phase::Aborting(_))
     }
 
+    /// Whether the handler has heard that the connection is over, and only its socket is left.
+    #[inline]
+    pub(crate) fn is_lingering(&self) -> bool {
+        matches!(self.conn.phase, Phase::Lingering { .. })
+    }
+
     /// Whether the connection has been established.
     #[inline]
     pub fn is_open(&self) -> bool {
         !matches!(self.conn.phase, Phase::Connecting)
     }
 
-    /// Closes the connection once the output is written. The first reason given counts.
+    /// Closes the connection once the output is written. The first reason given counts. The handler hears of the end then; the socket of
+    /// an accepted connection stays until the peer has closed its side, too, but no longer than a second, so that the peer hears all of
+    /// the output though it may still write.
     pub fn close(&mut self, reason: CloseReason) {
-        if !self.is_closing() {
-            self.conn.phase = Phase::closing(reason);
-        }
+        self.conn.close(reason);
     }
 
     /// Closes the connection at once with a reset; queued output is dropped.
     pub fn abort(&mut self, reason: CloseReason) {
-        if !matches!(self.conn.phase, Phase::Aborting(_)) {
-            self.conn.phase = Phase::aborting(reason);
-        }
+        self.conn.abort(reason);
     }
 
     /// Whether frames already received must wait: paused, output over `write_high`, or closing.

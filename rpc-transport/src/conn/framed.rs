@@ -7,7 +7,7 @@
 
 use std::any::Any;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::{Buf, Bytes};
 
@@ -172,6 +172,3 @@ impl<F: Framing + 'static, H: Handler> Pipeline for Framed<F, H> {
 
 /// Foreign wakers beyond this number fire after the flush instead of before it.
 pub(crate) const WAKERS_AT_ONCE: usize = 32;
-
-/// How long a stalled condition may go unseen when nothing else wakes the connection.
-pub(crate) const RECHECK: Duration = Duration::from_millis(50);

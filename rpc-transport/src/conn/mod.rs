@@ -17,6 +17,7 @@ mod cx;
 mod framed;
 mod inbound;
 mod linger;
+mod memory;
 mod slab;
 mod time;
 
@@ -34,6 +35,7 @@ pub(crate) use conn_ref::Parcel;
 pub use cx::Cx;
 pub(crate) use framed::{EARLY_FLUSH_FRAMES, Framed, Pipeline, WAKERS_AT_ONCE};
 pub(crate) use inbound::Inbound;
+use memory::{ACCOUNT_STEP, RECHECK};
 pub use slab::ConnId;
 pub(crate) use slab::{Slab, Token};
 
@@ -55,10 +57,6 @@ const MAX_IOVECS: usize = 64;
 /// Turns' worth of frames that a connection may hand up at once while no other is ready, and of bytes while there is no other.
 const TURNS_ALONE: usize = 16;
 
-/// Changes of the held bytes below this are not reported to the process's budget: a counter that all reactors share has
-/// no place on the path of a call.
-const ACCOUNT_STEP: usize = 4 * 1024;
-
 /// A connection and what lies above it.
 pub(crate) struct Entry {
     conn: Conn,
@@ -77,6 +75,8 @@ pub(crate) struct Conn {
     memory: Arc<MemoryBudget>,
     reactor: ReactorHandle,
     phase: Phase,
+    /// This side ends it, in good order: the peer shall hear what was written last.
+    parting: bool,
     inbound: Inbound,
     outbound: LinkBuffer,
     /// Bytes ever written to the socket.
@@ -103,6 +103,8 @@ pub(crate) struct Conn {
     check: Option<(TimerId, Instant)>,
     /// Bytes reported to `memory`.
     accounted: usize,
+    /// When a check last looked at how much of `memory` it holds while it is not read for that, and how much that was.
+    looked: Option<Box<(Instant, usize)>>,
 }
 
 /// What it is doing. Reasons are boxed: a connection has one at its end only.
@@ -111,10 +113,9 @@ enum Phase {
     Open,
     /// No more reading; closes when the output is written.
     Closing(Box<CloseReason>),
-    /// The output is written and its end, too. What still comes is read and dropped: a system that closes a socket with unread input
-    /// resets it, and then the peer may lose what was written last.
+    /// The handler has heard that it is over, the output is written and its end, too. What still comes is read and dropped: a system
+    /// that closes a socket with unread input resets it, and then the peer may lose what was written last.
     Lingering {
-        reason: Box<CloseReason>,
         until: Instant,
     },
     /// Closes now, with a reset; queued output is dropped.
@@ -179,6 +180,7 @@ pub(crate) fn open(
         memory: setup.memory,
         reactor: setup.reactor,
         phase: if is_client { Phase::Connecting } else { Phase::Open },
+        parting: false,
         inbound: Inbound::default(),
         outbound: LinkBuffer::new(),
         written: 0,
@@ -198,6 +200,7 @@ pub(crate) fn open(
         heard: now,
         check: None,
         accounted: 0,
+        looked: None,
     };
     match key {
         Ok(key) => conn.key = Some(key),
@@ -277,9 +280,14 @@ pub(crate) fn on_check(id: ConnId) {
     settle(entry, now);
 }
 
-/// Ends a connection at once.
+/// Ends a connection at once. One that lingers has nothing left but words on their way, which a reset would take back.
 pub(crate) fn kill(id: ConnId, reason: CloseReason) {
-    visit(id, |_, cx| cx.abort(reason));
+    let Some((mut entry, now)) = with(|core| core.conns.take(id).map(|entry| (entry, core.now))) else { return };
+    match entry.conn.phase {
+        Phase::Lingering { .. } => entry.conn.stop_lingering(now),
+        _ => entry.conn.abort(reason),
+    }
+    settle(entry, now);
 }
 
 impl Entry {
@@ -296,6 +304,11 @@ impl Entry {
             self.conn.phase = Phase::aborting(CloseReason::Local("its handler panicked"));
         }
         result
+    }
+
+    fn tell_end(&mut self, now: Instant, reason: &CloseReason) {
+        tracing::debug!(peer = %self.conn.peer, %reason, "connection closed");
+        self.call(now, |pipeline, cx| pipeline.on_close(cx, reason));
     }
 
     pub(crate) fn handler(&mut self) -> &mut dyn Any {
@@ -387,9 +400,7 @@ impl Entry {
         let handled = match result {
             Some(Ok(handled)) => handled,
             Some(Err(reason)) => {
-                if matches!(self.conn.phase, Phase::Open) {
-                    self.conn.phase = Phase::closing(reason);
-                }
+                self.conn.close(reason);
                 0
             }
             None => 0,
@@ -404,6 +415,21 @@ impl Entry {
 }
 
 impl Conn {
+    /// This side closes once the output is written. The first reason given counts.
+    fn close(&mut self, reason: CloseReason) {
+        if matches!(self.phase, Phase::Connecting | Phase::Open) {
+            self.phase = Phase::closing(reason);
+            self.parting = true;
+        }
+    }
+
+    /// Closes now, with a reset, and drops the output. The first reason given counts.
+    fn abort(&mut self, reason: CloseReason) {
+        if !matches!(self.phase, Phase::Aborting(_)) {
+            self.phase = Phase::aborting(reason);
+        }
+    }
+
     fn is_read(&self) -> bool {
         matches!(self.phase, Phase::Open) && !self.paused.any()
     }
@@ -526,37 +552,6 @@ impl Conn {
             }
         }
     }
-
-    /// Stops reading, or ends, a connection that holds more than its share while memory is tight, or spent. One that has not been
-    /// read for that reason since its last check had its chance to become smaller.
-    fn shed_memory(&mut self) {
-        let was_paused = self.paused.by_memory;
-        let share = self.memory.limit() / self.memory.holders().max(4);
-        self.paused.by_memory = self.memory.is_tight() && self.accounted > share / 2;
-        if self.paused.by_memory && (self.memory.is_spent() || (was_paused && self.memory.sheds())) {
-            self.phase = Phase::aborting(CloseReason::Limit("max_buffered_bytes"));
-        }
-    }
-
-    fn account(&mut self, now: Instant) {
-        let held = self.inbound.len() + self.outbound.len();
-        if held.abs_diff(self.accounted) >= ACCOUNT_STEP || (held == 0 && self.accounted > 0) {
-            self.memory.adjust(self.accounted, held);
-            self.accounted = held;
-            self.shed_memory();
-        }
-        if self.outbound.len() > self.limits.write_hard {
-            self.phase = Phase::aborting(CloseReason::Limit("write_hard"));
-        }
-        // A pause that is over, for whatever reason: from now on the peer is awaited again.
-        let paused = self.paused.any();
-        if std::mem::replace(&mut self.was_paused, paused) && !paused {
-            self.inbound.partial_since = self.inbound.partial_since.map(|_| now);
-            if !self.inbound.frames_done {
-                self.opened = now;
-            }
-        }
-    }
 }
 
 /// On epoll and kqueue a short read has emptied the socket, and data that comes later makes a new edge. After a
@@ -591,16 +586,13 @@ fn settle(mut entry: Box<Entry>, now: Instant) {
     if let Phase::Closing(_) = entry.conn.phase {
         entry.conn.write_out();
     }
-    entry.conn.linger(now);
-    if matches!(entry.conn.phase, Phase::Lingering { .. }) {
-        entry.conn.outbound = LinkBuffer::new(); // said too late
-    }
+    entry.linger(now);
     entry.conn.account(now);
     let conn = &mut entry.conn;
     let over = match conn.phase {
         Phase::Aborting(_) => true,
         Phase::Closing(_) => conn.outbound.is_empty(),
-        Phase::Lingering { until, .. } => now >= until,
+        Phase::Lingering { until } => now >= until,
         Phase::Connecting | Phase::Open => false,
     };
     if over {
@@ -616,7 +608,7 @@ fn settle(mut entry: Box<Entry>, now: Instant) {
     let dirty = unsent && !std::mem::replace(&mut conn.in_dirty, true);
     let mut at = conn.next_check();
     if conn.paused.by_memory {
-        let soon = now + framed::RECHECK;
+        let soon = now + RECHECK;
         at = Some(at.map_or(soon, |at| at.min(soon)));
     }
     let id = conn.id;
@@ -642,12 +634,13 @@ fn settle(mut entry: Box<Entry>, now: Instant) {
     });
 }
 
-/// The end of a connection: tells the handler, once, and frees everything.
+/// The end of a connection: tells the handler, unless it knows, and frees everything.
 fn end(mut entry: Box<Entry>, now: Instant) {
     let (how, reason) = match std::mem::replace(&mut entry.conn.phase, Phase::closing(CloseReason::Stopped)) {
-        Phase::Aborting(reason) => (CloseHow::Abort, reason),
-        Phase::Closing(reason) | Phase::Lingering { reason, .. } => (CloseHow::Graceful, reason),
-        Phase::Connecting | Phase::Open => (CloseHow::Abort, Box::new(CloseReason::Stopped)),
+        Phase::Aborting(reason) => (CloseHow::Abort, Some(reason)),
+        Phase::Closing(reason) => (CloseHow::Graceful, Some(reason)),
+        Phase::Lingering { .. } => (CloseHow::Graceful, None), // the handler has heard of it
+        Phase::Connecting | Phase::Open => (CloseHow::Abort, Some(Box::new(CloseReason::Stopped))),
     };
     let key = entry.conn.key.take();
     with(|core| {
@@ -663,8 +656,9 @@ fn end(mut entry: Box<Entry>, now: Instant) {
     entry.conn.accounted = 0;
     entry.conn.reactor.stats().connections.sub(1);
     drop(entry.conn.admission.take());
-    tracing::debug!(peer = %entry.conn.peer, %reason, "connection closed");
-    entry.call(now, |pipeline, cx| pipeline.on_close(cx, &reason));
+    if let Some(reason) = reason {
+        entry.tell_end(now, &reason);
+    }
     if entry.conn.armed > 0 {
         with(|core| core.leave_timers(entry.conn.armed));
     }

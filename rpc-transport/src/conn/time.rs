@@ -15,7 +15,7 @@ impl Conn {
                 [self.stall_at(), self.idle_at(), self.first_frame_at(), self.partial_at()].into_iter().flatten().min()
             }
             Phase::Closing(_) | Phase::Aborting(_) => self.stall_at(),
-            Phase::Lingering { until, .. } => Some(until),
+            Phase::Lingering { until } => Some(until),
         }
     }
 
@@ -52,26 +52,20 @@ impl Conn {
         let idle = passed(idle_since.and_then(|since| since.checked_add(limits.idle_timeout)));
         match self.phase {
             Phase::Connecting if passed(self.connect_at()) => {
-                self.phase = Phase::aborting(CloseReason::ConnectTimeout(limits.connect_timeout));
+                self.abort(CloseReason::ConnectTimeout(limits.connect_timeout));
             }
             Phase::Connecting | Phase::Lingering { .. } | Phase::Aborting(_) => {}
-            _ if passed(self.stall_at()) => self.phase = Phase::aborting(CloseReason::Limit("write_stall_timeout")),
+            _ if passed(self.stall_at()) => self.abort(CloseReason::Limit("write_stall_timeout")),
             Phase::Closing(_) => {} // only a stalled write may cut it short
             Phase::Open if passed(self.partial_at()) && self.paused.by_memory => {
-                self.phase = Phase::aborting(CloseReason::Limit("max_buffered_bytes"));
+                self.abort(CloseReason::Limit("max_buffered_bytes"));
             }
-            Phase::Open if passed(self.partial_at()) => {
-                self.phase = Phase::closing(CloseReason::Limit("frame_progress"))
-            }
-            Phase::Open if passed(self.first_frame_at()) => {
-                self.phase = Phase::closing(CloseReason::Limit("first_frame_timeout"));
-            }
-            Phase::Open if idle && self.outbound.is_empty() => {
-                self.phase = Phase::closing(CloseReason::Limit("idle_timeout"));
-            }
+            Phase::Open if passed(self.partial_at()) => self.close(CloseReason::Limit("frame_progress")),
+            Phase::Open if passed(self.first_frame_at()) => self.close(CloseReason::Limit("first_frame_timeout")),
+            Phase::Open if idle && self.outbound.is_empty() => self.close(CloseReason::Limit("idle_timeout")),
             Phase::Open if passed(self.idle_at()) => self.last_active = now,
             Phase::Open => {}
         }
-        self.shed_memory();
+        self.shed_memory(now);
     }
 }

@@ -422,10 +422,10 @@ fn finish_turn() {
 fn obey(command: Command) {
     match command {
         Command::Message(id, parcel) => {
-            // One owner at a time: the closure takes the parcel only if the connection is there.
+            // One owner at a time: the closure takes the parcel only if there is a handler.
             let mut parcel = Some(parcel);
             conn::visit(id, |pipeline, cx| {
-                if let Some(parcel) = parcel.take() {
+                if let Some(parcel) = parcel.take_if(|_| !cx.is_lingering()) {
                     pipeline.on_message(cx, parcel.open());
                 }
             });

@@ -180,3 +180,31 @@ impl Future for Hosted {
 pub(super) fn in_a_runtime() -> bool {
     tokio::runtime::Handle::try_current().is_ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    /// Who watches tells one turn from the next by its number. Turns without a look at the poller had none of their own, and many
+    /// short ones passed for one that would not end.
+    #[test]
+    fn every_turn_counts() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let driver = ReadinessDriver::new().unwrap();
+        let host = Host::of_runtime(Runtime(runtime.handle().clone()));
+        let mut reactor = Reactor::new(Box::new(driver), "counted".to_owned(), 0, host);
+        let handle = reactor.handle().clone();
+        let (tell, told) = mpsc::channel();
+        for look in [true, false, false, true, false] {
+            let (tell, inside) = (tell.clone(), handle.clone());
+            handle.run(move || tell.send(inside.turn()).unwrap());
+            reactor.rouse_and_look(look);
+            assert_eq!(reactor.doze(), None, "nothing is left to do");
+            assert_eq!(handle.turn(), None, "it sleeps");
+        }
+        assert_eq!(told.try_iter().collect::<Vec<_>>(), [1, 2, 3, 4, 5].map(Some));
+        assert_eq!(handle.stats().polls.get(), 5);
+    }
+}

@@ -1,0 +1,64 @@
+//! What a connection holds of its process's budget of bytes, and what follows when that is short.
+
+use std::time::{Duration, Instant};
+
+use super::Conn;
+use crate::error::CloseReason;
+
+/// Changes of the held bytes below this are not reported to the process's budget: a counter that all reactors share has
+/// no place on the path of a call.
+pub(super) const ACCOUNT_STEP: usize = 4 * 1024;
+
+/// How often a connection is looked at that is not read for what it holds.
+pub(super) const RECHECK: Duration = Duration::from_millis(50);
+
+/// How long such a connection has to become smaller by an eighth while others' work is refused for what it and its like hold: long enough
+/// for a far peer's acknowledgements to come. After a few times that there is room, or they have ended.
+const PATIENCE: Duration = Duration::from_millis(250);
+
+impl Conn {
+    /// Notes what is held, and what follows at once.
+    pub(super) fn account(&mut self, now: Instant) {
+        let held = self.inbound.len() + self.outbound.len();
+        if held.abs_diff(self.accounted) >= ACCOUNT_STEP || (held == 0 && self.accounted > 0) {
+            let grown = held > self.accounted;
+            self.memory.adjust(self.accounted, held);
+            self.accounted = held;
+            self.pause_for_memory();
+            if grown && self.paused.by_memory && self.memory.is_spent() {
+                self.abort(CloseReason::Limit("max_buffered_bytes"));
+            }
+        }
+        if self.outbound.len() > self.limits.write_hard {
+            self.abort(CloseReason::Limit("write_hard"));
+        }
+        // A pause that is over, for whatever reason: from now on the peer is awaited again.
+        let paused = self.paused.any();
+        if std::mem::replace(&mut self.was_paused, paused) && !paused {
+            self.inbound.partial_since = self.inbound.partial_since.map(|_| now);
+            if !self.inbound.frames_done {
+                self.opened = now;
+            }
+        }
+    }
+
+    /// Stops reading a connection that holds more than its share while memory is tight.
+    fn pause_for_memory(&mut self) {
+        let share = self.memory.limit() / self.memory.holders().max(4);
+        self.paused.by_memory = self.memory.is_tight() && self.accounted > share / 2;
+    }
+
+    /// At a check: ends a connection that is not read for what it holds, while others' work is refused for that, unless its output
+    /// drains. Time tells, so this is not for a moment in which it has just written some of it.
+    pub(super) fn shed_memory(&mut self, now: Instant) {
+        self.pause_for_memory();
+        match self.looked.as_deref() {
+            _ if !self.paused.by_memory => self.looked = None,
+            Some((at, _)) if now < *at + PATIENCE => {}
+            Some((_, before)) if self.accounted > before - before / 8 && self.memory.sheds() => {
+                self.abort(CloseReason::Limit("max_buffered_bytes"));
+            }
+            _ => self.looked = Some(Box::new((now, self.accounted))),
+        }
+    }
+}

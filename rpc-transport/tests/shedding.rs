@@ -1,0 +1,65 @@
+//! Who is ended when the process holds too much, and who is not, on a simulated network.
+
+mod support;
+
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use rpc_transport::testing::{Knobs, Network, Received};
+use rpc_transport::{ListenOptions, MemoryBudget};
+use support::*;
+
+const MS: Duration = Duration::from_millis(1);
+const BUDGET: usize = 4 << 20;
+
+/// Runs a server with all its budget in the output of one connection, whose peer reads `step` bytes every 10 ms. What it read, and why
+/// the connection ended, if it has.
+fn drain(step: usize) -> (usize, Option<String>) {
+    let net = Network::new(7, Knobs { buffer: 64 << 10, ..Knobs::default() });
+    let pool = net.pool("server", 1);
+    let memory = Arc::new(MemoryBudget::new(BUDGET));
+    let options = ListenOptions { memory: Arc::clone(&memory), ..ListenOptions::default() };
+    let (tell, ends) = mpsc::channel();
+    let listener = listen(&pool, "tcp://10.0.0.1:9", options, move |_| {
+        Script::new().frame(|cx, _| cx.output().write_bytes(vec![7; BUDGET - (64 << 10)].into())).end_to(tell.clone())
+    });
+    let mut peer = net.connect_raw(listener.url());
+    net.run_for(MS);
+    assert_eq!(peer.write(&wire(b"all of it")), 13);
+    net.run_for(MS);
+    assert!(memory.refuses_work(), "others' calls are refused: {} bytes", memory.used());
+    let mut read = Vec::new();
+    let mut may_read = 0;
+    for _ in 0..100_000 {
+        may_read += step;
+        // It takes all there is, and then waits until it may have had so much.
+        while may_read > read.len() {
+            match peer.read(&mut read) {
+                Received::Bytes(0) => break,
+                Received::Bytes(_) => {}
+                Received::End | Received::Reset => return (read.len(), ends.try_recv().ok()),
+            }
+        }
+        if read.len() == BUDGET - (64 << 10) {
+            break;
+        }
+        net.run_for(10 * MS);
+        net.audit(0).expect("it runs").expect("all is well");
+    }
+    (read.len(), ends.try_recv().ok())
+}
+
+/// A connection that holds the most, and becomes smaller by an eighth in a quarter of a second, is left to that. It was ended by the
+/// very write that made it smaller.
+#[test]
+fn a_connection_that_drains_is_not_shed() {
+    let check = |step: usize, whole: bool| {
+        let (read, end) = drain(step);
+        let expected = (!whole).then(|| "the connection reached its limit max_buffered_bytes".to_owned());
+        assert_eq!((read == BUDGET - (64 << 10), end), (whole, expected), "{step} bytes in 10 ms: {read} read");
+    };
+    check(1 << 20, true);
+    check(64 << 10, true);
+    check(4 << 10, false);
+    check(0, false);
+}
