@@ -64,3 +64,30 @@ fn b24_a_failed_write_ends_the_connection() {
     assert!(end.starts_with("the connection failed: "), "{end}");
     until("nothing is accounted any more", || memory.used() == 0 && listener.connections() == 0);
 }
+
+/// A connection that is not read has an event of a reset all the same, and does not wait for its next read to end.
+#[test]
+fn a_reset_is_heard_of_though_nobody_reads() {
+    let pool = pool(1);
+    for frames_behind in [0, 3] {
+        let (tell, ends) = mpsc::channel();
+        let (began, begun) = mpsc::channel();
+        let listener = serve(&pool, move |_| {
+            let began = began.clone();
+            let full = Script::new().frame(move |cx, _| {
+                cx.pause();
+                began.send(()).unwrap();
+            });
+            full.end_to(tell.clone())
+        });
+        let mut socket = dial(&listener);
+        socket.write_all(&wire(b"x").repeat(1 + frames_behind)).unwrap();
+        hear(&begun);
+        socket2::SockRef::from(&socket).set_linger(Some(std::time::Duration::ZERO)).unwrap();
+        drop(socket); // a reset
+        let end = hear(&ends);
+        assert!(end.starts_with("the connection failed: connection reset"), "{end}");
+        until("it is gone", || listener.connections() == 0);
+        assert!(begun.try_recv().is_err(), "nobody handles what is behind");
+    }
+}

@@ -11,6 +11,8 @@ pub(crate) struct ConnAudit {
     /// It would read if it were told that there is something.
     pub(crate) awaits_input: bool,
     pub(crate) awaits_room: bool,
+    /// Open, and not read.
+    pub(crate) is_paused: bool,
     pub(crate) in_ready: bool,
     pub(crate) armed: usize,
     pub(crate) has_check: bool,
@@ -75,6 +77,7 @@ pub(crate) fn audit(id: ConnId, entry: &mut Entry) -> Result<ConnAudit, String> 
     let reads = matches!(conn.phase, Phase::Open) && conn.is_read() || matches!(conn.phase, Phase::Lingering { .. });
     Ok(ConnAudit {
         awaits_input: reads && !conn.readable,
+        is_paused: matches!(conn.phase, Phase::Open) && !conn.is_read(),
         awaits_room: !connecting && !conn.outbound.is_empty() && !conn.writable,
         in_ready: conn.in_ready,
         armed: conn.armed,

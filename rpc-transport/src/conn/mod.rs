@@ -87,6 +87,8 @@ pub(crate) struct Conn {
     watched: bool,
     /// The peer's end of file or a hang-up was reported; no second event comes.
     hangup: bool,
+    /// A failure, such as a reset, was reported: what is written reaches nobody.
+    failed: bool,
     in_ready: bool,
     in_dirty: bool,
     /// The output has reached `write_high` and not come down to `write_low` since.
@@ -188,6 +190,7 @@ pub(crate) fn open(
         writable: true,
         watched: false,
         hangup: false,
+        failed: false,
         in_ready: false,
         in_dirty: false,
         crowded: false,
@@ -240,6 +243,7 @@ pub(crate) fn note(entry: &mut Entry, event: Event) -> bool {
     conn.readable |= event.readable || event.hangup;
     conn.writable |= event.writable || event.hangup;
     conn.hangup |= event.hangup;
+    conn.failed |= event.failed;
     !std::mem::replace(&mut conn.in_ready, true)
 }
 
@@ -588,6 +592,10 @@ fn settle(mut entry: Box<Entry>, now: Instant) {
     }
     entry.linger(now);
     entry.conn.account(now);
+    if entry.conn.failed && matches!(entry.conn.phase, Phase::Open) && entry.conn.paused.any() {
+        // Reading would tell, but it may be long until then: its calls would run on for nobody.
+        entry.conn.abort(CloseReason::Io(io::ErrorKind::ConnectionReset.into()));
+    }
     let conn = &mut entry.conn;
     let over = match conn.phase {
         Phase::Aborting(_) => true,

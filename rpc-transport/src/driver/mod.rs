@@ -45,6 +45,8 @@ pub(crate) struct Event {
     pub(crate) writable: bool,
     /// The peer is gone or has closed its side: no later event will say so again.
     pub(crate) hangup: bool,
+    /// The connection has failed, as after a reset: nothing that is written reaches the peer any more.
+    pub(crate) failed: bool,
 }
 
 /// Ends a driver's wait from another thread.

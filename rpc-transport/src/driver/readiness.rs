@@ -170,6 +170,7 @@ impl Driver for ReadinessDriver {
             readable: e.is_readable(),
             writable: e.is_writable(),
             hangup: e.is_read_closed() || e.is_write_closed() || e.is_error(),
+            failed: e.is_error(),
         }));
         Ok(())
     }

@@ -14,6 +14,8 @@ pub(crate) struct Awaited {
     pub(crate) token: usize,
     pub(crate) input: bool,
     pub(crate) room: bool,
+    /// Nothing else, because it is not read.
+    pub(crate) failure: bool,
 }
 
 /// What a reactor holds.
@@ -61,8 +63,8 @@ fn look(core: &mut Core) -> Result<ReactorAudit, String> {
         let entry = core.conns.get(id).ok_or_else(|| format!("connection {id:?} is still out after the turn"))?;
         let conn = conn::audit(id, entry)?;
         audit.connections += 1;
-        let (input, room) = (conn.awaits_input, conn.awaits_room);
-        audit.awaited.push(Awaited { token: Token::Conn(id).pack(), input, room });
+        let (input, room, failure) = (conn.awaits_input, conn.awaits_room, conn.is_paused);
+        audit.awaited.push(Awaited { token: Token::Conn(id).pack(), input, room, failure });
         audit.held += conn.held;
         audit.blocks += conn.blocks;
         checks += usize::from(conn.has_check);

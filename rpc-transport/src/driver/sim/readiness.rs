@@ -43,6 +43,9 @@ impl State {
             if one.input && socket.input.is_readable() {
                 return Some(format!("socket {} has input, its connection waits, and no event will come", id.0));
             }
+            if one.failure && socket.input.reset {
+                return Some(format!("socket {} was reset, and its connection does not know", id.0));
+            }
             let room = one.room && socket.watches_room && !socket.wants_room && self.room(*id) > 0;
             room.then(|| format!("socket {} has room, its connection waits, and no event will come", id.0))
         })
@@ -92,6 +95,7 @@ impl State {
                             readable: true,
                             writable: false,
                             hangup: false,
+                            failed: false,
                         }));
                     }
                 }
@@ -104,14 +108,14 @@ impl State {
             if let Some(token) = self.rng.choice(tokens) {
                 self.faults.spurious += 1;
                 let writable = self.rng.bool();
-                events.push(Event { token, readable: true, writable, hangup: false });
+                events.push(Event { token, readable: true, writable, hangup: false, failed: false });
             }
         }
         if self.chance(self.knobs.stale)
             && let Some(token) = self.rng.choice(self.drivers[driver].closed_tokens.clone())
         {
             self.faults.stale += 1;
-            events.push(Event { token, readable: true, writable: true, hangup: self.rng.bool() });
+            events.push(Event { token, readable: true, writable: true, hangup: self.rng.bool(), failed: true });
         }
     }
 
@@ -120,11 +124,12 @@ impl State {
         let token = socket.registered?.token;
         let event = match socket.link {
             Link::Connecting => return None,
-            Link::Failed(_) => Event { token, readable: true, writable: true, hangup: true },
+            Link::Failed(_) => Event { token, readable: true, writable: true, hangup: true, failed: true },
             Link::Open => {
                 let input = &socket.input;
                 let writable = socket.watches_room && (self.room(id) > 0 || input.reset);
-                Event { token, readable: input.is_readable(), writable, hangup: input.finished || input.reset }
+                let hangup = input.finished || input.reset;
+                Event { token, readable: input.is_readable(), writable, hangup, failed: input.reset }
             }
         };
         (event.readable || event.writable || event.hangup).then_some(event)
