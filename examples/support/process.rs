@@ -395,6 +395,11 @@ impl Figures {
         self.0.get(name).and_then(|values| values.first()).copied().unwrap_or(0.0) as u64
     }
 
+    /// All numbers called `name`, in order: of one that each reactor has.
+    pub fn each(&self, name: &str) -> Vec<u64> {
+        self.0.get(name).map_or_else(Vec::new, |values| values.iter().map(|value| *value as u64).collect())
+    }
+
     /// The sum of all numbers called `name`: of one that each reactor has.
     pub fn sum(&self, name: &str) -> u64 {
         self.0.get(name).map_or(0.0, |values| values.iter().sum()) as u64

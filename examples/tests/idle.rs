@@ -15,8 +15,10 @@ use testee::{Figures, Testee, eventually, full, raw, resident};
 const BIN: &str = env!("CARGO_BIN_EXE_testee");
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// What one may cost, in bytes.
+/// What one may cost, in bytes; how much of a processor all of them, in percent; how often each reactor may wake in a second.
 const MOST: u64 = 1024;
+const SHARE: f64 = 0.1;
+const WAKE_UPS: f64 = 5.0;
 
 /// Connections that are there before the measurement begins, so that no first time is measured.
 const WARM: usize = 50;
@@ -62,10 +64,7 @@ fn hold(wanted: usize, dial: impl Fn(&TcpStream) -> io::Result<()>) -> Held {
     let (before, warm) = (server.own_memory(), idle.len());
     idle.extend((0..wanted).map_while(|_| connect()));
     let n = idle.len() - warm;
-    if n < wanted {
-        println!("only {n} connections: the limit of open files is in the way");
-    }
-    assert!(n > 500, "{n} connections");
+    assert_eq!(n, wanted, "connections; the hard limit of open files must allow them, here and in the server");
     assert!(are_open(idle.len()), "all are open");
     let grown = server.own_memory().saturating_sub(before);
     let n = n as u64;
@@ -83,21 +82,22 @@ fn idle_connections_cost_next_to_nothing() {
     assert!(is_little, "{silent} bytes each before the first call");
     let Held { server, control, idle, each, is_little } = hold(wanted, call);
     thread::sleep(Duration::from_millis(500)); // what opening them left to do
-    let (polls, used, from) = (stats(&control).sum("polls"), server.cpu(), Instant::now());
+    let (polls, used, from) = (stats(&control).each("polls"), server.cpu(), Instant::now());
     thread::sleep(span); // the span that is measured
     let (used, took) = (server.cpu().saturating_sub(used), from.elapsed());
-    let polls = stats(&control).sum("polls") - polls;
-    let per_second = polls as f64 / 2.0 / took.as_secs_f64();
+    let polls_of_each = stats(&control).each("polls").into_iter().zip(polls).map(|(after, before)| after - before);
+    let per_second = polls_of_each.max().unwrap_or(u64::MAX) as f64 / took.as_secs_f64();
     let share = used.as_secs_f64() / took.as_secs_f64() * 100.0;
     println!(
         "{} idle connections: {each} bytes of user memory each, {silent} before their first call; over {:.1} s {share:.3} % of a \
-         processor, {per_second:.1} wake-ups per reactor and second",
+         processor, {per_second:.1} wake-ups a second of the reactor that has most",
         idle.len(),
         took.as_secs_f64()
     );
     assert!(is_little, "{each} bytes each");
-    assert!(share <= 0.1 || used < Duration::from_millis(10), "{share} %");
-    assert!(per_second <= 5.0, "{per_second} wake-ups");
+    // Less than what the questions themselves take is not told apart where the span is short.
+    assert!(share <= SHARE || used < Duration::from_millis(10), "{share} %");
+    assert!(per_second <= WAKE_UPS, "{per_second} wake-ups");
     drop(idle);
     assert!(eventually(LIMIT, || stats(&control).get("connections") == 1), "all are gone");
 }
