@@ -13,7 +13,7 @@ use fastrand::Rng;
 use parking_lot::Mutex;
 use rpc_transport::testing::{Network, Step, audit};
 use rpc_transport::{
-    CloseReason, ConnId, ConnLimits, Connector, Cx, Frame, Handler, LengthField, LengthWidth, ListenOptions,
+    CloseReason, ConnId, ConnLimits, ConnRef, Connector, Cx, Frame, Handler, LengthField, LengthWidth, ListenOptions,
     ListenerHandle, Message, ReactorPool, TimerId, Url, local,
 };
 
@@ -30,6 +30,33 @@ struct Book {
     came_back: u64,
     sent: u64,
     wrong: Option<String>,
+    /// Both ends of each connection, by the number that the client gave it.
+    pairs: Vec<Pair>,
+    /// Connections that others know.
+    known: Vec<ConnRef>,
+}
+
+/// What the ends of a connection said and heard, the client first, by the time each heard of its end.
+#[derive(Default)]
+struct Pair([Option<Half>; 2]);
+
+#[derive(Clone, Copy)]
+struct Half {
+    said: u32,
+    heard: u32,
+    end: End,
+}
+
+/// How an end of a connection came about, for who was there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// It closed the connection, and what it had said goes out first.
+    Closed,
+    /// The other side did, and nothing is missing.
+    EndOfFile,
+    /// In the middle of a frame.
+    CutShort,
+    Otherwise,
 }
 
 type Shared = Arc<Mutex<Book>>;
@@ -44,6 +71,10 @@ struct Wild {
     next_out: u32,
     next_in: u32,
     batch: bool,
+    /// Its connection's number; an accepting end learns it with the first frame.
+    pair: Option<u32>,
+    accepts: bool,
+    last_note: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,8 +85,16 @@ enum Heard {
 }
 
 impl Wild {
-    fn new(book: &Shared, seed: u64) -> Wild {
-        book.lock().alive += 1;
+    fn new(book: &Shared, seed: u64, accepts: bool) -> Wild {
+        let pair = {
+            let mut book = book.lock();
+            book.alive += 1;
+            let pair = book.pairs.len() as u32;
+            if !accepts {
+                book.pairs.push(Pair::default());
+            }
+            (!accepts).then_some(pair)
+        };
         let rng = Rng::with_seed(seed);
         Wild {
             book: Arc::clone(book),
@@ -65,6 +104,9 @@ impl Wild {
             next_out: 0,
             next_in: 0,
             batch: false,
+            pair,
+            accepts,
+            last_note: 0,
         }
     }
 
@@ -81,11 +123,15 @@ impl Wild {
         }
     }
 
-    /// Sends a frame with its number.
+    /// Sends a frame with its number and that of the connection. What is said to a connection that closes may be too late.
     fn say(&mut self, cx: &mut Cx<'_>) {
+        if cx.is_closing() {
+            return;
+        }
         let len = if self.rng.u32(0..30) == 0 { self.rng.usize(0..9_000) } else { self.rng.usize(0..60) };
-        let mut frame = (len as u32 + 4).to_be_bytes().to_vec();
+        let mut frame = (len as u32 + 8).to_be_bytes().to_vec();
         frame.extend(self.next_out.to_be_bytes());
+        frame.extend(self.pair.unwrap_or(u32::MAX).to_be_bytes());
         frame.resize(frame.len() + len, self.next_out as u8);
         self.next_out += 1;
         cx.output().put_slice(&frame);
@@ -115,7 +161,7 @@ impl Wild {
                     }
                 }
                 301 => {
-                    cx.close(CloseReason::Local("it felt like it"));
+                    cx.close(CloseReason::Local(BY_ITSELF));
                     cx.close(CloseReason::Local("and again"));
                 }
                 302 if self.rng.bool() => cx.abort(CloseReason::Local("it had enough")),
@@ -145,7 +191,10 @@ impl Handler for Wild {
             self.wrong("on_open twice, or after on_close");
         }
         self.phase = Heard::Open;
-        self.book.lock().opened += 1;
+        let mut book = self.book.lock();
+        book.opened += 1;
+        book.known.push(cx.conn_ref());
+        drop(book);
         self.say(cx);
         self.act(cx);
     }
@@ -162,8 +211,12 @@ impl Handler for Wild {
         self.hear("on_frame", false);
         let bytes = frame.bytes();
         let number = bytes.first_chunk().map(|first| u32::from_be_bytes(*first));
-        if number != Some(self.next_in) || bytes[4..].iter().any(|byte| *byte != self.next_in as u8) {
+        let rest = bytes.get(8..).unwrap_or_default();
+        if number != Some(self.next_in) || rest.iter().any(|byte| *byte != self.next_in as u8) {
             self.wrong(&format!("frame {number:?} where {} was due, or not as it was sent", self.next_in));
+        }
+        if self.accepts && self.pair.is_none() {
+            self.pair = bytes.get(4..).and_then(<[u8]>::first_chunk).map(|pair| u32::from_be_bytes(*pair));
         }
         self.next_in += 1;
         self.act(cx);
@@ -175,9 +228,18 @@ impl Handler for Wild {
         self.act(cx);
     }
 
-    fn on_message(&mut self, cx: &mut Cx<'_>, _: Arc<dyn Any + Send + Sync>) {
+    fn on_message(&mut self, cx: &mut Cx<'_>, message: Arc<dyn Any + Send + Sync>) {
         self.hear("on_message", true);
         self.book.lock().messages += 1;
+        if let Ok(note) = message.downcast::<Note>() {
+            if note.number <= self.last_note {
+                self.wrong(&format!("message {} after message {}", note.number, self.last_note));
+            }
+            self.last_note = note.number;
+            if note.closes {
+                cx.close(CloseReason::Local(BY_MESSAGE));
+            }
+        }
         self.act(cx);
     }
 
@@ -196,23 +258,42 @@ impl Handler for Wild {
 
     fn on_shutdown(&mut self, cx: &mut Cx<'_>) {
         self.hear("on_shutdown", true);
-        cx.close(CloseReason::Local("as it was told to"));
+        cx.close(CloseReason::Local(BY_SHUTDOWN));
     }
 
-    fn on_close(&mut self, _: &mut Cx<'_>, _: &CloseReason) {
+    fn on_close(&mut self, _: &mut Cx<'_>, reason: &CloseReason) {
         if std::mem::replace(&mut self.phase, Heard::Close) == Heard::Close {
             self.wrong("on_close twice");
         }
-        self.book.lock().closed += 1;
+        let end = match reason {
+            CloseReason::PeerClosed => End::EndOfFile,
+            CloseReason::CutShort { .. } => End::CutShort,
+            CloseReason::Local(BY_ITSELF | BY_MESSAGE | BY_SHUTDOWN) => End::Closed,
+            _ => End::Otherwise,
+        };
+        let half = Half { said: self.next_out, heard: self.next_in, end };
+        let mut book = self.book.lock();
+        book.closed += 1;
+        if let Some(Pair(halves)) = self.pair.and_then(|pair| book.pairs.get_mut(pair as usize)) {
+            halves[usize::from(self.accepts)] = Some(half);
+        }
     }
 }
 
-/// A message that counts what becomes of it.
-struct Note(Shared);
+const BY_ITSELF: &str = "it felt like it";
+const BY_MESSAGE: &str = "somebody asked for it";
+const BY_SHUTDOWN: &str = "as it was told to";
+
+/// A message that counts what becomes of it; of those to one connection the later has the greater number.
+struct Note {
+    book: Shared,
+    number: u64,
+    closes: bool,
+}
 
 impl Message for Note {
     fn undelivered(self: Arc<Self>) {
-        self.0.lock().came_back += 1;
+        self.book.lock().came_back += 1;
     }
 }
 
@@ -263,14 +344,15 @@ fn play(net: &Network, rng: &mut Rng, book: &Shared, steps: &mut u64) -> Result<
         if rng.bool() { "tcp://10.0.0.1:9" } else { "unix:/simulated/bare" }.parse().map_err(|e| format!("{e}"))?;
     let mut listener = listen(&server, &url, rng, book);
     let connector = Connector { limits: Arc::new(limits(rng)), ..Connector::default() };
-    let mut known: Vec<(ConnId, bool)> = Vec::new();
+    // An end of file that nobody meant makes who spoke look like a liar: not in every run.
+    let forges = rng.u32(0..3) == 0;
     for _ in 0..rng.usize(10..80) {
         for _ in 0..rng.usize(0..40) {
             step(net, book, steps)?;
         }
         match rng.u32(0..20) {
             0..=6 => {
-                let (framing, handler) = (framing(), Wild::new(book, rng.u64(..)));
+                let (framing, handler) = (framing(), Wild::new(book, rng.u64(..), false));
                 let (connector, url) = (connector.clone(), url.clone());
                 let slot: Arc<Mutex<Option<ConnId>>> = Arc::default();
                 let told = Arc::clone(&slot);
@@ -283,16 +365,18 @@ fn play(net: &Network, rng: &mut Rng, book: &Shared, steps: &mut u64) -> Result<
                 while slot.lock().is_none() {
                     step(net, book, steps)?;
                 }
-                known.extend(slot.lock().take().map(|id| (id, true)));
             }
             7..=14 => {
-                if let Some((id, _)) = rng.choice(&known) {
+                let known = book.lock().known.clone();
+                if let Some(conn) = rng.choice(&known) {
                     book.lock().sent += 1;
-                    client.handles()[0].send(*id, Arc::new(Note(Arc::clone(book))));
+                    let (number, closes) = (book.lock().sent, rng.u32(0..20) == 0);
+                    conn.send(Arc::new(Note { book: Arc::clone(book), number, closes }));
                 }
             }
             15 => _ = net.cut_one(),
-            16 => _ = net.finish_one(),
+            16 if forges => _ = net.finish_one(),
+            16 => {}
             17 => _ = net.stall_one(Duration::from_micros(rng.u64(0..50_000))),
             18 => net.starve_of_descriptors(Duration::from_micros(rng.u64(0..50_000))),
             _ => {
@@ -331,7 +415,10 @@ fn play(net: &Network, rng: &mut Rng, book: &Shared, steps: &mut u64) -> Result<
     }
     drop(kept);
     drop(listener);
+    let refs = std::mem::take(&mut book.lock().known);
+    drop(refs);
     let book = book.lock();
+    check_pairs(&book.pairs, net.faults().finishes > 0)?;
     if let Some(wrong) = &book.wrong {
         return Err(wrong.clone());
     }
@@ -347,6 +434,27 @@ fn play(net: &Network, rng: &mut Rng, book: &Shared, steps: &mut u64) -> Result<
     Ok(())
 }
 
+/// Whoever reads to the end of what an orderly close leaves has all that was said, and whole.
+fn check_pairs(pairs: &[Pair], forged: bool) -> Result<(), String> {
+    if forged {
+        return Ok(()); // some of those ends of file were the network's own
+    }
+    for (number, Pair(halves)) in pairs.iter().enumerate() {
+        let [Some(one), Some(other)] = halves else { continue };
+        for (speaker, hearer) in [(one, other), (other, one)] {
+            let missing = hearer.end == End::EndOfFile && hearer.heard != speaker.said;
+            if missing || (hearer.end == End::CutShort && speaker.end == End::Closed) {
+                let Half { said, end, .. } = speaker;
+                let heard = (hearer.heard, hearer.end);
+                return Err(format!(
+                    "I5: connection {number}: {said} frames said ({end:?}), heard and ended: {heard:?}"
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
 fn framing() -> LengthField {
     LengthField::new(LengthWidth::U32).max_frame_size(64 << 10)
 }
@@ -354,7 +462,7 @@ fn framing() -> LengthField {
 fn listen(pool: &ReactorPool, url: &Url, rng: &mut Rng, book: &Shared) -> ListenerHandle {
     let options = ListenOptions { conn: limits(rng), ..ListenOptions::default() };
     let (book, seeds) = (Arc::clone(book), Mutex::new(Rng::with_seed(rng.u64(..))));
-    let listener = pool.listen(url, options, move |_| (framing(), Wild::new(&book, seeds.lock().u64(..))));
+    let listener = pool.listen(url, options, move |_| (framing(), Wild::new(&book, seeds.lock().u64(..), true)));
     listener.expect("nobody else listens there")
 }
 

@@ -137,6 +137,7 @@ impl Plan {
         let mut knobs = knobs(rng);
         if gentle {
             (knobs.lost_syn, knobs.aborted_accept, knobs.backlog) = (0, 0, 128);
+            (knobs.no_connect, knobs.no_accept, knobs.no_register) = (0, 0, 0);
         }
         // Runs are short: where bytes come in small pieces there are fewer of them.
         let fine = knobs.segment < 50 || knobs.buffer < 1_000;
@@ -198,6 +199,7 @@ pub(crate) fn knobs(rng: &mut Rng) -> Knobs {
     let (short_write, spurious, stale) = (chance(500), chance(300), chance(300));
     let (late_event, left_event, late_wake) = (chance(300), chance(300), chance(300));
     let (lost_syn, aborted_accept) = (chance(200), chance(300));
+    let (no_connect, no_accept, no_register) = (chance(300), chance(300), chance(100));
     let low = one_of(rng, &[0, 1, 20, 500]);
     let segment = one_of(rng, &[1, 7, 100, 1_460, 65_536, 65_536, 65_536]);
     Knobs {
@@ -214,6 +216,9 @@ pub(crate) fn knobs(rng: &mut Rng) -> Knobs {
         late_wake,
         lost_syn,
         aborted_accept,
+        no_connect,
+        no_accept,
+        no_register,
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::Shared;
 use super::socket::{Registered, SockId};
+use super::state::REGISTER_ERRORS;
 use crate::buffer::Block;
 use crate::driver::{CloseHow, Driver, Event, Key, RawSocket, Wake};
 use crate::socket::SocketOptions;
@@ -109,6 +110,14 @@ impl Driver for SimDriver {
 
     fn adopt(&mut self, raw: RawSocket, _: &SocketOptions, token: usize) -> io::Result<Key> {
         let mut accepted = raw.0.downcast::<Accepted>().map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+        let refused = {
+            let mut state = self.net.state.lock();
+            let often = state.knobs.no_register;
+            state.refuses(often, &REGISTER_ERRORS)
+        };
+        if let Some(error) = refused {
+            return Err(error); // and closes the socket
+        }
         let id = accepted.id.take().ok_or(io::ErrorKind::InvalidInput)?;
         self.net.state.lock().register(id, self.index, token);
         Ok(self.insert(Source::Socket(id)))
@@ -138,13 +147,18 @@ impl Driver for SimDriver {
     }
 
     fn watch_writable(&mut self, key: Key, on: bool, _: usize) -> io::Result<()> {
-        self.net.state.lock().watch_room(self.socket(key)?, on);
+        let mut state = self.net.state.lock();
+        let often = state.knobs.no_register;
+        if let Some(error) = state.refuses(often, &REGISTER_ERRORS) {
+            return Err(error);
+        }
+        state.watch_room(self.socket(key)?, on);
         Ok(())
     }
 
     fn finish(&mut self, key: Key) -> io::Result<()> {
         let id = self.socket(key)?;
-        self.net.state.lock().finish(id);
+        self.net.state.lock().shut(id);
         Ok(())
     }
 

@@ -22,6 +22,7 @@ pub struct Faults {
     pub lost_syns: u64,
     pub aborted_accepts: u64,
     pub starved_accepts: u64,
+    pub refusals: u64,
 }
 
 impl Faults {
@@ -39,6 +40,7 @@ impl Faults {
             + self.lost_syns
             + self.aborted_accepts
             + self.starved_accepts
+            + self.refusals
     }
 }
 

@@ -31,6 +31,12 @@ pub struct Knobs {
     pub lost_syn: u32,
     /// A connection dies while it waits to be accepted.
     pub aborted_accept: u32,
+    /// The system has no descriptor, port, route or memory for a new connection.
+    pub no_connect: u32,
+    /// Accepting fails, by any of the errors that say nothing of the listener.
+    pub no_accept: u32,
+    /// The poller refuses a socket, or a change of what it tells of it.
+    pub no_register: u32,
 }
 
 impl Default for Knobs {
@@ -50,6 +56,9 @@ impl Default for Knobs {
             late_wake: 0,
             lost_syn: 0,
             aborted_accept: 0,
+            no_connect: 0,
+            no_accept: 0,
+            no_register: 0,
         }
     }
 }

@@ -64,7 +64,7 @@ impl RawPeer {
     /// Writes no more; goes on reading.
     pub fn finish(&mut self) {
         if !self.is_nowhere() {
-            self.net.state.lock().finish(self.id);
+            self.net.state.lock().shut(self.id);
         }
     }
 

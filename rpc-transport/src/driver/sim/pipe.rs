@@ -9,6 +9,8 @@ pub(super) struct Pipe {
     bytes: VecDeque<u8>,
     /// Of `bytes`, how many have arrived.
     arrived: usize,
+    /// Something never comes, and so no orderly end does.
+    cut_short: bool,
     /// End of file has arrived.
     pub(super) finished: bool,
     /// A reset has arrived.
@@ -37,7 +39,13 @@ impl Pipe {
 
     /// What is on its way never comes.
     pub(super) fn lose(&mut self) {
+        self.cut_short |= self.bytes.len() > self.arrived;
         self.bytes.truncate(self.arrived);
+    }
+
+    /// End of file arrives, if all that was sent before it has.
+    pub(super) fn finish(&mut self) {
+        self.finished |= !self.cut_short;
     }
 
     /// Takes at most `max` bytes that have arrived, in at most two pieces.

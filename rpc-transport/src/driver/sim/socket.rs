@@ -42,8 +42,10 @@ pub(super) struct Socket {
     pub(super) wants_room: bool,
     /// Room is reported at all: always on TCP, on Unix sockets only while asked for.
     pub(super) watches_room: bool,
-    /// It has said that it will write no more.
+    /// Nothing that it writes arrives any more: it has said so, or the network has decided it.
     pub(super) write_closed: bool,
+    /// It has said so.
+    pub(super) has_finished: bool,
     /// Nothing arrives before.
     pub(super) stalled_until: Duration,
 }
@@ -61,6 +63,7 @@ impl Socket {
             wants_room: false,
             watches_room: !unix,
             write_closed: false,
+            has_finished: false,
             stalled_until: Duration::ZERO,
         }
     }

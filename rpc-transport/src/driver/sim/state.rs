@@ -93,6 +93,12 @@ pub enum Rest {
 /// Closed tokens that a driver may still report.
 const STALE_TOKENS: usize = 8;
 
+const CONNECT_ERRORS: [i32; 4] = [libc::EMFILE, libc::EADDRNOTAVAIL, libc::ENETUNREACH, libc::ENOBUFS];
+const ACCEPT_ERRORS: [i32; 6] =
+    [libc::ENFILE, libc::ENOBUFS, libc::ENOMEM, libc::EPROTO, libc::EPERM, libc::ECONNABORTED];
+/// Of registering with a poller, in any of its forms.
+pub(super) const REGISTER_ERRORS: [i32; 2] = [libc::ENOMEM, libc::ENOSPC];
+
 pub(super) struct DriverState {
     sleep: Sleep,
     woken: bool,
@@ -249,10 +255,11 @@ impl State {
         self.drivers[driver].woken = true;
     }
 
-    fn happen(&mut self, order: u64, due: Due) {
+    fn happen(&mut self, at: Duration, order: u64, due: Due) {
         if let Due::Data(id, _) | Due::Finish(id) | Due::Reset(id) = &due {
             let until = self.sockets.get(id).map_or(Duration::ZERO, |socket| socket.stalled_until);
-            if until > self.now {
+            // By when it was to happen, which may be a while ago: nothing overtakes what waits for the end of the stall.
+            if until > at {
                 return self.due.push(Reverse(Timed(until, order, due))); // in its old order
             }
         }
@@ -281,7 +288,7 @@ impl State {
             Due::Finish(id) => {
                 self.note("fin", id.0 as u64, 0);
                 if let Some(socket) = self.sockets.get_mut(&id) {
-                    socket.input.finished = true;
+                    socket.input.finish();
                     self.report(Source::Socket(id));
                 }
             }
@@ -359,6 +366,10 @@ impl State {
         let unix = matches!(endpoint, Endpoint::Unix(_));
         let id = self.add_socket(Socket { registered, ..Socket::new(unix, Link::Connecting, None) });
         self.note("connect", id.0 as u64, 0);
+        if let Some(error) = self.refuses(self.knobs.no_connect, &CONNECT_ERRORS) {
+            self.sockets.remove(&id);
+            return Err(error);
+        }
         if unix {
             // A Unix socket connects at once or not at all.
             if let Err(error) = self.pair(id, endpoint) {
@@ -427,6 +438,9 @@ impl State {
             self.faults.starved_accepts += 1;
             return Err(io::Error::from_raw_os_error(libc::EMFILE));
         }
+        if let Some(error) = self.refuses(self.knobs.no_accept, &ACCEPT_ERRORS) {
+            return Err(error);
+        }
         let waiting = self.listeners[listener].as_mut().and_then(|l| l.backlog.pop_front());
         let Some((id, from)) = waiting else { return Err(io::ErrorKind::WouldBlock.into()) };
         if self.chance(self.knobs.aborted_accept) {
@@ -492,7 +506,7 @@ impl State {
         if !matches!(socket.link, Link::Open) {
             return Err(io::ErrorKind::NotConnected.into());
         }
-        if socket.input.reset {
+        if socket.input.reset || socket.has_finished {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
         let Some(peer) = socket.peer else {
@@ -543,6 +557,17 @@ impl State {
         Ok(n)
     }
 
+    /// An error of the system, perhaps.
+    pub(super) fn refuses(&mut self, per_mille: u32, errors: &[i32]) -> Option<io::Error> {
+        if !self.chance(per_mille) {
+            return None;
+        }
+        self.faults.refusals += 1;
+        let error = errors[self.rng.usize(0..errors.len())];
+        self.note("refused", error as u64, 0);
+        Some(io::Error::from_raw_os_error(error))
+    }
+
     /// When what is sent to this end now arrives: after all that was sent before.
     fn arrival(&mut self, to: SockId) -> Duration {
         let at = self.now + self.latency();
@@ -555,7 +580,15 @@ impl State {
         }
     }
 
-    /// This end writes no more; it may go on reading.
+    /// This end says that it writes no more; it may go on reading.
+    pub(super) fn shut(&mut self, id: SockId) {
+        self.finish(id);
+        if let Some(socket) = self.sockets.get_mut(&id) {
+            socket.has_finished = true;
+        }
+    }
+
+    /// What this end writes from now on does not arrive, but an orderly end does.
     pub(super) fn finish(&mut self, id: SockId) {
         let Some(socket) = self.sockets.get_mut(&id) else { return };
         if !std::mem::replace(&mut socket.write_closed, true)

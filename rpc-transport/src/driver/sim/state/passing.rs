@@ -37,7 +37,7 @@ impl State {
             Some(Reverse(next)) if timer.is_none_or(|at| next.0 <= at) => {
                 let Some(Reverse(Timed(at, order, due))) = self.due.pop() else { return false };
                 self.set_now(at);
-                self.happen(order, due);
+                self.happen(at, order, due);
                 true
             }
             _ => match timer {
