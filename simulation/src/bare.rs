@@ -52,8 +52,8 @@ struct Half {
 enum End {
     /// It closed the connection, and what it had said goes out first.
     Closed,
-    /// The other side did, and nothing is missing.
-    EndOfFile,
+    /// The other side did: end of file, between frames.
+    Whole,
     /// In the middle of a frame.
     CutShort,
     Otherwise,
@@ -266,7 +266,7 @@ impl Handler for Wild {
             self.wrong("on_close twice");
         }
         let end = match reason {
-            CloseReason::PeerClosed => End::EndOfFile,
+            CloseReason::PeerClosed => End::Whole,
             CloseReason::CutShort { .. } => End::CutShort,
             CloseReason::Local(BY_ITSELF | BY_MESSAGE | BY_SHUTDOWN) => End::Closed,
             _ => End::Otherwise,
@@ -442,7 +442,7 @@ fn check_pairs(pairs: &[Pair], forged: bool) -> Result<(), String> {
     for (number, Pair(halves)) in pairs.iter().enumerate() {
         let [Some(one), Some(other)] = halves else { continue };
         for (speaker, hearer) in [(one, other), (other, one)] {
-            let missing = hearer.end == End::EndOfFile && hearer.heard != speaker.said;
+            let missing = hearer.end == End::Whole && hearer.heard != speaker.said;
             if missing || (hearer.end == End::CutShort && speaker.end == End::Closed) {
                 let Half { said, end, .. } = speaker;
                 let heard = (hearer.heard, hearer.end);
