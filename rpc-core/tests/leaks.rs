@@ -88,7 +88,8 @@ fn what_ends_leaves_nothing_behind() {
         last
     };
     let before = settled(None);
-    // A table that grows, of the process's own reactor or of what shares channels, does so once; what is lost, is in each span.
+    // A table that grows does so once: each shard of the map that shares channels has one of 180 bytes from its first address on, and
+    // parking_lot keeps one for threads, of 8,224 bytes when there have been some forty at a time. What is lost, is in each span.
     let mut left = Vec::new();
     for span in 1..=5 {
         let held = HELD.load(Ordering::Relaxed);

@@ -97,8 +97,8 @@ fn t06_a_million_empty_messages() {
         ("lines of an order", "EchoMixed", [0x1a, 0], size_of::<Item>()),
     ];
     for (what, method, element, size) in cases {
-        // A list and the one it outgrows are three times as long as its content at most; the reply is made beside it.
-        let fits = memory_cap().map_or(usize::MAX, |cap| cap as usize / 2 / (3 * size));
+        // A list that grows by doubling has up to twice its content; half of the memory is for that, and for what it outgrows.
+        let fits = memory_cap().map_or(usize::MAX, |cap| cap as usize / 2 / (2 * size));
         let count = fits.min(1_000_000);
         let bound = count * (64 + size);
         attack("T6").growth(bound as u64).run(|scene| {
