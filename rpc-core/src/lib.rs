@@ -56,10 +56,8 @@ pub use error::{Cause, ConfigError, Error, Peer, Phase, Refusal, Result, Sent};
 pub use limits::Limits;
 pub use metadata::Metadata;
 pub use middleware::{Logging, Middleware, Next, Payload, Stack};
-#[cfg(feature = "tokio")]
-pub use protocol::KitexFraming;
 pub use protocol::ttheader::{HeaderError, HeaderLimits, InfoError};
-pub use protocol::{Corrupt, ProtocolError};
+pub use protocol::{Corrupt, KitexFraming, ProtocolError, Spoken};
 /// The transport underneath: reactors, sockets, buffers.
 pub use rpc_transport as transport;
 pub use rpc_transport::sleep;
