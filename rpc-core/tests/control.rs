@@ -451,6 +451,41 @@ fn a_dropped_call_is_told_and_its_id_is_free_after_the_answer() {
     assert_eq!(channel.stats().connects.get(), 1, "one connection all the while");
 }
 
+/// I23: what comes after the line is not begun. A request hears so; a oneway message, to which nothing can be said, is dropped.
+#[test]
+fn what_comes_after_the_line_is_not_begun() {
+    let begun = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&begun);
+    let service = AnyServer::new(move |cx: Context, req: Blob| {
+        counter.fetch_add(1, Ordering::SeqCst);
+        async move {
+            if req.payload == "waits" {
+                pending::<()>().await;
+            }
+            (cx, Ok(req))
+        }
+    });
+    let server = bind(service, &[]);
+    let mut socket = negotiated(&server);
+    socket.write_all(&announcing_request(9000, b"waits")).expect("it reads");
+    assert!(eventually(|| server.stats().in_flight == 1), "it runs, so that the connection stays");
+    server.begin_shutdown();
+    let reason = b"shutting_down";
+    assert_eq!(read_raw(&mut socket).expect("a goaway").control(), Some(GoAway { last: 0, reason }));
+    let Some(Ping(number)) = read_raw(&mut socket).expect("a ping").control() else { panic!("a ping") };
+    socket.write_all(&control(Pong(number))).expect("it reads");
+    assert_eq!(read_raw(&mut socket).expect("a goaway").control(), Some(GoAway { last: 9000, reason }));
+    let before = begun.load(Ordering::SeqCst);
+    let oneway = with_timeout(1, MessageType::Oneway, 776, b"5000");
+    socket.write_all(&[oneway, announcing_request(777, b"late")].concat()).expect("it reads");
+    let refused = read_raw(&mut socket).expect("a reply");
+    assert_eq!((refused.seq, refused.info().not_executed), (777, true));
+    assert_eq!(begun.load(Ordering::SeqCst), before);
+    socket.write_all(&control(Cancel(9000))).expect("it reads");
+    assert_eq!(read_raw(&mut socket).expect("a reply").seq, 9000);
+    assert!(read_raw(&mut socket).is_none(), "nothing runs, and it closes");
+}
+
 /// Without the word of the server nothing is sent that a Kitex server would choke on.
 #[test]
 fn a_dropped_call_is_not_told_to_who_does_not_know() {

@@ -1,4 +1,8 @@
 //! A budget for calls that are begun and soon ended unfinished (T15, T16): work for us, nearly none for the peer. Envoy's rule.
+//!
+//! A deadline that passes counts as a cancellation does. It is the peer's: a server sets none. One that is too short to be kept has handlers
+//! begun and dropped as fast as requests come, and `max_inflight` does not bound that, because each drop makes room. An honest peer whose
+//! deadlines are too tight loses no call by it: it hears `goaway`, and goes on with another connection.
 
 use std::time::{Duration, Instant};
 

@@ -151,7 +151,9 @@ impl ServerHandle {
     }
 
     /// Serves until SIGTERM, SIGINT or SIGHUP, then shuts down gracefully; a second signal ends that at once. Signals are handled
-    /// from now until the process ends. A SIGHUP that was ignored when the process began, as `nohup` has it, stays ignored.
+    /// from now until the process ends: one that comes before, though the server is bound, does what it did without us, which is to end
+    /// the process. To bind alone must not change what signals do, because a process may do more than serve; so call this soon after it.
+    /// A SIGHUP that was ignored when the process began, as `nohup` has it, stays ignored.
     ///
     /// # Errors
     /// When the system does not let us handle signals.

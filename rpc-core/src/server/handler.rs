@@ -150,6 +150,7 @@ impl ServerHandler {
         to.ours = self.info.capabilities().is_some();
         to.confirm = matches!(self.control, Control::Announced);
         if self.drain == Drain::Over {
+            // A oneway message is dropped: nothing can be said to it.
             self.refuse(cx, payload.method, to, &Refusal::ShuttingDown.into());
             if self.reason != Reason::ShuttingDown {
                 self.glitch(cx, "a call to a connection that takes none for the peer's own doing");
