@@ -50,6 +50,7 @@ const BANNED: &[(&[&str], &str, &str)] = &[
     (PRODUCT,          "todo!",               "an error, or an entry in docs/status.md"),
     (PRODUCT,          "unimplemented!",      "an error, or an entry in docs/status.md"),
     (PRODUCT,          "SystemTime",          "`Instant`: the wall clock may jump"),
+    (PRODUCT,          "cfg!(put_back",       "`put_back!`, which no build but a model's can have"),
 ];
 
 /// Exceptions: a file, and what it may say all the same.

@@ -10,7 +10,7 @@ use crate::local;
 use crate::log_limit::LogLimit;
 use crate::reactor::core::{TimerKey, try_with, with};
 use crate::reactor::{ReactorHandle, ReactorPool};
-use crate::sync::Mutex;
+use crate::sync::{Mutex, put_back};
 use crate::timer::TimerId;
 
 /// Waits for `duration` without blocking its thread. On a reactor it is that reactor's timer; elsewhere it is a timer
@@ -65,7 +65,7 @@ impl Remote {
     /// On the reactor: sets the timer, unless the sleeper is gone already.
     fn arm(self: Arc<Self>, set: impl FnOnce(Waker) -> TimerId) {
         let mut slot = self.0.lock();
-        if !slot.given_up || cfg!(put_back = "B13") {
+        if !slot.given_up || put_back!("B13") {
             slot.timer = Some(set(Waker::from(Arc::clone(&self)))); // for a sleeper who is gone nobody would take it back
         }
     }
@@ -73,7 +73,7 @@ impl Remote {
     /// The sleeper: whom to wake when the time comes; false if it has come.
     fn wake_me(&self, waker: Waker) -> bool {
         let mut slot = self.0.lock();
-        if slot.come && !cfg!(put_back = "B32-sleep") {
+        if slot.come && !put_back!("B32-sleep") {
             return false; // its wake-up went to the waker before this one
         }
         let old = slot.waker.replace(waker);

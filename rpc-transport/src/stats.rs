@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use crate::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use crate::sync::put_back;
 
 /// A counter that one thread at a time writes and any thread reads: a load and a store, no locked instruction.
 #[derive(Debug, Default)]
@@ -132,7 +133,7 @@ impl MemoryBudget {
             (1.., 0) => _ = self.holders.fetch_sub(1, Relaxed),
             _ => {}
         }
-        if cfg!(put_back = "B34") {
+        if put_back!("B34") {
             return self.used.store(self.used() + after - before, Relaxed); // credit is lost between the load and the store
         }
         if after > before {

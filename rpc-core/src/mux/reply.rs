@@ -13,7 +13,7 @@ use super::{Request, SeqId};
 use crate::error::Error;
 use crate::protocol::MessageType;
 use crate::protocol::ttheader::ReplyInfo;
-use crate::sync::Mutex;
+use crate::sync::{Mutex, put_back};
 
 /// A reply as it came: its message is decoded by the caller.
 #[derive(Debug)]
@@ -97,7 +97,7 @@ impl<C: Copy> ReplyCell<C> {
         let mut state = self.0.lock();
         match &mut *state {
             State::Submitted { waker, .. } | State::Accepted { waker, .. } => {
-                let same = |old: &Waker| old.will_wake(cx.waker()) || cfg!(put_back = "B32-reply");
+                let same = |old: &Waker| old.will_wake(cx.waker()) || put_back!("B32-reply");
                 if waker.as_ref().is_some_and(same) {
                     return Poll::Pending;
                 }
@@ -181,7 +181,7 @@ impl<C: Copy> ReplyCell<C> {
 
 impl<C: Send + Sync + 'static> Message for ReplyCell<C> {
     fn undelivered(self: Arc<Self>) {
-        if cfg!(put_back = "B16-reply") {
+        if put_back!("B16-reply") {
             return; // what did not arrive is dropped without a word
         }
         let mut state = self.0.lock();

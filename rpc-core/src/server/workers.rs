@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rpc_transport::{LogLimit, caught, local};
 
 use crate::sync::thread::{self, JoinHandle};
-use crate::sync::{Condvar, Mutex};
+use crate::sync::{Condvar, Mutex, put_back};
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -81,7 +81,7 @@ impl Drop for Workers {
         self.shared.filled.notify_all();
         let me = thread::current().id();
         for thread in self.threads.lock().drain(..) {
-            if thread.thread().id() != me || cfg!(put_back = "B25") {
+            if thread.thread().id() != me || put_back!("B25") {
                 let _ = thread.join();
             }
         }

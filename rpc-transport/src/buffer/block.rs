@@ -6,6 +6,7 @@ use bytes::buf::UninitSlice;
 use bytes::{Buf, Bytes, BytesMut};
 
 use super::pool;
+use crate::sync::put_back;
 
 /// What released memory is filled with under test.
 #[cfg(feature = "testing")]
@@ -144,7 +145,7 @@ impl Block {
     #[inline]
     pub(crate) fn split_to(&mut self, n: usize) -> Bytes {
         let slice = self.buf.split_to(n);
-        if cfg!(put_back = "B01") {
+        if put_back!("B01") {
             // SAFETY: none, that is the bug: the slice is not counted, and its memory is used again under its holder.
             return Bytes::from_static(unsafe { &*std::ptr::from_ref::<[u8]>(&slice) });
         }

@@ -1,5 +1,7 @@
 //! Slots with generations: a late event for the old owner of a slot finds nobody.
 
+use crate::sync::put_back;
+
 /// Names a connection of one reactor; it never names a later connection that reuses the slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ConnId {
@@ -107,7 +109,7 @@ impl<T> Slab<T> {
         if let Some(slot) = self.slot(id) {
             debug_assert!(!matches!(slot.state, State::Free));
             slot.state = State::Free;
-            slot.generation = slot.generation.wrapping_add(u32::from(!cfg!(put_back = "B06"))); // or a stale id finds the next owner
+            slot.generation = slot.generation.wrapping_add(u32::from(!put_back!("B06"))); // or a stale id finds the next owner
             self.free.push(id.slot);
         }
     }

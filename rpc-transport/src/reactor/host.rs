@@ -23,7 +23,7 @@ use super::inbox::Attention;
 use super::{Command, Main, Reactor, ReactorHandle, core};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use crate::sync::thread::{self, Thread};
-use crate::sync::{Mutex, MutexGuard, thread_local};
+use crate::sync::{Mutex, MutexGuard, put_back, thread_local};
 
 /// How long the thread stands back after the last blocking caller led.
 const STAND_BACK: Duration = Duration::from_millis(20);
@@ -264,7 +264,7 @@ impl ReactorHandle {
             match host.reactor.try_lock() {
                 Some(place) => self.attend(place),
                 // Whoever holds it may be on the way out, and may have looked for work before what the thread was called for.
-                None if called => host.called.store(!cfg!(put_back = "B32-call"), Ordering::Release),
+                None if called => host.called.store(!put_back!("B32-call"), Ordering::Release),
                 None => {}
             }
             called = self.stand_back(&mut leads_seen);
@@ -320,7 +320,7 @@ impl ReactorHandle {
     fn leave(&self, place: MutexGuard<'_, Option<Reactor>>) {
         let host = self.host();
         let work = place.as_ref().is_some_and(Reactor::has_work);
-        let late = self.0.inbox.announce(Attention::Unattended) && !cfg!(put_back = "B32-host"); // or nobody comes for them
+        let late = self.0.inbox.announce(Attention::Unattended) && !put_back!("B32-host"); // or nobody comes for them
         drop(place);
         let follower = host.followers.lock().pop();
         if let Some(follower) = &follower {

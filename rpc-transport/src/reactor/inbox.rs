@@ -2,8 +2,8 @@
 
 use super::tasks::LocalTask;
 use crate::conn::{ConnId, Parcel};
-use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use crate::sync::{Mutex, put_back};
 
 /// What another thread may ask for.
 pub(crate) enum Command {
@@ -60,7 +60,7 @@ impl Inbox {
         {
             let mut queue = self.queue.lock();
             if queue.closed {
-                if cfg!(put_back = "B16-inbox") {
+                if put_back!("B16-inbox") {
                     return Ok(Attention::Running); // a command after the end is dropped without a word
                 }
                 return Err(command);
@@ -90,7 +90,7 @@ impl Inbox {
 
     /// Announces what the host is about to do. Returns whether commands wait, so that it must not.
     pub(crate) fn announce(&self, attention: Attention) -> bool {
-        if cfg!(put_back = "B32-inbox") {
+        if put_back!("B32-inbox") {
             // The last look comes before the announcement.
             let waits = !self.queue.lock().commands.is_empty();
             self.attention.store(attention as u8, Ordering::Release);
@@ -116,7 +116,7 @@ impl Inbox {
     /// From now on every submit fails; returns what was still waiting.
     pub(crate) fn close(&self) -> Vec<Command> {
         let mut queue = self.queue.lock();
-        queue.closed = !cfg!(put_back = "B17"); // who comes after the walk is never told
+        queue.closed = !put_back!("B17"); // who comes after the walk is never told
         std::mem::take(&mut queue.commands)
     }
 }
