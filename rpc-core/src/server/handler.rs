@@ -6,7 +6,8 @@ use std::time::Instant;
 
 use rpc_transport::{CloseReason, Cx, Frame, Handler, LogLimit, local};
 
-use super::control::{Control, DRAIN, Drain, KEEPALIVE, Reason};
+use super::control::{Control, KEEPALIVE};
+use super::drain::{DRAIN, Drain, Reason};
 use super::reply::{self, ReplyTo};
 use super::runner::{Finished, Incoming, Started};
 use super::running::{CallKey, Running, RunningCall, What};

@@ -11,6 +11,7 @@ pub(crate) mod audit;
 mod builder;
 mod cancel_budget;
 mod control;
+mod drain;
 mod handle;
 mod handler;
 mod methods;
