@@ -17,6 +17,8 @@ mod control;
 mod handler;
 mod pooled;
 mod refusals;
+mod replies;
+mod wire;
 
 pub use builder::ChannelBuilder;
 pub use call::{Call, CallFuture, Response, ResponseCall, ResponseFuture};

@@ -1,0 +1,111 @@
+//! What a client's connection hears: replies, told apart from what only looks like one, and given to their calls.
+
+use rpc_transport::{CloseReason, Cx, Frame};
+
+use super::handler::{ClientHandler, Place};
+use super::refusals::shown;
+use crate::error::{Error, Phase, Sent};
+use crate::mux::{Abandon, Late, Reply, SeqId};
+use crate::protocol::ttheader::{EXCEPTION_INFO, REPLY_INFO, ReplyInfo, TtFrame};
+use crate::protocol::{Checksum, MessageType, Payload};
+
+impl ClientHandler {
+    /// Takes a frame apart, and ends the call that it answers.
+    ///
+    /// # Errors
+    /// The stream cannot be trusted: fatal for the connection.
+    pub(super) fn reply(&mut self, cx: &mut Cx<'_>, frame: Frame<'_>) -> Result<(), Error> {
+        let tt = TtFrame::decode(frame.bytes())?;
+        if tt.seq == 0 {
+            return self.control(cx, &tt);
+        }
+        let payload = Payload::decode(tt.payload)?;
+        let plain = tt.info == REPLY_INFO || tt.info == EXCEPTION_INFO;
+        let info = if plain {
+            Ok(None)
+        } else {
+            ReplyInfo::parse(tt.info, &self.channel.config.limits.header()).map(|info| Some(Box::new(info)))
+        };
+        if let Ok(Some(info)) = &info
+            && self.keepalive.is_none()
+        {
+            self.read_confirmation(cx, info); // whoever the reply is for
+        }
+        let seq = SeqId::from_wire(tt.seq);
+        let entry = match self.pending.get(seq) {
+            Some(entry) => match &mut entry.place {
+                Place::OnWire(_) => entry,
+                // It timed out, and its caller has not fetched that yet.
+                Place::Done(_, how @ Abandon::OnWire) => {
+                    *how = Abandon::Unsent;
+                    self.unfetched -= 1;
+                    self.channel.stats.late_replies.add(1);
+                    self.works();
+                    return Ok(());
+                }
+                Place::Done(..) | Place::Queued => {
+                    self.glitch(cx, "a second reply to a call, or a reply to one not yet sent");
+                    return Ok(());
+                }
+            },
+            None => {
+                match self.pending.late(seq) {
+                    Late::Abandoned => {
+                        self.channel.stats.late_replies.add(1);
+                        self.works();
+                    }
+                    Late::Unknown => self.glitch(cx, "a reply to an id that no call has"),
+                }
+                return Ok(());
+            }
+        };
+        match payload.kind {
+            MessageType::Reply => {
+                let method = entry.method;
+                if payload.method != method.name().as_bytes() || payload.seq != tt.seq {
+                    let text = format!("the reply to {method} is of another call: {}", shown(payload.method));
+                    self.finish(cx, seq, Err(Error::closed(text).with_phase(Phase::Decode)), Abandon::Unsent);
+                    cx.close(CloseReason::Local("a reply does not match its call"));
+                    return Ok(());
+                }
+            }
+            MessageType::Exception => {}
+            MessageType::Call | MessageType::Oneway => {
+                self.glitch(cx, "a request where a reply is due");
+                return Ok(());
+            }
+        }
+        let outcome = match info {
+            Ok(info) => {
+                let announced =
+                    info.as_ref().filter(|_| self.channel.config.checksum).and_then(|info| info.checksum.as_deref());
+                if let Some(Err(corrupt)) = announced.map(|announced| Checksum::check(announced, tt.payload)) {
+                    self.glitch(cx, "a reply that is not what its checksum says");
+                    let error = Error::from(corrupt).with_phase(Phase::Decode);
+                    self.works();
+                    self.finish(cx, seq, Err(error), Abandon::Unsent);
+                    return Ok(());
+                }
+                if info.as_ref().is_some_and(|info| info.closing) {
+                    self.retire(cx);
+                }
+                Ok(Reply { id: seq, kind: payload.kind, body: frame.slice(payload.body), info })
+            }
+            Err(error) if error.is_fatal() => return Err(error.into()),
+            Err(error) => {
+                self.glitch(cx, "a reply's header is over a limit");
+                Err(Error::from(error).with_phase(Phase::Decode).with_sent(Sent::Maybe))
+            }
+        };
+        self.works();
+        self.finish(cx, seq, outcome, Abandon::Unsent);
+        Ok(())
+    }
+
+    /// The peer is well.
+    fn works(&mut self) {
+        if !std::mem::replace(&mut self.answered, true) {
+            self.slot().works();
+        }
+    }
+}
