@@ -149,9 +149,18 @@ impl Plan {
             }
         }
         if gentle && rng.bool() {
-            let server = rng.usize(0..servers.len());
+            let server = clients[0].server;
             let late = span.mul_f64(0.6 + 0.4 * rng.f64());
             events.push((late, Event::Restart { server, after: micros(rng, 0, 200_000) }));
+            // Many at once, just before; perhaps more than it can serve within the time that it gives to stragglers.
+            let many = one_of(rng, &[0, 4, 40]);
+            if many > 4 {
+                servers[server].limits.push(("max_inflight_per_conn", one_of(rng, &["1", "2", "64"]).to_owned()));
+            }
+            for _ in 0..many {
+                let plan = CallPlan { act: Act::Wait, micros: 100_000, timeout: AMPLE, ..call(rng, 1, true) };
+                events.push((late.saturating_sub(micros(rng, 0, 3_000)), Event::Call(plan)));
+            }
         } else if !gentle && rng.u32(0..3) > 0 {
             for _ in 0..rng.usize(0..12) {
                 let event = match rng.u32(0..12) {
