@@ -107,12 +107,14 @@ impl Testee {
         self.child.id()
     }
 
-    /// A client with a connection of its own.
+    /// A client with a connection of its own, and a minute for each call: on a machine that does much else a call may take long, and is
+    /// late only when it never ends.
     ///
     /// # Panics
     /// On a malformed address, which this is not.
     pub fn client(&self) -> TesteeClient {
-        TesteeClient::new(Channel::builder(self.url()).connections(1).build().expect("its URL is well-formed"))
+        let builder = Channel::builder(self.url()).connections(1).timeout(Duration::from_secs(60));
+        TesteeClient::new(builder.build().expect("its URL is well-formed"))
     }
 
     /// The server's own counters, over a connection that is open only meanwhile.
