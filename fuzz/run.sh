@@ -45,8 +45,9 @@ field() { sed -nE "s/.*$1:? *([0-9]+).*/\1/p" "$2" | tail -n 1; }
 
 row() { printf '%-16s %12s %8s %7s %7s %7s %7s  %s\n' "$@"; }
 
-# Stories of sockets and buffers say what they have to say in fewer bytes, and a byte costs more there.
-longest() { case $1 in link_buffer | client_conn | server_conn) echo 512 ;; *) echo 1024 ;; esac; }
+# Stories of buffers say what they have to say in fewer bytes, and a byte costs more there. Those of connections have runs, which stand
+# for frames of several blocks.
+longest() { case $1 in link_buffer) echo 512 ;; *) echo 1024 ;; esac; }
 
 one() {
   local target=$1 log=$found/$1.log status=0 findings=none

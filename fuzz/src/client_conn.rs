@@ -30,6 +30,8 @@ const FIRST: i32 = 0x20000;
 const TIMEOUT: Duration = Duration::from_millis(40);
 const MAX_FRAME: u32 = 128 * 1024;
 const MAX_GLITCHES: u32 = 10_000;
+/// In everything that a call says.
+const CANARY: &str = "canary";
 const HOSTILE: &str = "tcp://127.0.0.1:7001";
 const POLITE: &str = "tcp://127.0.0.1:7002";
 
@@ -51,7 +53,8 @@ thread_local! {
 #[derive(Debug, Clone, PartialEq)]
 enum End {
     Reply(Bytes),
-    Failed(Code),
+    /// With a line for people, in which the peer may be quoted.
+    Failed(Code, String),
 }
 
 /// What came of a conversation.
@@ -69,7 +72,7 @@ struct Outcome {
 pub fn client_conn(data: &[u8]) {
     let data = &numbered(&stream::expand(data))[..];
     let strikes = Limits::client().keepalive_strikes;
-    let checksum = data.windows(6).any(|window| window == b"crc32c");
+    let checksum = holds(data, "crc32c");
     let rules = Rules { max_frame: MAX_FRAME, strikes, first: FIRST, calls: CALLS, checksum };
     let expected = client_model::expect(data, rules);
     // The server stays until the calls have timed out, or leaves before.
@@ -79,6 +82,11 @@ pub fn client_conn(data: &[u8]) {
         let pieces = stream::pieces(data);
         for pieces in [&[data][..], &pieces] {
             let outcome = meter::conversation(data.len(), pieces.len(), || world.converse(pieces, stays, checksum));
+            for end in &outcome.ends {
+                if let End::Failed(_, line) = end {
+                    assert!(!line.contains(CANARY) || holds(data, CANARY), "bytes of a call: {line:?}");
+                }
+            }
             check(&outcome, &expected, stays);
         }
     });
@@ -89,8 +97,8 @@ fn check(outcome: &Outcome, expected: &Expected, stays: bool) {
     for (call, (end, answer)) in outcome.ends.iter().zip(&expected.answers).enumerate() {
         let right = match (end, answer) {
             (End::Reply(found), Answer::Reply(meant)) => found == meant,
-            (End::Failed(code), Answer::None) => !stays || expected.closed || *code == Code::DeadlineExceeded,
-            (End::Failed(_), Answer::Error) => true,
+            (End::Failed(code, _), Answer::None) => !stays || expected.closed || *code == Code::DeadlineExceeded,
+            (End::Failed(..), Answer::Error) => true,
             _ => false,
         };
         assert!(right, "call {call} ended with {end:02x?}, it should have had {answer:02x?}");
@@ -173,7 +181,11 @@ fn said(output: &[u8]) -> Said {
 
 /// What a call has to say: nobody else may.
 fn request(call: usize) -> Bytes {
-    Bytes::from(format!("the canary of call {call}"))
+    Bytes::from(format!("the {CANARY} of call {call}"))
+}
+
+fn holds(data: &[u8], word: &str) -> bool {
+    data.windows(word.len()).any(|window| window == word.as_bytes())
 }
 
 /// Inputs say 1 to 4 where they mean the four calls: those are numbers that a fuzzer finds by itself.
@@ -313,8 +325,8 @@ fn call(channel: &Channel, pool: &ReactorPool, payload: Bytes) -> Arc<Mutex<Opti
             Ok(reply) => End::Reply(reply.payload),
             Err(error) => {
                 let line = error.to_string();
-                assert!(!line.contains(char::is_control) && !line.contains("canary"), "{line:?}");
-                End::Failed(error.code())
+                assert!(!line.contains(char::is_control), "{line:?}");
+                End::Failed(error.code(), line)
             }
         };
         let before = slot.lock().expect("no panic").replace(end);

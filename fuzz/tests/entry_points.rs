@@ -72,6 +72,7 @@ const OURS: &[(&str, &str, &str)] = &[
     ("rpc-core/src/middleware/mod.rs",        "decode", "the message of the user's, by prost: target protobuf"),
     ("rpc-core/src/server/handler.rs",        "find",   "compares with the name before, then asks the router"),
     ("rpc-core/src/server/router.rs",         "find",   "compares with names that are known"),
+    ("rpc-transport/src/conn/linger.rs",      "on_frame", "drops what it gets: the connection is over"),
     ("rpc-transport/src/driver/sim/state.rs", "read",   "the simulated network itself"),
     ("rpc-transport/src/framing/codec.rs",    "decode", "asks a Framing: targets length_field and detect"),
     ("rpc-transport/src/framing/mod.rs",      "next",   "the trait"),
