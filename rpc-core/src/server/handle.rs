@@ -12,6 +12,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use super::monitor::{Monitor, ServerStats};
 use super::shared::ServerShared;
 use super::watchdog::Watchdog;
+use crate::sync::{put_back, thread};
 
 /// How a shutdown went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,14 +108,14 @@ impl ServerHandle {
         self.begin_shutdown();
         let go_on = || start.elapsed() < shared.limits.shutdown_grace && !hurry.load(Ordering::Acquire);
         // Who had connected counts as open from here on, though its reactor did not know it when it was told to finish.
-        while listeners.iter().any(ListenerHandle::is_taking_in) && go_on() {
-            std::thread::sleep(Duration::from_millis(1));
+        while !put_back!("B18-arriving") && listeners.iter().any(ListenerHandle::is_taking_in) && go_on() {
+            thread::sleep(Duration::from_millis(1));
         }
         shared.wait_closed(go_on);
         // A connection that lingers has no handler any more and owes nothing: it is waited for, but to end it is not to cut it.
         let linger = || listeners.iter().any(|listener| listener.connections() > 0);
         while linger() && go_on() {
-            std::thread::sleep(Duration::from_millis(1));
+            thread::sleep(Duration::from_millis(1));
         }
         let cut_connections = *shared.open.lock();
         let cut_calls = shared.running.load(Ordering::Acquire);
@@ -123,7 +124,7 @@ impl ServerHandle {
             let until = Instant::now() + Duration::from_secs(1);
             shared.wait_closed(|| Instant::now() < until);
             while linger() && Instant::now() < until {
-                std::thread::sleep(Duration::from_millis(1));
+                thread::sleep(Duration::from_millis(1));
             }
         }
         let drained = Drained { cut_connections, cut_calls, elapsed: start.elapsed() };

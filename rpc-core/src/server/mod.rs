@@ -15,6 +15,8 @@ mod drain;
 mod handle;
 mod handler;
 mod methods;
+#[cfg(all(test, model = "shuttle", feature = "testing"))]
+mod model;
 mod monitor;
 mod reply;
 mod router;

@@ -14,7 +14,7 @@ use crate::error::Refusal;
 use crate::limits::Limits;
 use crate::protocol::ttheader::{HeaderLimits, InfoError, RequestInfo};
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use crate::sync::{Condvar, Mutex};
+use crate::sync::{Condvar, Mutex, put_back};
 
 /// What all connections of a server share.
 pub(crate) struct ServerShared {
@@ -166,6 +166,8 @@ impl Open {
 impl Drop for Open {
     fn drop(&mut self) {
         *self.0.open.lock() -= 1;
-        self.0.closed.notify_all();
+        if !put_back!("B32-shutdown") {
+            self.0.closed.notify_all();
+        }
     }
 }

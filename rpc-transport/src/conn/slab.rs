@@ -172,21 +172,30 @@ mod model {
     use crate::sync::model::explore;
     use crate::sync::{Mutex, thread};
 
-    /// What a reactor has of connections, and what waits for it: events that the kernel reported, messages of other threads.
+    /// What a reactor has of connections, and what waits for it: events that the kernel reported, messages of other threads. Who they
+    /// are for is decided by the slab and the token alone.
     struct Reactor {
         conns: Slab<&'static str>,
-        waiting: Vec<(usize, &'static str)>,
+        events: Vec<(usize, &'static str)>,
+        messages: Vec<(ConnId, &'static str)>,
     }
 
     impl Reactor {
-        /// Works through what waits; tells what found no connection.
+        /// Works through what waits, as a turn does: events look at a connection, messages take it out; tells what found no
+        /// connection.
         fn turn(&mut self) -> Vec<&'static str> {
             let mut nobody = Vec::new();
-            for (token, meant_for) in std::mem::take(&mut self.waiting) {
+            for (token, meant_for) in std::mem::take(&mut self.events) {
                 let Token::Conn(id) = Token::unpack(token) else { panic!("no listener here") };
+                match self.conns.get(id) {
+                    Some(found) => assert_eq!(*found, meant_for, "an event of one connection reached another"),
+                    None => nobody.push(meant_for),
+                }
+            }
+            for (id, meant_for) in std::mem::take(&mut self.messages) {
                 match self.conns.take(id) {
                     Some(found) => {
-                        assert_eq!(found, meant_for, "an event of one connection reached another");
+                        assert_eq!(found, meant_for, "a message to one connection reached another");
                         self.conns.put(id, found);
                     }
                     None => nobody.push(meant_for),
@@ -203,13 +212,13 @@ mod model {
             let mut conns = Slab::new();
             let old = conns.reserve();
             conns.put(old, "old");
-            let reactor = Arc::new(Mutex::new(Reactor { conns, waiting: Vec::new() }));
+            let reactor = Arc::new(Mutex::new(Reactor { conns, events: Vec::new(), messages: Vec::new() }));
             let token = Token::Conn(old).pack();
             let others = [0, 1].map(|_| {
                 let reactor = Arc::clone(&reactor);
                 thread::spawn(move || {
-                    reactor.lock().waiting.push((token, "old"));
-                    reactor.lock().waiting.push((token, "old"));
+                    reactor.lock().events.push((token, "old"));
+                    reactor.lock().messages.push((old, "old"));
                 })
             });
             let mut nobody = reactor.lock().turn();
@@ -224,7 +233,7 @@ mod model {
                 let mut reactor = reactor.lock();
                 let new = reactor.conns.reserve();
                 reactor.conns.put(new, "new");
-                reactor.waiting.push((Token::Conn(new).pack(), "new"));
+                reactor.events.push((Token::Conn(new).pack(), "new"));
                 new
             };
             nobody.extend(reactor.lock().turn());

@@ -34,7 +34,8 @@ pub(crate) enum Attention {
 /// A queue of commands: two vectors swapped under a short lock.
 ///
 /// No wake-up is lost: the reactor announces that it sleeps *before* it looks into the queue a last time, and a
-/// submitter looks at the announcement *after* it has put its command in; both hold the lock in between.
+/// submitter looks at the announcement *after* it has put its command in; both hold the lock in between. The models `inbox_sleep` and
+/// `inbox_close` run it in a real reactor.
 pub(crate) struct Inbox {
     queue: Mutex<Queue>,
     filled: AtomicBool,
@@ -118,104 +119,5 @@ impl Inbox {
         let mut queue = self.queue.lock();
         queue.closed = !put_back!("B17"); // who comes after the walk is never told
         std::mem::take(&mut queue.commands)
-    }
-}
-
-#[cfg(all(test, model = "loom"))]
-mod model {
-    use std::sync::Arc;
-
-    use super::*;
-    use crate::sync::model::{Condvar, explore};
-    use crate::sync::thread;
-
-    /// Stands for the driver: what a wake-up is written to, and what the reactor sleeps in.
-    #[derive(Default)]
-    struct Poller(Mutex<bool>, Condvar);
-
-    impl Poller {
-        fn wake(&self) {
-            *self.0.lock() = true;
-            self.1.notify_one();
-        }
-
-        fn wait(&self) {
-            let mut woken = self.0.lock();
-            while !std::mem::take(&mut *woken) {
-                self.1.wait(&mut woken);
-            }
-        }
-    }
-
-    fn submit(inbox: &Inbox, poller: &Poller, slot: u32) -> bool {
-        match inbox.submit(Command::Wake(slot)) {
-            Ok(Attention::Running) => true,
-            Ok(_) => {
-                poller.wake();
-                true
-            }
-            Err(Command::Wake(back)) => {
-                assert_eq!(back, slot, "what comes back is what was sent");
-                false
-            }
-            Err(_) => panic!("another command came back"),
-        }
-    }
-
-    /// What `Reactor::turn` does with the inbox.
-    fn turn(inbox: &Inbox, poller: &Poller, done: &mut Vec<u32>) {
-        if !inbox.announce(Attention::Polling) {
-            poller.wait();
-        }
-        inbox.announce(Attention::Running);
-        let mut commands = Vec::new();
-        inbox.drain(&mut commands);
-        done.extend(slots(commands));
-    }
-
-    fn slots(commands: Vec<Command>) -> impl Iterator<Item = u32> {
-        commands.into_iter().map(|command| match command {
-            Command::Wake(slot) => slot,
-            _ => panic!("another command came out"),
-        })
-    }
-
-    /// B32: whoever submits while the reactor falls asleep wakes it. A wake-up that is lost is a deadlock here.
-    #[test]
-    fn inbox_sleep() {
-        explore("inbox_sleep", || {
-            let (inbox, poller) = (Arc::new(Inbox::new()), Arc::new(Poller::default()));
-            let others = [1, 2].map(|slot| {
-                let (inbox, poller) = (Arc::clone(&inbox), Arc::clone(&poller));
-                thread::spawn(move || assert!(submit(&inbox, &poller, slot)))
-            });
-            let mut done = Vec::new();
-            while done.len() < 2 {
-                turn(&inbox, &poller, &mut done);
-            }
-            others.into_iter().for_each(|thread| thread.join().unwrap());
-            done.sort_unstable();
-            assert_eq!(done, [1, 2], "each is executed, once");
-        });
-    }
-
-    /// B16, B17: a command that meets the end of the reactor is executed, found at the end, or comes back to who sent it.
-    #[test]
-    fn inbox_close() {
-        explore("inbox_close", || {
-            let (inbox, poller) = (Arc::new(Inbox::new()), Arc::new(Poller::default()));
-            let others = [1, 2].map(|slot| {
-                let (inbox, poller) = (Arc::clone(&inbox), Arc::clone(&poller));
-                thread::spawn(move || if submit(&inbox, &poller, slot) { None } else { Some(slot) })
-            });
-            let mut heard = Vec::new();
-            turn(&inbox, &poller, &mut heard);
-            assert!(!heard.is_empty(), "it was woken for something");
-            heard.extend(slots(inbox.close()));
-            heard.extend(others.map(|thread| thread.join().unwrap()).into_iter().flatten());
-            heard.sort_unstable();
-            assert_eq!(heard, [1, 2], "each has one end");
-            assert!(inbox.announce(Attention::Polling), "nobody falls asleep over a closed inbox");
-        });
     }
 }

@@ -14,7 +14,7 @@ mod host;
 mod inbox;
 #[cfg(feature = "tokio")]
 mod on_tokio;
-#[cfg(all(test, model = "shuttle"))]
+#[cfg(all(test, any(model = "loom", model = "shuttle")))]
 mod model;
 mod pool;
 pub(crate) mod tasks;
