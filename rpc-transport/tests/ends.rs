@@ -6,7 +6,7 @@ use std::io::Write;
 use std::net::Shutdown;
 use std::sync::mpsc;
 
-use rpc_transport::ListenOptions;
+use rpc_transport::{Connector, ListenOptions};
 use support::*;
 
 /// B05: the peer's end comes while its last request is handled, in the same turn or the next. Nothing of it stays.
@@ -90,4 +90,19 @@ fn a_reset_is_heard_of_though_nobody_reads() {
         until("it is gone", || listener.connections() == 0);
         assert!(begun.try_recv().is_err(), "nobody handles what is behind");
     }
+}
+
+/// Its output might wait for a peer that reads no more until it is read itself: the simulator found both waiting for `write_stall_timeout`.
+#[test]
+fn a_client_that_cannot_read_on_does_not_wait_for_its_output() {
+    let pool = pool(1);
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("tcp://{}", silent.local_addr().unwrap()).parse().unwrap();
+    let (tell, ends) = mpsc::channel();
+    let full = Script::new().open(|cx| cx.output().write_bytes(vec![0; 16 << 20].into()));
+    connect(&pool.handles()[0], &url, Connector::default(), full.end_to(tell));
+    let (mut peer, _) = silent.accept().unwrap();
+    peer.write_all(&[255; 4]).unwrap();
+    let end = hear(&ends);
+    assert!(end.starts_with("the peer's bytes are not frames: "), "{end}");
 }

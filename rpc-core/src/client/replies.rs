@@ -65,7 +65,7 @@ impl ClientHandler {
                 if payload.method != method.name().as_bytes() || payload.seq != tt.seq {
                     let text = format!("the reply to {method} is of another call: {}", shown(payload.method));
                     self.finish(cx, seq, Err(Error::closed(text).with_phase(Phase::Decode)), Abandon::Unsent);
-                    cx.close(CloseReason::Local("a reply does not match its call"));
+                    cx.abort(CloseReason::Local("a reply does not match its call"));
                     return Ok(());
                 }
             }

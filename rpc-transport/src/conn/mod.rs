@@ -400,7 +400,11 @@ impl Entry {
         let handled = match result {
             Some(Ok(handled)) => handled,
             Some(Err(reason)) => {
-                self.conn.close(reason);
+                // Who accepted this may not read until its output is, which nobody here does any more: neither would drain.
+                match self.conn.admission {
+                    Some(_) => self.conn.close(reason),
+                    None => self.conn.abort(reason),
+                }
                 0
             }
             None => 0,
