@@ -4,3 +4,4 @@
 pub use crate::client::audit::{ChannelAudit, audit_channel};
 pub use crate::mux::wrap_ids_after;
 pub use crate::server::audit::{ServerAudit, audit_server};
+pub use crate::server::workers::{Jobs, work_by_hand};

@@ -24,6 +24,8 @@ pub(crate) struct Plan {
 pub(crate) struct ServerPlan {
     pub(crate) url: String,
     pub(crate) reactors: usize,
+    /// It has a method that runs on the worker pool.
+    pub(crate) blocks: bool,
     pub(crate) limits: Vec<(&'static str, String)>,
 }
 
@@ -82,6 +84,8 @@ pub(crate) enum Attack {
     Reset,
     /// Whole requests, and no reply is ever read.
     Flood,
+    /// Requests that want no reply, and must not get one.
+    Oneway,
     Silent,
 }
 
@@ -91,6 +95,8 @@ pub(crate) struct CallPlan {
     /// Made by a task on the client's reactor, or by somebody elsewhere.
     pub(crate) local: bool,
     pub(crate) act: Act,
+    /// By the method that may run on the worker pool.
+    pub(crate) blocks: bool,
     pub(crate) payload: usize,
     pub(crate) micros: u32,
     pub(crate) size: u32,
@@ -158,7 +164,8 @@ impl Plan {
                 servers[server].limits.push(("max_inflight_per_conn", one_of(rng, &["1", "2", "64"]).to_owned()));
             }
             for _ in 0..many {
-                let plan = CallPlan { act: Act::Wait, micros: 100_000, timeout: AMPLE, ..call(rng, 1, true) };
+                let plan =
+                    CallPlan { act: Act::Wait, blocks: false, micros: 100_000, timeout: AMPLE, ..call(rng, 1, true) };
                 events.push((late.saturating_sub(micros(rng, 0, 3_000)), Event::Call(plan)));
             }
         } else if !gentle && rng.u32(0..3) > 0 {
@@ -175,6 +182,7 @@ impl Plan {
                             Attack::HalfClose,
                             Attack::Reset,
                             Attack::Flood,
+                            Attack::Oneway,
                             Attack::Silent,
                         ];
                         Event::Attack(one_of(rng, &all))
@@ -276,7 +284,7 @@ fn server(rng: &mut Rng, index: usize) -> ServerPlan {
             (KEEPALIVE, &["5ms 5ms 1ms", "100ms 20ms 100ms", "20ms 5ms 20ms"]),
         ],
     );
-    ServerPlan { url, reactors: rng.usize(1..=2), limits }
+    ServerPlan { url, reactors: rng.usize(1..=2), blocks: rng.u32(0..3) == 0, limits }
 }
 
 fn client(rng: &mut Rng, servers: usize) -> ClientPlan {
@@ -318,10 +326,12 @@ fn call(rng: &mut Rng, clients: usize, fine: bool) -> CallPlan {
         _ => Act::Relay,
     };
     let ends = matches!(act, Act::Echo | Act::Wait | Act::Give);
+    let at_once = matches!(act, Act::Echo | Act::Give | Act::Fail | Act::Panic);
     CallPlan {
         client: rng.usize(0..clients),
         local: rng.bool(),
         act,
+        blocks: at_once && rng.u32(0..3) == 0,
         payload: size(rng, fine),
         micros: one_of(rng, &[0, 10, 300, 5_000, 100_000]),
         size: size(rng, fine) as u32,

@@ -53,6 +53,9 @@ pub(crate) struct Request {
     pub(crate) size: u32,
     #[prost(bytes = "bytes", tag = "5")]
     pub(crate) payload: Bytes,
+    /// By the method that may run on the worker pool.
+    #[prost(bool, tag = "6")]
+    pub(crate) blocks: bool,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -63,8 +66,10 @@ pub(crate) struct Reply {
     pub(crate) payload: Bytes,
 }
 
-static SERVICE: ServiceDescriptor = ServiceDescriptor::new("simulation", "Simulated", &[&DO]);
+static SERVICE: ServiceDescriptor = ServiceDescriptor::new("simulation", "Simulated", &[&DO, &BLOCK]);
 static DO: MethodDescriptor = MethodDescriptor::new("simulation", "Simulated", "Do");
+/// The same, perhaps on the worker pool; for what never waits.
+static BLOCK: MethodDescriptor = MethodDescriptor::new("simulation", "Simulated", "Block");
 
 /// The payload that a call with this number carries in either direction.
 pub(crate) fn payload(number: u64, len: usize) -> Bytes {
@@ -79,8 +84,12 @@ pub(crate) struct Simulated {
 }
 
 impl Simulated {
-    pub(crate) fn new(ledger: Arc<Ledger>, next: Option<Channel>) -> Simulated {
-        Simulated { ledger, next, blocking: Blocking::default() }
+    pub(crate) fn new(ledger: Arc<Ledger>, next: Option<Channel>, blocks: bool) -> Simulated {
+        let mut blocking = Blocking::default();
+        if blocks {
+            blocking.methods(["Block"]);
+        }
+        Simulated { ledger, next, blocking }
     }
 }
 
@@ -95,15 +104,17 @@ impl Service for Simulated {
 
     fn register<M: Middleware>(self, methods: &mut Methods<M>) {
         let service = Arc::new((self.ledger, self.next));
-        methods.unary(
-            &DO,
-            service,
-            |service: Arc<(Arc<Ledger>, Option<Channel>)>, cx: Context, req: Request| async move {
-                let (ledger, next) = &*service;
-                let result = serve(ledger, next.as_ref(), req).await;
-                (service, cx, result)
-            },
-        );
+        for method in [&DO, &BLOCK] {
+            methods.unary(
+                method,
+                Arc::clone(&service),
+                |service: Arc<(Arc<Ledger>, Option<Channel>)>, cx: Context, req: Request| async move {
+                    let (ledger, next) = &*service;
+                    let result = serve(ledger, next.as_ref(), req).await;
+                    (service, cx, result)
+                },
+            );
+        }
     }
 }
 
@@ -137,5 +148,5 @@ async fn serve(ledger: &Arc<Ledger>, next: Option<&Channel>, req: Request) -> Re
 }
 
 pub(crate) fn call<M: Middleware>(channel: &Channel<M>, req: Request) -> Call<'_, M, Request, Reply> {
-    channel.unary(&DO, req)
+    channel.unary(if req.blocks { &BLOCK } else { &DO }, req)
 }

@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use rpc_core::testing::{ChannelAudit, audit_channel, audit_server, wrap_ids_after};
+use rpc_core::testing::{ChannelAudit, Jobs, audit_channel, audit_server, work_by_hand, wrap_ids_after};
 use rpc_core::{Channel, Logging, Middleware, Server, ServerHandle};
-use rpc_transport::testing::{Network, RawPeer, Rest, Step, blocks_out};
+use rpc_transport::testing::{Network, RawPeer, Received, Rest, Step, blocks_out};
 use rpc_transport::{MemoryBudget, ReactorPool, Url, sleep};
 
 use crate::ledger::{Ledger, Outcomes};
@@ -110,6 +110,15 @@ impl Client {
     }
 }
 
+/// Somebody who writes bytes.
+struct Attacker {
+    peer: RawPeer,
+    /// What it will do.
+    attack: Option<Attack>,
+    /// It never reads.
+    deaf: bool,
+}
+
 /// A call made by somebody who turns no reactor.
 struct Foreign {
     future: Pin<Box<dyn Future<Output = ()>>>,
@@ -134,7 +143,9 @@ pub(crate) struct World {
     servers: Vec<ServerSeat>,
     clients: Vec<ClientSeat>,
     foreign: Vec<Foreign>,
-    attackers: Vec<(RawPeer, Option<Attack>)>,
+    attackers: Vec<Attacker>,
+    /// What servers have on their worker pools.
+    jobs: Vec<Jobs>,
     ledger: Arc<Ledger>,
     witness: Witness,
     grace: Duration,
@@ -161,6 +172,7 @@ enum Owner {
 impl World {
     pub(crate) fn new(seed: u64, prints: bool) -> World {
         let plan = Plan::new(seed);
+        work_by_hand();
         wrap_ids_after(plan.wrap_after.unwrap_or(u32::MAX));
         let net = Network::new(seed, plan.knobs.clone());
         if prints {
@@ -182,6 +194,7 @@ impl World {
             clients: Vec::new(),
             foreign: Vec::new(),
             attackers: Vec::new(),
+            jobs: Vec::new(),
             ledger,
             witness,
             grace: plan.grace,
@@ -226,8 +239,10 @@ impl World {
         for (name, value) in &seat.plan.limits {
             builder = builder.set(name, value);
         }
-        let bound = builder.add(Simulated::new(Arc::clone(&self.ledger), next)).bind(&seat.plan.url);
-        seat.handle = Some(bound.expect("correct limits and a free address"));
+        let bound = builder.add(Simulated::new(Arc::clone(&self.ledger), next, seat.plan.blocks)).bind(&seat.plan.url);
+        let handle = bound.expect("correct limits and a free address");
+        self.jobs.extend(Jobs::of(&handle));
+        seat.handle = Some(handle);
         seat.back_at = None;
     }
 
@@ -279,7 +294,8 @@ impl World {
                 self.set_alarm();
             }
             self.bring_back();
-            self.strike();
+            self.strike()?;
+            self.work(4);
             self.poll_foreign();
             self.check_punctual()?;
             let over = self.next_event.is_none() && self.servers.iter().all(|seat| seat.back_at.is_none());
@@ -301,6 +317,7 @@ impl World {
                 self.check_shells(index)?;
             }
             Step::Passed => {}
+            Step::Idle if self.work(1) => {}
             Step::Idle => {
                 let unfinished = self.ledger.unfinished();
                 return Err(format!("I18: nothing will ever happen again, and {unfinished} calls have not ended"));
@@ -478,6 +495,7 @@ impl World {
         let request = Request {
             number,
             act: plan.act as u32,
+            blocks: plan.blocks,
             micros: plan.micros,
             size: plan.size,
             payload: service::payload(number, plan.payload),
@@ -518,16 +536,23 @@ impl World {
     fn attack(&mut self, attack: Attack) {
         let at = self.net.below(self.servers.len() as u64) as usize;
         let peer = self.net.connect_raw(&url(&self.servers[at].plan.url));
-        self.attackers.push((peer, Some(attack)));
+        self.attackers.push(Attacker { peer, attack: Some(attack), deaf: !matches!(attack, Attack::Oneway) });
     }
 
     /// Attackers whose connection is established do what they came for, once.
-    fn strike(&mut self) {
-        for (peer, attack) in &mut self.attackers {
+    fn strike(&mut self) -> Result<(), String> {
+        for Attacker { peer, attack, deaf } in &mut self.attackers {
             if !peer.is_open() {
                 continue;
             }
-            let request = crate::wire::request();
+            let mut heard = Vec::new();
+            if !*deaf && matches!(peer.read(&mut heard), Received::Bytes(1..)) {
+                return Err(format!("I1: an answer to a oneway request: {heard:02x?}"));
+            }
+            if attack.is_none() {
+                continue;
+            }
+            let request = crate::wire::request(matches!(attack, Some(Attack::Oneway)));
             let cut = 1 + self.net.below(request.len() as u64 - 1) as usize;
             match attack.take() {
                 Some(Attack::Silent) | None => {}
@@ -554,8 +579,31 @@ impl World {
                         }
                     }
                 }
+                Some(Attack::Oneway) => {
+                    for _ in 0..3 {
+                        peer.write(&request);
+                    }
+                }
             }
         }
+        Ok(())
+    }
+
+    /// Worker pools get on a little, one time in so many; whether there was something to do.
+    fn work(&mut self, one_in: u64) -> bool {
+        let mut worked = false;
+        for jobs in &self.jobs {
+            if jobs.waiting() > 0 {
+                match self.net.below(one_in) {
+                    0 => {
+                        jobs.run_one();
+                        worked = true;
+                    }
+                    n => self.net.alarm(self.net.elapsed() + Duration::from_micros(300) * n as u32),
+                }
+            }
+        }
+        worked
     }
 }
 

@@ -55,14 +55,15 @@ pub fn audit_server(server: &ServerHandle) -> Result<ServerAudit, String> {
         return Err(format!("{} calls run, {} counted", audit.running, stats.in_flight));
     }
     let counted = shared.running.load(Ordering::Acquire);
-    if counted != audit.running {
+    // A job counts until it returns, its connection knows of that a little later, and may be gone by then.
+    if shared.workers().is_none() && counted != audit.running {
         return Err(format!("{} calls run, {counted} count towards max_inflight", audit.running));
     }
     if stats.connections != audit.connections as u64 {
         return Err(format!("{} connections, {} counted", audit.connections, stats.connections));
     }
-    if audit.running > shared.limits.max_inflight {
-        return Err(format!("{} calls run, max_inflight is {}", audit.running, shared.limits.max_inflight));
+    if counted > shared.limits.max_inflight {
+        return Err(format!("{counted} calls run, max_inflight is {}", shared.limits.max_inflight));
     }
     if audit.most_on_one > shared.limits.max_inflight_per_conn {
         let limit = shared.limits.max_inflight_per_conn;

@@ -25,7 +25,7 @@ mod runtime;
 mod running;
 mod shared;
 mod watchdog;
-mod workers;
+pub(crate) mod workers;
 
 pub use builder::{Server, ServerBuilder, Services};
 pub(crate) use handle::default_pool;

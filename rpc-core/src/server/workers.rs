@@ -31,6 +31,8 @@ struct Queue {
 
 impl Workers {
     pub(crate) fn start(threads: usize) -> io::Result<Workers> {
+        #[cfg(feature = "testing")]
+        let threads = if by_hand::IS_SO.get() { 0 } else { threads };
         let workers = Workers { shared: Arc::default(), threads: Mutex::default() };
         for n in 0..threads {
             let shared = Arc::clone(&workers.shared);
@@ -49,6 +51,59 @@ impl Workers {
         }
     }
 }
+
+/// Jobs that a test runs when it likes.
+#[cfg(feature = "testing")]
+mod by_hand {
+    use std::cell::Cell;
+    use std::fmt;
+    use std::sync::Arc;
+
+    use super::{Workers, caught};
+    use crate::server::ServerHandle;
+
+    thread_local! {
+        pub(super) static IS_SO: Cell<bool> = const { Cell::new(false) };
+    }
+
+    /// From now on servers that this thread makes have no worker threads.
+    pub fn work_by_hand() {
+        IS_SO.set(true);
+    }
+
+    /// The work of a server without worker threads. It does not keep the server alive; what it still has when it is dropped never runs.
+    #[derive(Clone)]
+    pub struct Jobs(Arc<Workers>);
+
+    impl Jobs {
+        /// `None`: the server has no method that blocks.
+        pub fn of(server: &ServerHandle) -> Option<Jobs> {
+            server.shared().workers().map(|workers| Jobs(Arc::clone(workers)))
+        }
+
+        /// Jobs that have not begun.
+        pub fn waiting(&self) -> usize {
+            self.0.shared.queue.lock().jobs.len()
+        }
+
+        /// Runs the first of them, here.
+        pub fn run_one(&self) {
+            let job = self.0.shared.queue.lock().jobs.pop_front();
+            if let Some(job) = job {
+                let _ = caught(job);
+            }
+        }
+    }
+
+    impl fmt::Debug for Jobs {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "{} jobs", self.waiting())
+        }
+    }
+}
+
+#[cfg(feature = "testing")]
+pub use by_hand::{Jobs, work_by_hand};
 
 fn work(shared: &Shared) {
     loop {

@@ -73,12 +73,13 @@ impl World {
         while self.net.elapsed() <= until {
             self.steps += 1;
             match self.net.step() {
+                Step::Idle if self.work(1) => {}
                 Step::Idle => return Ok(true),
                 Step::Turned(index) => {
                     self.look_at(index)?;
                     self.check_shells(index)?;
                 }
-                Step::Passed => {}
+                Step::Passed => _ = self.work(4),
             }
             if let Some(what) = self.ledger.complaint().or_else(|| self.witness.complaint()) {
                 return Err(what);
@@ -138,6 +139,7 @@ impl World {
     /// I25: with the pools everything ends, and nobody holds what handlers shared.
     fn check_gone(&mut self) -> Result<(), String> {
         let reactors = self.reactors();
+        self.jobs.clear();
         self.servers.clear();
         self.clients.clear();
         if let Some(reactor) = reactors.iter().find(|reactor| audit(reactor).is_some()) {
