@@ -75,7 +75,7 @@ fn a_oneway_that_is_cut_short_confirms_nothing() {
     let (service, gate, seen) = gated();
     let server = bind(service, &[]);
     let mut socket = dial(&server);
-    socket.write_all(&with_timeout(1, MessageType::Oneway, 1, b"5")).expect("it reads");
+    socket.write_all(&with_timeout(1, MessageType::Oneway, 1, b"3000")).expect("it reads");
     let context = seen.recv_timeout(LIMIT).expect("the handler runs");
     assert!(eventually(|| context.is_cancelled()), "its deadline passes");
     gate.open();
