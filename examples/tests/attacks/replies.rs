@@ -29,7 +29,8 @@ fn t11_peers_that_never_read_are_bounded_then_reset() {
             })
             .collect();
         let (mut most, start) = (0, Instant::now());
-        let all_reset = eventually(Duration::from_secs(20), || {
+        // A slow machine takes long to fill what the kernel buffers for each; only then does it stall.
+        let all_reset = eventually(Duration::from_secs(180), || {
             for (socket, sent, open) in &mut peers {
                 while *open {
                     match socket.write(&flood[*sent % flood.len()..]) {
