@@ -7,7 +7,7 @@
 //!                                       nothing runs ─► closes                                 nothing runs ─► closes
 //! ```
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::BufMut;
 use rpc_transport::{CloseReason, Cx};
@@ -22,6 +22,9 @@ const PING_PONG_LINGER: Duration = Duration::from_millis(100);
 
 /// How long a multiplexing peer has to leave after the goodbye, or to answer a ping after `goaway`.
 const GOODBYE_LINGER: Duration = Duration::from_secs(1);
+
+/// How often is looked whether all has been read that came before the end.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// The timer of a connection that is shutting down.
 pub(super) const DRAIN: u64 = u64::MAX;
@@ -60,8 +63,10 @@ pub(super) enum Drain {
     Draining,
     /// The peer has been told, or the time for stragglers runs.
     Goodbye,
-    /// That time is over: what comes now is refused, unexecuted. Closes when nothing runs.
-    Over,
+    /// That time is over: what comes now is refused, unexecuted. Closes when nothing runs, and what had come is read, or after this.
+    Over {
+        until: Instant,
+    },
 }
 
 impl ServerHandler {
@@ -101,10 +106,26 @@ impl ServerHandler {
                 let at = cx.now() + linger;
                 cx.arm(at, DRAIN);
             }
-            (Drain::Over, _) if self.running.len() == 0 => {
-                cx.close(self.reason.closes());
+            // Not at once: by now more may have come, which is refused by name and not dropped.
+            (Drain::Over { .. }, _) if self.running.len() == 0 && !std::mem::replace(&mut self.closes, true) => {
+                let now = cx.now();
+                cx.look();
+                cx.arm(now, DRAIN);
             }
             _ => {}
+        }
+    }
+
+    /// Its timer has come.
+    pub(super) fn drain_further(&mut self, cx: &mut Cx<'_>) {
+        let Drain::Over { until } = self.drain else { return self.stragglers_are_in(cx) };
+        if self.running.len() > 0 {
+            self.closes = false;
+        } else if cx.has_input() && cx.now() < until {
+            let at = cx.now() + LOOK;
+            cx.arm(at, DRAIN);
+        } else {
+            cx.close(self.reason.closes());
         }
     }
 
@@ -113,7 +134,7 @@ impl ServerHandler {
         if self.drain != Drain::Goodbye {
             return;
         }
-        self.drain = Drain::Over;
+        self.drain = Drain::Over { until: cx.now() + GOODBYE_LINGER };
         if matches!(self.control, Control::On(_)) {
             self.go_away(cx, self.last_seq, self.reason.name());
         }

@@ -46,6 +46,8 @@ pub(crate) struct ServerHandler {
     pub(super) drain: Drain,
     /// Why it is drained.
     pub(super) reason: Reason,
+    /// Nothing runs, and a timer looks whether it can be closed.
+    pub(super) closes: bool,
     glitches: Glitches,
     _open: Open,
 }
@@ -65,6 +67,7 @@ impl ServerHandler {
             multiplexed: false,
             control: Control::No,
             reason: Reason::ShuttingDown,
+            closes: false,
             drain: if shared.is_draining() { Drain::Draining } else { Drain::No },
             glitches: Glitches::new(shared.limits.max_glitches),
             _open: Open::new(&shared),
@@ -150,7 +153,7 @@ impl ServerHandler {
         self.calls += 1;
         to.ours = self.info.capabilities().is_some();
         to.confirm = matches!(self.control, Control::Announced);
-        if self.drain == Drain::Over {
+        if matches!(self.drain, Drain::Over { .. }) {
             // A oneway message is dropped: nothing can be said to it.
             self.refuse(cx, payload.method, to, &Refusal::ShuttingDown.into());
             if self.reason != Reason::ShuttingDown {
@@ -400,7 +403,7 @@ impl Handler for ServerHandler {
 
     fn on_deadline(&mut self, cx: &mut Cx<'_>, key: u64) {
         match key {
-            DRAIN => return self.stragglers_are_in(cx),
+            DRAIN => return self.drain_further(cx),
             KEEPALIVE => return self.look(cx),
             _ => {}
         }

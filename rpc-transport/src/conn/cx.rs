@@ -81,6 +81,16 @@ impl<'a> Cx<'a> {
         self.conn.is_read()
     }
 
+    /// Whether something that the peer has sent may wait to be handed up. Not to be asked while a batch is handled.
+    pub fn has_input(&self) -> bool {
+        self.conn.readable || self.conn.inbound.has_frames()
+    }
+
+    /// Reads in the next turn what is there by then, whether or not an event has told of it.
+    pub fn look(&mut self) {
+        self.conn.readable = true;
+    }
+
     /// Whether the output queue has reached `write_high`.
     #[inline]
     pub fn is_crowded(&self) -> bool {
