@@ -39,6 +39,11 @@ pub(crate) struct ClientPlan {
 }
 
 impl ClientPlan {
+    /// No limit makes it put off what it has read.
+    pub(crate) fn is_prompt(&self) -> bool {
+        self.limits.iter().all(|(name, _)| !["turn_frames", "max_buffered_bytes"].contains(name))
+    }
+
     /// Calls that one of its connections may have on the wire.
     pub(crate) fn on_wire(&self) -> usize {
         let limit = self.limits.iter().find(|(name, _)| *name == "client_max_inflight");

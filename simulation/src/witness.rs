@@ -28,8 +28,8 @@ struct Account {
     /// By number of the end: its connection, and which side of it.
     ends: HashMap<usize, (usize, Side)>,
     conns: Vec<Conn>,
-    /// By reactor: calls that its clients may have on the wire of one connection.
-    limits: HashMap<usize, usize>,
+    /// By reactor: calls that its clients may have on the wire of one connection, and whether they handle at once what they read.
+    limits: HashMap<usize, (usize, bool)>,
     turns: u64,
     /// Requests and replies so far.
     calls: u64,
@@ -47,6 +47,8 @@ enum Side {
 struct Conn {
     at: String,
     limit: usize,
+    /// Its client handles in the same turn what it reads.
+    prompt: bool,
     requests: Frames,
     replies: Frames,
     /// Requests, from the first byte written to the last byte of the reply read, oldest first.
@@ -99,8 +101,9 @@ impl Witness {
     }
 
     /// The clients of a reactor may have so many calls on the wire of one connection.
-    pub(crate) fn limit(&self, reactor: usize, calls: usize) {
-        self.0.lock().limits.insert(reactor, calls);
+    /// `prompt`: they handle at once what they read.
+    pub(crate) fn limit(&self, reactor: usize, calls: usize, prompt: bool) {
+        self.0.lock().limits.insert(reactor, (calls, prompt));
     }
 
     /// The server there begins to shut down.
@@ -150,9 +153,9 @@ impl Observer for Witness {
     fn paired(&mut self, client: usize, reactor: Option<usize>, server: usize, at: &Url) {
         let Some(reactor) = reactor else { return };
         let mut account = self.0.lock();
-        let limit = account.limits.get(&reactor).copied().unwrap_or(usize::MAX);
+        let (limit, prompt) = account.limits.get(&reactor).copied().unwrap_or((usize::MAX, false));
         let number = account.conns.len();
-        account.conns.push(Conn::new(at.to_string(), limit));
+        account.conns.push(Conn::new(at.to_string(), limit, prompt));
         account.ends.insert(client, (number, Side::Client));
         account.ends.insert(server, (number, Side::Server));
     }
@@ -230,10 +233,11 @@ impl Witness {
 }
 
 impl Conn {
-    fn new(at: String, limit: usize) -> Conn {
+    fn new(at: String, limit: usize, prompt: bool) -> Conn {
         Conn {
             at,
             limit,
+            prompt,
             requests: Frames::default(),
             replies: Frames::default(),
             asked: VecDeque::new(),
@@ -294,7 +298,7 @@ impl Conn {
     /// A request begins.
     fn ask(&mut self, seq: u32, turns: u64) -> Result<(), String> {
         // What stood in the output when the goodbye was read is written in the same turn, or when there is room.
-        if self.told.is_some_and(|told| told < turns) && self.drained {
+        if self.prompt && self.told.is_some_and(|told| told < turns) && self.drained {
             return Err(format!("I24: a request {seq:#x} after the goodbye was read"));
         }
         if let Some(other) = self.asked.iter().find(|asked| asked.seq & PLACE == seq & PLACE) {

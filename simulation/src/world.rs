@@ -219,7 +219,7 @@ impl World {
         }
         for plan in plan.clients {
             let pool = Arc::new(world.net.pool("client", 1));
-            world.witness.limit(world.owners.len(), plan.on_wire());
+            world.witness.limit(world.owners.len(), plan.on_wire(), plan.is_prompt());
             world.owners.push(Owner::Client(world.clients.len()));
             world.clients.push(ClientSeat { plan, pool, client: None, overdue: None });
         }

@@ -520,6 +520,7 @@ impl State {
         }
         if room == 0 {
             socket.wants_room = true;
+            self.tell(|observer| observer.written(id.0, false));
             return Err(io::ErrorKind::WouldBlock.into());
         }
         let mut n = total.min(room);
