@@ -126,10 +126,11 @@ limits! {
     reactor_stall: Duration = Duration::from_millis(500), Duration::from_millis(500);
     /// Longest pause of a listener after errors such as EMFILE. Default 1 s; the first is 10 ms.
     accept_backoff_max: Duration = secs(1), secs(1);
-    /// How long a graceful shutdown waits for running calls. Default 25 s. Then they are cut, and counted.
+    /// How long a graceful shutdown waits for running calls. Default 25 s. Then they are cut, and counted. Peers that can only be told to
+    /// leave when nothing runs have half of it to come to that by themselves; then new calls of theirs are refused, unexecuted.
     shutdown_grace: Duration = secs(25), secs(25);
-    /// Glitches (content errors) of one connection, one forgiven a second. Default 200. At 75 % it takes no new calls, at 100 % it
-    /// is closed.
+    /// Glitches (content errors) of one connection, one forgiven a second. Default 200. At 75 % its peer is told to
+    /// leave, and a second later (at the latest after half of `shutdown_grace`) it takes no new calls; at 100 % it is closed.
     max_glitches: u32 = 200, 200;
     /// Calls on the wire per client connection. Default 1,024. Beyond: they wait.
     client_max_inflight: usize = 1024, 1024;

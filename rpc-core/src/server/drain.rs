@@ -3,11 +3,15 @@
 //! ```text
 //!                    negotiated: at once                                     otherwise: when nothing runs
 //!  Serving ─ drain ─► goaway 0, ping ─► serves what was on its way           ► Kitex's goodbye, or crrst in replies
-//!                       pong, or 1 s ─► goaway LAST: refuses, unexecuted       1 s (100 ms) ─► refuses, unexecuted
-//!                                       nothing runs ─► closes                                 nothing runs ─► closes
+//!     │                 pong, or 1 s ─► goaway LAST: refuses, unexecuted       1 s (100 ms) ─► refuses, unexecuted
+//!     │                                 nothing runs, all is read ─► closes                    nothing runs, all is read ─► closes
+//!     └─ half the grace, and something always runs ─► refuses, unexecuted, until nothing runs: then the goodbye
 //! ```
+//!
+//! What a connection owes at its end is an answer to every request that has come. Calls that run are not all of them: others stand behind
+//! one that has no room, or output that nobody reads, or are in the system's buffers. So the last step is to read, not to close.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::BufMut;
 use rpc_transport::{CloseReason, Cx};
@@ -22,9 +26,6 @@ const PING_PONG_LINGER: Duration = Duration::from_millis(100);
 
 /// How long a multiplexing peer has to leave after the goodbye, or to answer a ping after `goaway`.
 const GOODBYE_LINGER: Duration = Duration::from_secs(1);
-
-/// How often is looked whether all has been read that came before the end.
-const LOOK: Duration = Duration::from_millis(5);
 
 /// The timer of a connection that is shutting down.
 pub(super) const DRAIN: u64 = u64::MAX;
@@ -56,89 +57,140 @@ impl Reason {
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+/// How far a connection is on its way out. No I/O and no clock here: the handler does each [`Step`] and sets the timer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Drain {
     No,
-    /// Serving what comes; says goodbye when nothing runs.
-    Draining,
-    /// The peer has been told, or the time for stragglers runs.
-    Goodbye,
-    /// That time is over: what comes now is refused, unexecuted. Closes when nothing runs, and what had come is read, or after this.
-    Over {
-        until: Instant,
+    /// Serving what comes; the peer is told at once if it knows `goaway`, and otherwise when nothing runs.
+    Serving,
+    /// That moment did not come: what comes is refused, unexecuted, so that it does.
+    Refusing,
+    /// The peer has been told, and the time for stragglers runs.
+    Told {
+        refuses: bool,
     },
+    /// That time is over: what comes now is refused, unexecuted. Closes when nothing runs.
+    Over,
+}
+
+/// What is to be done now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    Wait,
+    /// Tell a peer that knows it `goaway` 0 and ping it; the time for stragglers begins.
+    GoAway,
+    /// Say goodbye as Kitex does; the time for stragglers begins.
+    Goodbye,
+    /// Nothing runs: read what has come, and close.
+    Close,
+}
+
+impl Drain {
+    /// Whether requests are refused, unexecuted.
+    pub(super) fn refuses(self) -> bool {
+        matches!(self, Drain::Refusing | Drain::Told { refuses: true } | Drain::Over)
+    }
+
+    /// What can be done now: `busy` is whether calls run, `agreed` whether the peer knows control frames. Some clients do not survive
+    /// Kitex's goodbye with calls under way, so it waits until nothing runs.
+    fn next(&mut self, busy: bool, agreed: bool) -> Step {
+        match *self {
+            Drain::Serving | Drain::Refusing if agreed || !busy => {
+                *self = Drain::Told { refuses: self.refuses() };
+                if agreed { Step::GoAway } else { Step::Goodbye }
+            }
+            Drain::Over if !busy => Step::Close,
+            _ => Step::Wait,
+        }
+    }
+
+    /// The time of this step is over, or the peer has shown that it needs no more of it. Whether the line is drawn now: the peer has
+    /// had its time.
+    fn go_on(&mut self) -> bool {
+        match *self {
+            Drain::No | Drain::Refusing | Drain::Over => false,
+            Drain::Serving => {
+                *self = Drain::Refusing;
+                false
+            }
+            Drain::Told { .. } => {
+                *self = Drain::Over;
+                true
+            }
+        }
+    }
 }
 
 impl ServerHandler {
     /// Shuts this connection down; the peer hears why if it knows `goaway`.
     pub(super) fn drain_for(&mut self, cx: &mut Cx<'_>, reason: Reason) {
         if self.drain == Drain::No {
-            self.drain = Drain::Draining;
+            self.drain = Drain::Serving;
             self.reason = reason;
+            self.arm_drain(cx, self.shared.limits.shutdown_grace / 2);
             self.go_on_draining(cx);
         }
     }
 
-    /// Goes on shutting down as far as it can be done now. A peer that knows `goaway` is told at once, and opens no calls from then on;
-    /// when it has answered a ping, everything it sent before is here. Any other peer that multiplexes gets the goodbye frame, which
-    /// some clients do not survive with calls under way: first everything that runs ends. The rest would take that for a reply, and
-    /// see `crrst` in their replies instead.
+    /// Goes on shutting down as far as it can be done now.
+    #[inline]
     pub(super) fn go_on_draining(&mut self, cx: &mut Cx<'_>) {
-        match (self.drain, &mut self.control) {
-            (Drain::Draining, Control::On(agreed)) => {
-                let probe = agreed.keepalive.probe();
-                self.drain = Drain::Goodbye;
+        if self.drain != Drain::No {
+            self.take_step(cx);
+        }
+    }
+
+    #[cold]
+    fn take_step(&mut self, cx: &mut Cx<'_>) {
+        let (busy, agreed) = (self.running.len() > 0, matches!(self.control, Control::On(_)));
+        match self.drain.next(busy, agreed) {
+            Step::Wait => {}
+            Step::GoAway => {
                 self.go_away(cx, 0, self.reason.name());
-                if let Some(number) = probe {
+                // With the pong all is here that the peer sent before it knew.
+                if let Control::On(agreed) = &mut self.control
+                    && let Some(number) = agreed.keepalive.probe()
+                {
                     self.ping(cx, number);
                 }
-                let at = cx.now() + GOODBYE_LINGER;
-                cx.arm(at, DRAIN);
+                self.arm_drain(cx, GOODBYE_LINGER);
             }
-            (Drain::Draining, _) if self.running.len() == 0 => {
-                let linger = if self.multiplexed {
-                    write_goodbye(cx.output());
-                    GOODBYE_LINGER
-                } else {
-                    PING_PONG_LINGER
-                };
-                self.drain = Drain::Goodbye;
-                let at = cx.now() + linger;
-                cx.arm(at, DRAIN);
+            Step::Goodbye if self.multiplexed => {
+                write_goodbye(cx.output());
+                self.arm_drain(cx, GOODBYE_LINGER);
             }
-            // Not at once: by now more may have come, which is refused by name and not dropped.
-            (Drain::Over { .. }, _) if self.running.len() == 0 && !std::mem::replace(&mut self.closes, true) => {
-                let now = cx.now();
-                cx.look();
-                cx.arm(now, DRAIN);
-            }
-            _ => {}
+            // It would take a goodbye for a reply, and sees `crrst` in its replies instead.
+            Step::Goodbye => self.arm_drain(cx, PING_PONG_LINGER),
+            Step::Close => cx.close_when_read(self.reason.closes()),
         }
     }
 
-    /// Its timer has come.
-    pub(super) fn drain_further(&mut self, cx: &mut Cx<'_>) {
-        let Drain::Over { until } = self.drain else { return self.stragglers_are_in(cx) };
-        if self.running.len() > 0 {
-            self.closes = false;
-        } else if cx.has_input() && cx.now() < until {
-            let at = cx.now() + LOOK;
-            cx.arm(at, DRAIN);
-        } else {
-            cx.close(self.reason.closes());
-        }
-    }
-
-    /// What the peer sent before it knew is here, or has had its time.
-    pub(super) fn stragglers_are_in(&mut self, cx: &mut Cx<'_>) {
-        if self.drain != Drain::Goodbye {
-            return;
-        }
-        self.drain = Drain::Over { until: cx.now() + GOODBYE_LINGER };
-        if matches!(self.control, Control::On(_)) {
+    /// The time of its timer has come.
+    pub(super) fn drain_on_time(&mut self, cx: &mut Cx<'_>) {
+        self.drain_timer = None;
+        if self.drain.go_on() && matches!(self.control, Control::On(_)) {
             self.go_away(cx, self.last_seq, self.reason.name());
         }
-        self.go_on_draining(cx);
+        self.after(cx); // what had no room is refused now
+    }
+
+    /// What the peer sent before it knew is here.
+    pub(super) fn stragglers_are_in(&mut self, cx: &mut Cx<'_>) {
+        if matches!(self.drain, Drain::Told { .. }) {
+            self.drain_on_time(cx);
+        }
+    }
+
+    /// The connection has ended.
+    pub(super) fn stop_draining(&mut self, cx: &mut Cx<'_>) {
+        if let Some(timer) = self.drain_timer.take() {
+            cx.disarm(timer);
+        }
+    }
+
+    fn arm_drain(&mut self, cx: &mut Cx<'_>, time: Duration) {
+        self.stop_draining(cx);
+        self.drain_timer = cx.now().checked_add(time).map(|at| cx.arm(at, DRAIN));
     }
 }
 
@@ -162,6 +214,46 @@ fn write_goodbye(out: &mut impl BufMut) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What a peer's connection does that drains, when its timer fires and when a call begins or ends: each row is what happens, whether
+    /// calls run then, what is done, and whether a request that comes after it is refused.
+    #[track_caller]
+    fn check(agreed: bool, rows: &[(&str, bool, Step, bool)]) {
+        let mut drain = Drain::Serving;
+        for (row, (what, busy, step, refuses)) in rows.iter().copied().enumerate() {
+            if what == "time" || what == "pong" {
+                drain.go_on();
+            }
+            assert_eq!(
+                (drain.next(busy, agreed), drain.refuses()),
+                (step, refuses),
+                "row {row}: {what}, then {drain:?}"
+            );
+        }
+    }
+
+    #[test]
+    #[rustfmt::skip]
+    fn every_peer_is_told_and_what_it_sent_is_answered() {
+        use Step::{Close, GoAway, Goodbye, Wait};
+        //    knows goaway: told though calls run, and the pong draws the line
+        check(true, &[("begin", true,  GoAway,  false), ("ends",  true,  Wait,  false), ("pong", true,  Wait,  true),
+                      ("ends",  true,  Wait,    true),  ("ends",  false, Close, true)]);
+        //    requests stand behind the one that has room, and the pong behind them: they are refused when the time is over
+        check(true, &[("begin", true,  GoAway,  false), ("time",  true,  Wait,  true),  ("ends", false, Close, true),
+                      ("reads", false, Close,   true),  ("pong",  false, Close, true)]);
+        //    another peer, when nothing runs
+        check(false, &[("begin", true, Wait,    false), ("ends",  false, Goodbye, false), ("time", false, Close, true)]);
+        check(false, &[("begin", false, Goodbye, false), ("begins", true, Wait,   false), ("time", true,  Wait,  true),
+                       ("ends",  false, Close,   true)]);
+        //    calls that overlap: there is no such moment until new ones are refused
+        check(false, &[("begin", true, Wait,    false), ("ends",  true,  Wait,    false), ("time", true,  Wait,  true),
+                       ("ends",  true, Wait,    true),  ("ends",  false, Goodbye, true),  ("reads", false, Wait, true),
+                       ("time",  false, Close,  true)]);
+        //    one at a time, in order: the next begins when the one before ends
+        check(false, &[("begin", true, Wait,    false), ("ends",  false, Goodbye, false), ("begins", true, Wait, false),
+                       ("time",  true, Wait,    true),  ("ends",  false, Close,   true)]);
+    }
 
     #[test]
     fn the_goodbye_is_what_kitex_sends() {

@@ -4,7 +4,7 @@ use std::any::Any;
 use std::sync::Arc;
 use std::time::Instant;
 
-use rpc_transport::{CloseReason, Cx, Frame, Handler, LogLimit, local};
+use rpc_transport::{CloseReason, Cx, Frame, Handler, LogLimit, TimerId, local};
 
 use super::control::{Control, KEEPALIVE};
 use super::drain::{DRAIN, Drain, Reason};
@@ -46,8 +46,7 @@ pub(crate) struct ServerHandler {
     pub(super) drain: Drain,
     /// Why it is drained.
     pub(super) reason: Reason,
-    /// Nothing runs, and a timer looks whether it can be closed.
-    pub(super) closes: bool,
+    pub(super) drain_timer: Option<TimerId>,
     glitches: Glitches,
     _open: Open,
 }
@@ -67,8 +66,8 @@ impl ServerHandler {
             multiplexed: false,
             control: Control::No,
             reason: Reason::ShuttingDown,
-            closes: false,
-            drain: if shared.is_draining() { Drain::Draining } else { Drain::No },
+            drain_timer: None,
+            drain: if shared.is_draining() { Drain::Serving } else { Drain::No },
             glitches: Glitches::new(shared.limits.max_glitches),
             _open: Open::new(&shared),
             here,
@@ -153,7 +152,7 @@ impl ServerHandler {
         self.calls += 1;
         to.ours = self.info.capabilities().is_some();
         to.confirm = matches!(self.control, Control::Announced);
-        if matches!(self.drain, Drain::Over { .. }) {
+        if self.drain.refuses() {
             // A oneway message is dropped: nothing can be said to it.
             self.refuse(cx, payload.method, to, &Refusal::ShuttingDown.into());
             if self.reason != Reason::ShuttingDown {
@@ -295,7 +294,7 @@ impl ServerHandler {
     }
 
     fn has_room(&self) -> bool {
-        self.running.unanswered() < self.shared.limits.max_inflight_per_conn
+        self.drain.refuses() || self.running.unanswered() < self.shared.limits.max_inflight_per_conn
     }
 
     /// Where a reply that is written now goes: what its header says of the connection is what holds now, not at the request's start.
@@ -403,7 +402,7 @@ impl Handler for ServerHandler {
 
     fn on_deadline(&mut self, cx: &mut Cx<'_>, key: u64) {
         match key {
-            DRAIN => return self.drain_further(cx),
+            DRAIN => return self.drain_on_time(cx),
             KEEPALIVE => return self.look(cx),
             _ => {}
         }
@@ -431,6 +430,7 @@ impl Handler for ServerHandler {
             *self.here.table.lock() = Some(table);
         }
         self.stop_looking(cx);
+        self.stop_draining(cx);
         for call in self.running.drain() {
             self.here.counters.in_flight.sub(1);
             if let Some(timer) = call.timer {

@@ -81,16 +81,6 @@ impl<'a> Cx<'a> {
         self.conn.is_read()
     }
 
-    /// Whether something that the peer has sent may wait to be handed up. Not to be asked while a batch is handled.
-    pub fn has_input(&self) -> bool {
-        self.conn.readable || self.conn.inbound.has_frames()
-    }
-
-    /// Reads in the next turn what is there by then, whether or not an event has told of it.
-    pub fn look(&mut self) {
-        self.conn.readable = true;
-    }
-
     /// Whether the output queue has reached `write_high`.
     #[inline]
     pub fn is_crowded(&self) -> bool {
@@ -188,6 +178,14 @@ impl<'a> Cx<'a> {
     /// the output though it may still write.
     pub fn close(&mut self, reason: CloseReason) {
         self.conn.close(reason);
+    }
+
+    /// As [`Cx::close`], but first hands up all that has come from the peer by then: a handler that owes each frame an answer hears of
+    /// every one that it could have heard of. Until then the connection is open, and waits where it is paused; only a peer that sends
+    /// faster than it is read, or does not read, can put off the end.
+    pub fn close_when_read(&mut self, reason: CloseReason) {
+        self.conn.when_read.get_or_insert_with(|| Box::new(reason));
+        self.conn.readable = true; // only a read can tell
     }
 
     /// Closes the connection at once with a reset; queued output is dropped.

@@ -73,6 +73,8 @@ pub(crate) struct Conn {
     phase: Phase,
     /// This side ends it, in good order: the peer shall hear what was written last.
     parting: bool,
+    /// Why this side ends it once all that has come is handed up.
+    when_read: Option<Box<CloseReason>>,
     inbound: Inbound,
     outbound: LinkBuffer,
     /// Bytes ever written to the socket.
@@ -179,6 +181,7 @@ pub(crate) fn open(
         reactor: setup.reactor,
         phase: if is_client { Phase::Connecting } else { Phase::Open },
         parting: false,
+        when_read: None,
         inbound: Inbound::default(),
         outbound: LinkBuffer::new(),
         written: 0,
@@ -434,6 +437,16 @@ impl Conn {
         }
     }
 
+    /// Closes if that was to be when all that has come is handed up, and it is.
+    fn close_if_read(&mut self) {
+        let rest = self.readable || self.inbound.has_frames();
+        if self.is_read()
+            && let Some(reason) = self.when_read.take_if(|_| !rest)
+        {
+            self.close(*reason);
+        }
+    }
+
     fn is_read(&self) -> bool {
         matches!(self.phase, Phase::Open) && !self.paused.any()
     }
@@ -454,6 +467,7 @@ impl Conn {
             // The armed check is not too late: only idleness counts, and that moves away.
             && self.check.is_some()
             && self.stalled_since.is_none()
+            && self.when_read.is_none()
             && self.inbound.partial_since.is_none()
             && (self.admission.is_none() || self.inbound.frames_done)
     }
@@ -473,6 +487,7 @@ fn settle(mut entry: Box<Entry>, now: Instant) {
         });
     }
     entry.tell_drained(now);
+    entry.conn.close_if_read();
     if let Phase::Closing(_) = entry.conn.phase {
         entry.conn.write_out();
     }

@@ -1,0 +1,206 @@
+//! I23 at the end of a server: every request that has come is answered or refused by name, wherever it waits at that moment. Peers are
+//! written by hand, so that what they have sent is known.
+
+mod support;
+
+use std::future::poll_fn;
+use std::io::Write;
+use std::net::TcpStream;
+use std::sync::{Arc, Mutex};
+use std::task::{Poll, Waker};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use bytes::Bytes;
+use rpc_core::protocol::ttheader::ControlFrame::{Ping, Pong};
+use rpc_core::protocol::ttheader::write_frame_head;
+use rpc_core::protocol::{Exception, MessageType};
+use rpc_core::{Code, Context, Drained, ServerHandle};
+use support::{
+    AnyServer, Blob, GOODBYE, Raw, announcing_request, bind, code_of, control, dial, eventually, negotiated,
+    raw_request, read_raw,
+};
+
+fn shut_down(server: &ServerHandle) -> JoinHandle<Drained> {
+    let server = server.clone();
+    std::thread::spawn(move || server.shutdown())
+}
+
+/// Everything until the end of the stream: who was answered, in order, and who was refused unexecuted. Pings are answered.
+fn read_all(socket: &mut TcpStream) -> (Vec<i32>, Vec<i32>) {
+    let (mut answered, mut refused) = (Vec::new(), Vec::new());
+    while let Some(raw) = read_raw(socket) {
+        match raw.kind {
+            _ if raw.frame == GOODBYE => {}
+            Some(MessageType::Reply) => answered.push(raw.seq),
+            Some(_) => {
+                check_refused(&raw);
+                refused.push(raw.seq);
+            }
+            None => {
+                if let Some(Ping(number)) = raw.control() {
+                    socket.write_all(&control(Pong(number))).expect("it reads");
+                }
+            }
+        }
+    }
+    (answered, refused)
+}
+
+/// It says that the server shuts down; peers of our own hear in the header that nothing was begun.
+fn check_refused(raw: &Raw) {
+    let exception = Exception::decode(&raw.body[..]).expect("an exception");
+    assert!(exception.message.contains("shutting down"), "{}: {}", raw.seq, exception.message);
+    if let Some(code) = code_of(raw) {
+        assert_eq!((code, raw.info().not_executed), (Code::Unavailable, true), "{}", raw.seq);
+    }
+}
+
+/// Nothing was cut, and what the server counts is what its peer saw.
+fn check_end(server: &ServerHandle, ending: JoinHandle<Drained>, seen: usize) {
+    let drained = ending.join().expect("no panic");
+    assert_eq!((drained.cut_calls, drained.cut_connections), (0, 0));
+    let stats = server.stats();
+    assert_eq!((stats.accepted, stats.replied), (seen as u64, seen as u64));
+}
+
+/// "first" is answered at once, anything else takes so long.
+fn slow(time: Duration) -> AnyServer {
+    AnyServer::new(move |cx: Context, req: Blob| async move {
+        if req.payload != "first" {
+            rpc_core::sleep(time).await;
+        }
+        (cx, Ok(req))
+    })
+}
+
+/// The pong stands behind requests for which there is no room: the time for stragglers ends before they are read.
+#[test]
+fn requests_without_room_are_refused_at_the_end() {
+    let server = bind(slow(Duration::from_millis(300)), &[("max_inflight_per_conn", "1")]);
+    let mut socket = negotiated(&server);
+    for seq in 2..12 {
+        socket.write_all(&announcing_request(seq, b"later")).expect("it reads");
+    }
+    assert!(eventually(|| server.stats().in_flight == 1));
+    let ending = shut_down(&server);
+    let (answered, refused) = read_all(&mut socket);
+    let mut both = [&answered[..], &refused].concat();
+    both.sort();
+    assert_eq!(both, (2..12).collect::<Vec<_>>(), "{answered:?} answered, {refused:?} refused");
+    assert!(!refused.is_empty(), "ten calls, one by one, take three seconds");
+    check_end(&server, ending, 11);
+}
+
+/// Nothing runs, and requests are unread all the same: their peer does not read the replies to those before.
+#[test]
+fn requests_behind_unread_replies_are_refused_at_the_end() {
+    const CALLS: i32 = 2_000;
+    let reply = Bytes::from(vec![7; 16 << 10]);
+    let server = bind(
+        AnyServer::new(move |cx: Context, _| {
+            let payload = reply.clone();
+            async move { (cx, Ok(Blob { payload })) }
+        }),
+        &[],
+    );
+    let mut socket = dial(&server);
+    let asks: Vec<u8> = (1..=CALLS).flat_map(|seq| raw_request(seq, b"")).collect();
+    socket.write_all(&asks).expect("there is room for so much");
+    assert!(eventually(|| server.stats().accepted > 0));
+    let ending = shut_down(&server);
+    // Until the time for stragglers is over: nobody can be asked whether it is.
+    std::thread::sleep(Duration::from_millis(2_500));
+    let (answered, refused) = read_all(&mut socket);
+    let mut both = [&answered[..], &refused].concat();
+    both.sort();
+    assert_eq!(both.len(), CALLS as usize, "{} answered, {} refused", answered.len(), refused.len());
+    assert!(both.into_iter().eq(1..=CALLS) && !refused.is_empty());
+    check_end(&server, ending, CALLS as usize);
+}
+
+/// One at a time, in order: each is handed up when the one before has its reply, and the end of one is no end of them.
+#[test]
+fn pipelined_requests_are_refused_at_the_end() {
+    let server = bind(slow(Duration::from_millis(300)), &[]);
+    let mut socket = dial(&server);
+    for seq in 1..=3 {
+        let body = prost::Message::encode_to_vec(&Blob { payload: Bytes::from_static(b"later") });
+        let mut ask = Vec::new();
+        write_frame_head(&mut ask, 0, seq, [b"", b""], MessageType::Call, b"Blob", body.len()).expect("short");
+        ask.extend(body);
+        socket.write_all(&ask).expect("it reads");
+    }
+    assert!(eventually(|| server.stats().in_flight == 1));
+    let ending = shut_down(&server);
+    let (answered, refused) = read_all(&mut socket);
+    assert_eq!([answered, refused].concat(), [1, 2, 3], "each, and in order");
+    check_end(&server, ending, 3);
+}
+
+/// Calls of which the last has always begun, and which end when the next begins.
+#[derive(Default)]
+struct Chain {
+    begun: u64,
+    over: bool,
+    waits: Option<Waker>,
+}
+
+/// A peer that multiplexes and knows no control frames, such as every Kitex client, is told to go when nothing runs. With calls that
+/// overlap there is no such moment, until new ones are refused for half of the grace.
+#[test]
+fn calls_that_overlap_for_ever_do_not_hold_up_the_goodbye() {
+    let chain = Arc::new(Mutex::new(Chain::default()));
+    let links = Arc::clone(&chain);
+    let server = bind(
+        AnyServer::new(move |cx: Context, req: Blob| {
+            let links = Arc::clone(&links);
+            async move {
+                let own = {
+                    let mut chain = links.lock().unwrap();
+                    chain.begun += 1;
+                    chain.waits.take().into_iter().for_each(Waker::wake);
+                    chain.begun
+                };
+                poll_fn(|task| {
+                    let mut chain = links.lock().unwrap();
+                    if chain.over || chain.begun > own {
+                        return Poll::Ready(());
+                    }
+                    chain.waits = Some(task.waker().clone());
+                    Poll::Pending
+                })
+                .await;
+                (cx, Ok(req))
+            }
+        }),
+        &[("shutdown_grace", "6s")],
+    );
+    let mut socket = dial(&server);
+    socket.write_all(&raw_request(1, b"")).expect("it reads");
+    assert!(eventually(|| server.stats().in_flight == 1));
+    let ending = shut_down(&server);
+    let mut last = 1;
+    loop {
+        socket.write_all(&raw_request(last + 1, b"")).expect("it reads");
+        let reply = read_raw(&mut socket).expect("a reply");
+        if reply.kind == Some(MessageType::Exception) {
+            assert_eq!(reply.seq, last + 1);
+            check_refused(&reply);
+            break;
+        }
+        assert_eq!(reply.seq, last, "it ends when the next begins");
+        last += 1;
+        std::thread::sleep(Duration::from_millis(1)); // some thousand calls are enough
+    }
+    {
+        let mut chain = chain.lock().unwrap();
+        chain.over = true;
+        chain.waits.take().expect("the last one waits").wake();
+    }
+    assert_eq!(read_raw(&mut socket).expect("the reply to what ran").seq, last);
+    assert_eq!(read_raw(&mut socket).expect("a goodbye").frame, GOODBYE);
+    let (answered, refused) = read_all(&mut socket);
+    assert_eq!((answered.len(), refused.len()), (0, 0), "then the end");
+    check_end(&server, ending, last as usize + 1);
+}
