@@ -66,9 +66,9 @@ struct Conn {
     /// Its server shuts down: from the first moment on what has arrived is owed, and what comes then may be.
     leaving: bool,
     tally: Tally,
-    /// The client closed it, and not because it was broken or closed already.
+    /// One side ended it, and not because it was broken or ended already: what has no reply now gets none.
     left: bool,
-    /// No longer to be judged: broken on purpose, or left by its client.
+    /// No longer to be judged: broken on purpose, or ended by one side.
     excused: bool,
 }
 
@@ -79,7 +79,7 @@ pub(crate) struct Tally {
     pub(crate) asked: u64,
     /// Replies that the network took.
     pub(crate) answered: u64,
-    /// Requests whose client left before a reply, on their way or there.
+    /// Requests without a reply when one side ended the connection, on their way or there.
     pub(crate) left: u64,
 }
 
@@ -203,21 +203,30 @@ impl Observer for Witness {
         });
     }
 
+    /// A server that closes says so first, and closes when its client has, too: now it is judged.
+    fn finished(&mut self, end: usize) {
+        self.ends(end);
+    }
+
     fn closed(&mut self, end: usize) {
-        let gentle = self.0.lock().gentle;
-        self.look(end, |conn, side, _| {
-            match side {
-                Side::Server if gentle => conn.judge()?,
-                Side::Client => conn.left |= !conn.excused,
-                Side::Server => {}
-            }
-            conn.excused = true;
-            Ok(0)
-        });
+        self.ends(end);
     }
 }
 
 impl Witness {
+    /// One side ends a connection; what the other does with it afterwards is nobody's fault.
+    fn ends(&self, end: usize) {
+        let gentle = self.0.lock().gentle;
+        self.look(end, |conn, side, _| {
+            if side == Side::Server && gentle {
+                conn.judge()?;
+            }
+            conn.left |= !conn.excused;
+            conn.excused = true;
+            Ok(0)
+        });
+    }
+
     /// Shows one end's connection, and what has been counted of turns; takes what was counted of calls.
     fn look(&self, end: usize, look: impl FnOnce(&mut Conn, Side, u64) -> Result<u64, String>) {
         let account = &mut *self.0.lock();
@@ -355,7 +364,7 @@ impl Conn {
         }
     }
 
-    /// Its server has closed it.
+    /// Its server ends it.
     fn judge(&self) -> Result<(), String> {
         if self.excused {
             return Ok(());

@@ -22,6 +22,8 @@ pub trait Observer: Send {
     fn read(&mut self, end: usize, n: usize) {}
     /// This end was broken on purpose: whatever happens to its connection now is nobody's fault.
     fn broke(&mut self, end: usize) {}
+    /// This end has written all that it will, and says so; it may go on reading.
+    fn finished(&mut self, end: usize) {}
     /// This end is closed.
     fn closed(&mut self, end: usize) {}
 }

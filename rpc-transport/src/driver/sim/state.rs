@@ -583,6 +583,7 @@ impl State {
 
     /// This end says that it writes no more; it may go on reading.
     pub(super) fn shut(&mut self, id: SockId) {
+        self.tell(|observer| observer.finished(id.0));
         self.finish(id);
         if let Some(socket) = self.sockets.get_mut(&id) {
             socket.has_finished = true;
