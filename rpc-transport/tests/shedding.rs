@@ -6,7 +6,7 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use rpc_transport::testing::{Knobs, Network, Received};
-use rpc_transport::{ListenOptions, MemoryBudget};
+use rpc_transport::{ConnLimits, ListenOptions, MemoryBudget};
 use support::*;
 
 const MS: Duration = Duration::from_millis(1);
@@ -62,4 +62,31 @@ fn a_connection_that_drains_is_not_shed() {
     check(64 << 10, true);
     check(4 << 10, false);
     check(0, false);
+}
+
+/// Whole frames that hold most of the memory are handed up though the connection is not read for it: that is what gives it back. They
+/// waited for ever.
+#[test]
+fn frames_that_hold_the_memory_are_handed_up() {
+    const FRAMES: usize = 60;
+    let net = Network::new(7, Knobs { buffer: 128 << 10, ..Knobs::default() });
+    let pool = net.pool("server", 1);
+    let memory = Arc::new(MemoryBudget::new(32 << 10));
+    let limits = ConnLimits { turn_frames: 1, ..ConnLimits::default() };
+    let options = ListenOptions { memory: Arc::clone(&memory), conn: limits, ..ListenOptions::default() };
+    let (tell, frames) = mpsc::channel();
+    let listener = listen(&pool, "tcp://10.0.0.1:9", options, move |_| {
+        let (tell, memory) = (tell.clone(), Arc::clone(&memory));
+        Script::new().frame(move |_, _| tell.send(memory.used()).expect("it is counted"))
+    });
+    let mut peer = net.connect_raw(listener.url());
+    let _quiet = net.connect_raw(listener.url()); // or a turn would take all that is there
+    net.run_for(MS);
+    let sent: Vec<u8> = (0..FRAMES).flat_map(|_| wire(&[7; 1000])).collect();
+    assert_eq!(peer.write(&sent), sent.len());
+    net.run_for(FRAMES as u32 * MS);
+    net.audit(0).expect("it runs").expect("all is well");
+    let used: Vec<usize> = frames.try_iter().collect();
+    assert_eq!(used.len(), FRAMES);
+    assert!(used.iter().any(|used| *used > 24 << 10), "memory was short: {used:?}");
 }

@@ -22,6 +22,9 @@ use crate::witness::Witness;
 /// The longest a run may take, in virtual time: every deadline is far below it.
 const LONGEST: Duration = Duration::from_secs(120);
 
+/// Steps that may be taken in one moment.
+const SPINS: u32 = 100_000;
+
 /// The longest time, in virtual time, in which no call makes a step though some are under way.
 const QUIET: Duration = Duration::from_secs(10);
 
@@ -152,6 +155,8 @@ pub(crate) struct World {
     grace: Duration,
     gentle: bool,
     steps: u64,
+    /// Steps since the clock moved.
+    at_once: u32,
     /// The reactor that was turned in the last step, and when.
     turned: Option<(usize, Duration)>,
     /// The steps that calls have made, and when the last one was.
@@ -201,6 +206,7 @@ impl World {
             grace: plan.grace,
             gentle: plan.gentle,
             steps: 0,
+            at_once: 0,
             turned: None,
             progress: (0, Duration::ZERO),
             books: Vec::new(),
@@ -325,6 +331,10 @@ impl World {
             }
         }
         let now = self.net.elapsed();
+        self.at_once = if now > at { 0 } else { self.at_once + 1 };
+        if self.at_once > SPINS {
+            return Err(format!("I18: {SPINS} steps, and no time has passed: a reactor turns and does nothing"));
+        }
         if now > LONGEST {
             return Err(format!("I18: {} calls have not ended after {LONGEST:?}", self.ledger.unfinished()));
         }

@@ -34,11 +34,7 @@ pub(crate) fn audit(id: ConnId, entry: &mut Entry) -> Result<ConnAudit, String> 
     if conn.key.is_none() && !matches!(conn.phase, Phase::Aborting(_)) {
         return broken("no socket, and it is not ending");
     }
-    if matches!(conn.phase, Phase::Open)
-        && conn.is_read()
-        && (conn.readable || conn.inbound.has_frames())
-        && !conn.in_ready
-    {
+    if matches!(conn.phase, Phase::Open) && conn.is_runnable() && !conn.in_ready {
         return broken("something can be read, and it is not on the ready list");
     }
     let connecting = matches!(conn.phase, Phase::Connecting | Phase::Aborting(_));

@@ -201,7 +201,7 @@ impl<'a> Cx<'a> {
             self.conn.write_out();
             self.conn.paused.by_output = self.conn.outbound.len() > self.conn.limits.write_low;
         }
-        self.conn.paused.any() || self.is_closing()
+        self.conn.paused.frames_wait() || self.is_closing()
     }
 
     pub(crate) fn count_frames(&mut self, n: usize) {

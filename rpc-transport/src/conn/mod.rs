@@ -146,6 +146,11 @@ impl Paused {
     fn any(&self) -> bool {
         self.by_handler || self.by_output || self.by_memory
     }
+
+    /// Want of memory stops reading only: whole frames may be what memory is short of, and handing them up is what gives it back.
+    fn frames_wait(&self) -> bool {
+        self.by_handler || self.by_output
+    }
 }
 
 /// What is fixed for a new connection.
@@ -364,7 +369,7 @@ impl Entry {
             (false, _) => (bytes.saturating_mul(TURNS_ALONE), usize::MAX),
         };
         loop {
-            while self.conn.inbound.has_frames() && self.conn.is_read() && frames > 0 {
+            while self.conn.has_frames_to_hand_up() && frames > 0 {
                 frames -= self.hand_up(now, frames).min(frames);
             }
             if !self.conn.readable || !self.conn.is_read() || budget == 0 || frames == 0 {
@@ -451,6 +456,19 @@ impl Conn {
         matches!(self.phase, Phase::Open) && !self.paused.any()
     }
 
+    fn has_frames_to_hand_up(&self) -> bool {
+        matches!(self.phase, Phase::Open) && !self.paused.frames_wait() && self.inbound.has_frames()
+    }
+
+    /// Whether there is something to do before any event.
+    fn is_runnable(&self) -> bool {
+        match self.phase {
+            Phase::Open => self.readable && self.is_read() || self.has_frames_to_hand_up(),
+            Phase::Lingering { .. } => self.readable,
+            _ => false,
+        }
+    }
+
     /// Whether nothing has happened but perhaps some more output: no list but the one of output, no timer and no limit is concerned.
     /// It is so after most visits, two of which belong to every call.
     #[inline]
@@ -507,12 +525,7 @@ fn settle(mut entry: Box<Entry>, now: Instant) {
     if over {
         return end(entry, now);
     }
-    let runnable = match conn.phase {
-        Phase::Open => !conn.paused.any() && (conn.readable || conn.inbound.has_frames()),
-        Phase::Lingering { .. } => conn.readable,
-        _ => false,
-    };
-    let ready = runnable && !std::mem::replace(&mut conn.in_ready, true);
+    let ready = conn.is_runnable() && !std::mem::replace(&mut conn.in_ready, true);
     let unsent = !conn.outbound.is_empty() && conn.writable && !matches!(conn.phase, Phase::Connecting);
     let dirty = unsent && !std::mem::replace(&mut conn.in_dirty, true);
     let mut at = conn.next_check();

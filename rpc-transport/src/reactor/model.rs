@@ -180,6 +180,7 @@ fn inbox_close() {
     });
 }
 
-/// Whole hosts: who turns the reactor changes.
+/// Whole hosts: who turns the reactor changes. Not under loom 0.7: it forgets that a thread was unparked which waits for a lock just then,
+/// and takes the park that follows for a deadlock.
 #[cfg(model = "shuttle")]
 mod hosted;
