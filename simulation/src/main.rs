@@ -36,6 +36,9 @@ struct Options {
     /// Go on after a violation, up to this many.
     #[arg(long, default_value_t = 1)]
     violations: usize,
+    /// Fail if the virtual time is not this many times the real one.
+    #[arg(long, default_value_t = 0.0)]
+    least_ratio: f64,
 }
 
 #[derive(Default)]
@@ -106,6 +109,7 @@ fn main() -> ExitCode {
     }
     let sum = sum.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let took = begun.elapsed();
+    let ratio = sum.virtual_time.as_secs_f64() / took.as_secs_f64();
     for violation in &sum.violations {
         println!("VIOLATION {violation}");
     }
@@ -127,8 +131,12 @@ fn main() -> ExitCode {
         sum.steps,
         took.as_secs_f64(),
         sum.virtual_time.as_secs_f64(),
-        sum.virtual_time.as_secs_f64() / took.as_secs_f64(),
+        ratio,
     );
+    if ratio < options.least_ratio {
+        println!("that is less than {} times real time", options.least_ratio);
+        return ExitCode::FAILURE;
+    }
     if sum.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
