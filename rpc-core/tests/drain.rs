@@ -6,18 +6,18 @@ mod support;
 use std::future::poll_fn;
 use std::io::Write;
 use std::net::TcpStream;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::task::{Poll, Waker};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bytes::Bytes;
-use rpc_core::protocol::ttheader::ControlFrame::{Ping, Pong};
+use rpc_core::protocol::ttheader::ControlFrame::{GoAway, Ping, Pong};
 use rpc_core::protocol::ttheader::write_frame_head;
 use rpc_core::protocol::{Exception, MessageType};
 use rpc_core::{Code, Context, Drained, ServerHandle};
 use support::{
-    AnyServer, Blob, GOODBYE, Raw, announcing_request, bind, code_of, control, dial, eventually, negotiated,
+    AnyServer, Blob, GOODBYE, LIMIT, Raw, announcing_request, bind, code_of, control, dial, eventually, negotiated,
     raw_request, read_raw,
 };
 
@@ -203,4 +203,37 @@ fn calls_that_overlap_for_ever_do_not_hold_up_the_goodbye() {
     let (answered, refused) = read_all(&mut socket);
     assert_eq!((answered.len(), refused.len()), (0, 0), "then the end");
     check_end(&server, ending, last as usize + 1);
+}
+
+/// A connection that is taken in while the server stops has shown nothing of what it knows. As soon as it has, its peer is told: it would
+/// go on sending, and what it sent would cross the end.
+#[test]
+fn who_is_taken_in_at_the_end_is_told_as_it_can_be() {
+    let (tell, hear) = mpsc::channel();
+    let server = bind(
+        AnyServer::new(move |cx: Context, req: Blob| {
+            if req.payload == "hold" {
+                tell.send(()).expect("somebody waits");
+                std::thread::sleep(Duration::from_millis(500)); // the reactor, and so the listener
+            }
+            async move { (cx, Ok(req)) }
+        }),
+        &[],
+    );
+    let mut holds = dial(&server);
+    holds.write_all(&raw_request(1, b"hold")).expect("it reads");
+    hear.recv_timeout(LIMIT).expect("it is held");
+    let mut late = dial(&server);
+    late.write_all(&announcing_request(1, b"first")).expect("there is room for so much");
+    let ending = shut_down(&server);
+    let reply = read_raw(&mut late).expect("a reply");
+    assert_eq!((reply.seq, reply.info().capabilities), (1, Some(1)), "it confirms");
+    let told = read_raw(&mut late).expect("a goaway");
+    assert_eq!(told.control(), Some(GoAway { last: 0, reason: b"shutting_down" }), "before the line");
+    let Some(Ping(number)) = read_raw(&mut late).expect("a ping").control() else { panic!("a ping") };
+    late.write_all(&[announcing_request(2, b"crossing"), control(Pong(number))].concat()).expect("it reads");
+    let (answered, refused) = read_all(&mut late);
+    assert_eq!((answered, refused), (vec![2], vec![]));
+    drop(holds);
+    check_end(&server, ending, 3);
 }

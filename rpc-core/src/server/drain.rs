@@ -65,22 +65,31 @@ pub(super) enum Drain {
     Serving,
     /// That moment did not come: what comes is refused, unexecuted, so that it does.
     Refusing,
-    /// The peer has been told, and the time for stragglers runs.
+    /// The peer has been told as one of its kind, and the time for stragglers runs.
     Told {
+        kind: Kind,
         refuses: bool,
     },
     /// That time is over: what comes now is refused, unexecuted. Closes when nothing runs.
     Over,
 }
 
+/// What is known of the peer, and so how it can be told. A connection that is taken in while the server stops has shown nothing yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Kind {
+    /// It would take a goodbye for a reply, and sees `crrst` in its replies instead.
+    OneByOne,
+    Multiplexing,
+    /// It knows control frames.
+    Negotiated,
+}
+
 /// What is to be done now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
     Wait,
-    /// Tell a peer that knows it `goaway` 0 and ping it; the time for stragglers begins.
-    GoAway,
-    /// Say goodbye as Kitex does; the time for stragglers begins.
-    Goodbye,
+    /// Tell the peer as one of this kind; the time for stragglers begins.
+    Tell(Kind),
     /// Nothing runs: read what has come, and close.
     Close,
 }
@@ -88,36 +97,36 @@ pub(super) enum Step {
 impl Drain {
     /// Whether requests are refused, unexecuted.
     pub(super) fn refuses(self) -> bool {
-        matches!(self, Drain::Refusing | Drain::Told { refuses: true } | Drain::Over)
+        matches!(self, Drain::Refusing | Drain::Told { refuses: true, .. } | Drain::Over)
     }
 
-    /// What can be done now: `busy` is whether calls run, `agreed` whether the peer knows control frames. Some clients do not survive
-    /// Kitex's goodbye with calls under way, so it waits until nothing runs.
-    fn next(&mut self, busy: bool, agreed: bool) -> Step {
+    /// What can be done now: `busy` is whether calls run. Some clients do not survive Kitex's goodbye with calls under way, so it waits
+    /// until nothing runs.
+    fn next(&mut self, busy: bool, kind: Kind) -> Step {
+        let untold = match *self {
+            Drain::Serving | Drain::Refusing => true,
+            Drain::Told { kind: told, .. } => told < kind,
+            Drain::No | Drain::Over => false,
+        };
         match *self {
-            Drain::Serving | Drain::Refusing if agreed || !busy => {
-                *self = Drain::Told { refuses: self.refuses() };
-                if agreed { Step::GoAway } else { Step::Goodbye }
-            }
             Drain::Over if !busy => Step::Close,
+            _ if untold && (kind == Kind::Negotiated || !busy) => {
+                *self = Drain::Told { kind, refuses: self.refuses() };
+                Step::Tell(kind)
+            }
             _ => Step::Wait,
         }
     }
 
     /// The time of this step is over, or the peer has shown that it needs no more of it. Whether the line is drawn now: the peer has
     /// had its time.
-    fn go_on(&mut self) -> bool {
+    fn go_on(&mut self, kind: Kind) -> bool {
         match *self {
-            Drain::No | Drain::Refusing | Drain::Over => false,
-            Drain::Serving => {
-                *self = Drain::Refusing;
-                false
-            }
-            Drain::Told { .. } => {
-                *self = Drain::Over;
-                true
-            }
+            Drain::No | Drain::Refusing | Drain::Over => return false,
+            Drain::Told { kind: told, .. } if told == kind => *self = Drain::Over,
+            Drain::Serving | Drain::Told { .. } => *self = Drain::Refusing,
         }
+        *self == Drain::Over
     }
 }
 
@@ -142,10 +151,9 @@ impl ServerHandler {
 
     #[cold]
     fn take_step(&mut self, cx: &mut Cx<'_>) {
-        let (busy, agreed) = (self.running.len() > 0, matches!(self.control, Control::On(_)));
-        match self.drain.next(busy, agreed) {
+        match self.drain.next(self.running.len() > 0, self.kind()) {
             Step::Wait => {}
-            Step::GoAway => {
+            Step::Tell(Kind::Negotiated) => {
                 self.go_away(cx, 0, self.reason.name());
                 // With the pong all is here that the peer sent before it knew.
                 if let Control::On(agreed) = &mut self.control
@@ -155,20 +163,28 @@ impl ServerHandler {
                 }
                 self.arm_drain(cx, GOODBYE_LINGER);
             }
-            Step::Goodbye if self.multiplexed => {
+            Step::Tell(Kind::Multiplexing) => {
                 write_goodbye(cx.output());
                 self.arm_drain(cx, GOODBYE_LINGER);
             }
-            // It would take a goodbye for a reply, and sees `crrst` in its replies instead.
-            Step::Goodbye => self.arm_drain(cx, PING_PONG_LINGER),
+            Step::Tell(Kind::OneByOne) => self.arm_drain(cx, PING_PONG_LINGER),
             Step::Close => cx.close_when_read(self.reason.closes()),
+        }
+    }
+
+    fn kind(&self) -> Kind {
+        match (&self.control, self.multiplexed) {
+            (Control::On(_), _) => Kind::Negotiated,
+            (_, true) => Kind::Multiplexing,
+            (_, false) => Kind::OneByOne,
         }
     }
 
     /// The time of its timer has come.
     pub(super) fn drain_on_time(&mut self, cx: &mut Cx<'_>) {
         self.drain_timer = None;
-        if self.drain.go_on() && matches!(self.control, Control::On(_)) {
+        let kind = self.kind();
+        if self.drain.go_on(kind) && kind == Kind::Negotiated {
             self.go_away(cx, self.last_seq, self.reason.name());
         }
         self.after(cx); // what had no room is refused now
@@ -215,44 +231,52 @@ fn write_goodbye(out: &mut impl BufMut) {
 mod tests {
     use super::*;
 
-    /// What a peer's connection does that drains, when its timer fires and when a call begins or ends: each row is what happens, whether
-    /// calls run then, what is done, and whether a request that comes after it is refused.
+    /// A connection that drains, when its timer fires and when calls begin or end: each row is what happens, what is known of the peer
+    /// by then, whether calls run, what is done, and whether a request that comes after it is refused.
     #[track_caller]
-    fn check(agreed: bool, rows: &[(&str, bool, Step, bool)]) {
+    fn check(rows: &[(&str, Kind, bool, Step, bool)]) {
         let mut drain = Drain::Serving;
-        for (row, (what, busy, step, refuses)) in rows.iter().copied().enumerate() {
+        for (row, (what, kind, busy, step, refuses)) in rows.iter().copied().enumerate() {
             if what == "time" || what == "pong" {
-                drain.go_on();
+                drain.go_on(kind);
             }
-            assert_eq!(
-                (drain.next(busy, agreed), drain.refuses()),
-                (step, refuses),
-                "row {row}: {what}, then {drain:?}"
-            );
+            assert_eq!((drain.next(busy, kind), drain.refuses()), (step, refuses), "row {row}: {what}, then {drain:?}");
         }
     }
 
     #[test]
     #[rustfmt::skip]
     fn every_peer_is_told_and_what_it_sent_is_answered() {
-        use Step::{Close, GoAway, Goodbye, Wait};
-        //    knows goaway: told though calls run, and the pong draws the line
-        check(true, &[("begin", true,  GoAway,  false), ("ends",  true,  Wait,  false), ("pong", true,  Wait,  true),
-                      ("ends",  true,  Wait,    true),  ("ends",  false, Close, true)]);
-        //    requests stand behind the one that has room, and the pong behind them: they are refused when the time is over
-        check(true, &[("begin", true,  GoAway,  false), ("time",  true,  Wait,  true),  ("ends", false, Close, true),
-                      ("reads", false, Close,   true),  ("pong",  false, Close, true)]);
-        //    another peer, when nothing runs
-        check(false, &[("begin", true, Wait,    false), ("ends",  false, Goodbye, false), ("time", false, Close, true)]);
-        check(false, &[("begin", false, Goodbye, false), ("begins", true, Wait,   false), ("time", true,  Wait,  true),
-                       ("ends",  false, Close,   true)]);
-        //    calls that overlap: there is no such moment until new ones are refused
-        check(false, &[("begin", true, Wait,    false), ("ends",  true,  Wait,    false), ("time", true,  Wait,  true),
-                       ("ends",  true, Wait,    true),  ("ends",  false, Goodbye, true),  ("reads", false, Wait, true),
-                       ("time",  false, Close,  true)]);
-        //    one at a time, in order: the next begins when the one before ends
-        check(false, &[("begin", true, Wait,    false), ("ends",  false, Goodbye, false), ("begins", true, Wait, false),
-                       ("time",  true, Wait,    true),  ("ends",  false, Close,   true)]);
+        use Kind::{Multiplexing as Multi, Negotiated as Agreed, OneByOne as One};
+        use Step::{Close, Tell, Wait};
+        // who knows goaway is told though calls run, and the pong draws the line
+        check(&[("begin",  Agreed, true,  Tell(Agreed), false), ("ends",   Agreed, true,  Wait,         false),
+                ("pong",   Agreed, true,  Wait,         true),  ("ends",   Agreed, true,  Wait,         true),
+                ("ends",   Agreed, false, Close,        true)]);
+        // requests stand behind the one that has room, and the pong behind them: they are refused when the time is over
+        check(&[("begin",  Agreed, true,  Tell(Agreed), false), ("time",   Agreed, true,  Wait,         true),
+                ("ends",   Agreed, false, Close,        true),  ("reads",  Agreed, false, Close,        true),
+                ("pong",   Agreed, false, Close,        true)]);
+        // another one is told when nothing runs
+        check(&[("begin",  Multi,  true,  Wait,         false), ("ends",   Multi,  false, Tell(Multi),  false),
+                ("time",   Multi,  false, Close,        true)]);
+        check(&[("begin",  Multi,  false, Tell(Multi),  false), ("begins", Multi,  true,  Wait,         false),
+                ("time",   Multi,  true,  Wait,         true),  ("ends",   Multi,  false, Close,        true)]);
+        // calls that overlap: there is no such moment until new ones are refused
+        check(&[("begin",  Multi,  true,  Wait,         false), ("ends",   Multi,  true,  Wait,         false),
+                ("time",   Multi,  true,  Wait,         true),  ("ends",   Multi,  true,  Wait,         true),
+                ("ends",   Multi,  false, Tell(Multi),  true),  ("reads",  Multi,  false, Wait,         true),
+                ("time",   Multi,  false, Close,        true)]);
+        // one at a time, in order: the next begins when the one before ends
+        check(&[("begin",  One,    true,  Wait,         false), ("ends",   One,    false, Tell(One),    false),
+                ("begins", One,    true,  Wait,         false), ("time",   One,    true,  Wait,         true),
+                ("ends",   One,    false, Close,        true)]);
+        // taken in while the server stops: what it is shows with its first requests, and then it is told
+        check(&[("begin",  One,    false, Tell(One),    false), ("begins", Multi,  true,  Wait,         false),
+                ("ends",   Agreed, true,  Tell(Agreed), false), ("pong",   Agreed, false, Close,        true)]);
+        check(&[("begin",  One,    false, Tell(One),    false), ("begins", Multi,  true,  Wait,         false),
+                ("time",   Multi,  true,  Wait,         true),  ("ends",   Multi,  false, Tell(Multi),  true),
+                ("time",   Multi,  false, Close,        true)]);
     }
 
     #[test]
