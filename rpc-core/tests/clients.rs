@@ -12,9 +12,12 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use rpc_core::protocol::ttheader::ControlFrame::GoAway;
 use rpc_core::transport::{PoolOptions, ReactorHandle, ReactorPool};
 use rpc_core::{Channel, Code, Phase, Result, Sent};
-use support::{Blob, EchoClient, GOODBYE, blob, call_apart, on_reactor, peer, raw_reply, read_raw};
+use support::{
+    Blob, EchoClient, GOODBYE, blob, call_apart, confirming_reply, control, on_reactor, peer, raw_reply, read_raw,
+};
 
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -229,20 +232,27 @@ fn no_timeout_is_too_long() {
     EchoClient(layered).blob(Blob::default()).timeout(long).wait().expect("an echo");
 }
 
-/// T37: a peer that says goodbye on every connection and keeps them open is not given a connection for each call.
+/// T37: a peer that sends its clients away on every connection, in whatever way, and keeps them open is not given one for each call.
 #[test]
-fn a_peer_that_always_says_goodbye_is_backed_off_from() {
-    let url = peer(|_, mut socket| {
-        let _ = socket.write_all(GOODBYE);
-        while read_raw(&mut socket).is_some() {}
-    });
-    let channel = Channel::builder(url).connections(1).pool(one_reactor()).build().unwrap();
-    let start = Instant::now();
-    let mut calls = Vec::new();
-    while start.elapsed() < Duration::from_millis(500) {
-        let next = call_apart(&channel, b"call", Duration::from_secs(2));
-        calls.push(next.recv_timeout(Duration::from_millis(5)));
+fn a_peer_that_sends_everybody_away_is_backed_off_from() {
+    let ways: [(&str, Vec<u8>); 3] = [
+        ("Kitex's goodbye", GOODBYE.to_vec()),
+        ("goaway", [confirming_reply(i32::MAX, b""), control(GoAway { last: 0, reason: b"go" })].concat()),
+        ("glitches", raw_reply(i32::MAX, b"").repeat(150)),
+    ];
+    for (way, bytes) in ways {
+        let url = peer(move |_, mut socket| {
+            let _ = socket.write_all(&bytes);
+            while read_raw(&mut socket).is_some() {}
+        });
+        let channel = Channel::builder(url).connections(1).pool(one_reactor()).build().unwrap();
+        let start = Instant::now();
+        let mut calls = Vec::new();
+        while start.elapsed() < Duration::from_millis(500) {
+            let next = call_apart(&channel, b"call", Duration::from_secs(2));
+            calls.push(next.recv_timeout(Duration::from_millis(5)));
+        }
+        let connects = channel.stats().connects.get();
+        assert!((2..=12).contains(&connects), "{way}: {} calls made {connects} connections", calls.len());
     }
-    let connects = channel.stats().connects.get();
-    assert!((2..=12).contains(&connects), "{} calls made {connects} connections", calls.len());
 }

@@ -57,11 +57,7 @@ impl ClientHandler {
         match ReplyInfo::parse(tt.info, &self.channel.config.limits.header()) {
             Ok(info) if info.closing => {
                 tracing::debug!(peer = %cx.peer(), "the peer says goodbye");
-                if !self.answered && !self.retired {
-                    self.turned_away = true;
-                    self.channel.turned_away(self.slot, cx.now(), "the peer says goodbye at once");
-                }
-                self.retire(cx);
+                self.turn_away(cx, "the peer says goodbye at once");
             }
             _ => self.glitch(cx, "a frame with id 0 that is no goodbye"),
         }
@@ -93,7 +89,7 @@ impl ClientHandler {
             }
             ControlFrame::GoAway { last, reason } => {
                 tracing::debug!(peer = %cx.peer(), last, reason = %reason.escape_ascii(), "the peer says goaway");
-                self.retire(cx);
+                self.turn_away(cx, "the peer says goaway at once");
             }
             ControlFrame::Cancel(_) => self.glitch(cx, "a cancellation from a server"),
         }

@@ -403,8 +403,18 @@ impl ClientHandler {
         }
     }
 
+    /// Retires it by the peer's doing. A peer that has not answered anything by then is backed off from: else it would be given another
+    /// connection for each call, beside all those that stay for the calls they have.
+    pub(super) fn turn_away(&mut self, cx: &mut Cx<'_>, why: &'static str) {
+        if !self.answered && !self.retired {
+            self.turned_away = true;
+            self.channel.turned_away(self.slot, cx.now(), why);
+        }
+        self.retire(cx);
+    }
+
     /// New calls go to another connection from now on, and so do those that wait for their turn here.
-    pub(super) fn retire(&mut self, cx: &mut Cx<'_>) {
+    fn retire(&mut self, cx: &mut Cx<'_>) {
         if std::mem::replace(&mut self.retired, true) {
             return;
         }
@@ -434,7 +444,7 @@ impl ClientHandler {
         tracing::debug!(peer = %cx.peer(), what, "glitch");
         match self.glitches.add(cx.now()) {
             Verdict::Tolerate => {}
-            Verdict::Drain => self.retire(cx),
+            Verdict::Drain => self.turn_away(cx, "the peer's first frames are no replies to calls"),
             Verdict::Cut => cx.abort(CloseReason::Limit("max_glitches")),
         }
     }

@@ -87,7 +87,8 @@ impl ClientHandler {
                     return Ok(());
                 }
                 if info.as_ref().is_some_and(|info| info.closing) {
-                    self.retire(cx);
+                    self.works();
+                    self.turn_away(cx, "the peer closes the connection");
                 }
                 Ok(Reply { id: seq, kind: payload.kind, body: frame.slice(payload.body), info })
             }
