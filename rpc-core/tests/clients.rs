@@ -12,7 +12,9 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use rpc_core::protocol::MessageType;
 use rpc_core::protocol::ttheader::ControlFrame::GoAway;
+use rpc_core::protocol::ttheader::write_frame_head;
 use rpc_core::transport::{PoolOptions, ReactorHandle, ReactorPool};
 use rpc_core::{Channel, Code, Phase, Result, Sent};
 use support::{
@@ -255,4 +257,58 @@ fn a_peer_that_sends_everybody_away_is_backed_off_from() {
         let connects = channel.stats().connects.get();
         assert!((2..=12).contains(&connects), "{way}: {} calls made {connects} connections", calls.len());
     }
+}
+
+/// A header that cannot be read leaves nothing of the stream to trust, whoever the frame is for.
+#[test]
+fn a_malformed_header_ends_the_connection_whoever_it_is_for() {
+    let malformed = |seq, kind| {
+        let mut out = Vec::new();
+        // A block of string pairs that ends within its count.
+        write_frame_head(&mut out, 0, seq, [b"\x01\xff", b""], kind, b"Blob", 0).expect("short");
+        out
+    };
+    let frames = [
+        ("to nobody", malformed(i32::MAX, MessageType::Reply)),
+        ("an exception to nobody", malformed(i32::MAX, MessageType::Exception)),
+        ("a request", malformed(i32::MAX, MessageType::Call)),
+        ("with id 0", malformed(0, MessageType::Reply)),
+    ];
+    for (which, bytes) in frames {
+        let (tell, held) = mpsc::channel();
+        let (tell, url_bytes) = (Mutex::new(tell), bytes);
+        let url = peer(move |_, mut socket| {
+            let Some(request) = read_raw(&mut socket) else { return };
+            let _ = socket.write_all(&url_bytes);
+            let _ = tell.lock().unwrap().send(request.seq);
+            while read_raw(&mut socket).is_some() {}
+        });
+        let channel = Channel::builder(url).connections(1).pool(one_reactor()).build().unwrap();
+        let waits = call_apart(&channel, b"waits", LIMIT);
+        held.recv_timeout(LIMIT).expect("it arrives");
+        let error = waits.recv_timeout(LIMIT).expect("it ends").expect_err("nobody answers");
+        assert_eq!(error.code(), Code::Unavailable, "{which}: {error}");
+    }
+}
+
+/// An exception is its call's by the header's id alone: of a request that Kitex could not read it does not know the payload's.
+#[test]
+fn an_exception_is_taken_whatever_its_payload_s_id_is() {
+    let url = peer(|_, mut socket| {
+        while let Some(request) = read_raw(&mut socket) {
+            let mut out = Vec::new();
+            write_frame_head(&mut out, 0, request.seq, [b"", b""], MessageType::Exception, b"Blob", 4).expect("short");
+            out.extend_from_slice(b"\x12\x02no");
+            let at = out.len() - 4 - 4; // the payload's id stands before its body
+            out[at..at + 4].copy_from_slice(&0_i32.to_be_bytes());
+            let _ = socket.write_all(&out);
+        }
+    });
+    let channel = Channel::builder(url).connections(1).pool(one_reactor()).build().unwrap();
+    for _ in 0..2 {
+        let error = call_apart(&channel, b"call", LIMIT).recv_timeout(LIMIT).unwrap().expect_err("an exception");
+        assert!(error.to_string().contains("no"), "{error}");
+        assert_ne!(error.code(), Code::Unavailable, "{error}");
+    }
+    assert_eq!(channel.stats().connects.get(), 1, "the connection is kept");
 }

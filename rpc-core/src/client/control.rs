@@ -48,7 +48,7 @@ impl ClientHandler {
     /// A frame with id 0: a control frame, or the goodbye of a Kitex server, whose payload is Thrift and not read.
     ///
     /// # Errors
-    /// A malformed control frame, or one that nobody agreed on: fatal for the connection.
+    /// A malformed frame, or a control frame that nobody agreed on: fatal for the connection.
     #[cold]
     pub(super) fn control(&mut self, cx: &mut Cx<'_>, tt: &TtFrame<'_>) -> Result<(), Error> {
         if let Some(frame) = ControlFrame::decode(tt)? {
@@ -59,6 +59,7 @@ impl ClientHandler {
                 tracing::debug!(peer = %cx.peer(), "the peer says goodbye");
                 self.turn_away(cx, "the peer says goodbye at once");
             }
+            Err(error) if error.is_fatal() => return Err(error.into()),
             _ => self.glitch(cx, "a frame with id 0 that is no goodbye"),
         }
         Ok(())

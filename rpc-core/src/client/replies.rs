@@ -24,7 +24,10 @@ impl ClientHandler {
         let info = if plain {
             Ok(None)
         } else {
-            ReplyInfo::parse(tt.info, &self.channel.config.limits.header()).map(|info| Some(Box::new(info)))
+            match ReplyInfo::parse(tt.info, &self.channel.config.limits.header()) {
+                Err(error) if error.is_fatal() => return Err(error.into()), // whoever the reply is for
+                parsed => parsed.map(|info| Some(Box::new(info))),
+            }
         };
         if let Ok(Some(info)) = &info
             && self.keepalive.is_none()
@@ -69,6 +72,7 @@ impl ClientHandler {
                     return Ok(());
                 }
             }
+            // Whatever its method and id are, as Kitex's clients take it: the header's id says whose it is.
             MessageType::Exception => {}
             MessageType::Call | MessageType::Oneway => {
                 self.glitch(cx, "a request where a reply is due");
@@ -92,7 +96,6 @@ impl ClientHandler {
                 }
                 Ok(Reply { id: seq, kind: payload.kind, body: frame.slice(payload.body), info })
             }
-            Err(error) if error.is_fatal() => return Err(error.into()),
             Err(error) => {
                 self.glitch(cx, "a reply's header is over a limit");
                 Err(Error::from(error).with_phase(Phase::Decode).with_sent(Sent::Maybe))
