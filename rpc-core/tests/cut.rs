@@ -10,8 +10,8 @@ use rpc_core::protocol::MessageType;
 use rpc_core::protocol::ttheader::ControlFrame::{Cancel, Ping, Pong};
 use rpc_core::{Code, Context};
 use support::{
-    AnyServer, Blob, LIMIT, announcing_request, bind, code_of, control, dial, eventually, negotiated, read_raw,
-    with_timeout,
+    AnyServer, Blob, LIMIT, announcing_request, bind, code_of, control, dial, eventually, negotiated, ordered_request,
+    read_raw, with_timeout,
 };
 
 /// Blocking handlers: `first` is answered at once, anything else when the gate is opened. What runs behind it is told.
@@ -145,4 +145,21 @@ fn a_connection_full_of_answered_calls_refuses_and_hears() {
     socket.write_all(&announcing_request(5, b"first")).expect("it reads");
     let served = read_raw(&mut socket).expect("a reply");
     assert_eq!((served.seq, served.kind), (5, Some(MessageType::Reply)), "there is room again");
+}
+
+/// Where order counts the next request is read when the one before it is answered, not when its worker returns.
+#[test]
+fn a_worker_s_call_cut_short_does_not_hold_up_the_next() {
+    let (service, gate, seen) = gated();
+    let server = bind(service, &[]);
+    let mut socket = dial(&server);
+    socket.write_all(&with_timeout(0, MessageType::Call, 1, b"3000")).expect("it reads");
+    seen.recv_timeout(LIMIT).expect("the handler runs");
+    socket.write_all(&ordered_request(2, b"first")).expect("it reads");
+    let late = read_raw(&mut socket).expect("a reply");
+    assert_eq!((late.seq, code_of(&late)), (1, Some(Code::DeadlineExceeded)));
+    let next = read_raw(&mut socket).expect("a reply, though the first handler still runs");
+    assert_eq!((next.seq, next.kind, server.stats().in_flight), (2, Some(MessageType::Reply), 1));
+    gate.open();
+    assert!(eventually(|| server.stats().in_flight == 0));
 }

@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::collections::HashMap;
 use std::future::{pending, poll_fn};
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
@@ -10,10 +11,13 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use rpc_core::protocol::{Exception, MessageType};
 use rpc_core::transport::{PoolOptions, ReactorPool};
 use rpc_core::{Channel, Code, Context, Error, Sent, Server, ServerBuilder, ServerHandle};
-use support::{AnyServer, Blob, EchoClient, GOODBYE, Nested, call_apart, raw_request, read_raw};
+use support::{
+    AnyServer, Blob, EchoClient, GOODBYE, Nested, call_apart, eventually, ordered_request, raw_request, read_raw,
+};
 
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -171,6 +175,63 @@ fn a_panic_in_encoding_leaves_the_server_whole() {
         EchoClient(connect(&server)).blob(Blob::default()).wait().expect("an echo, on a new connection");
         assert_eq!(server.stats().in_flight, 0);
     }
+}
+
+/// Handlers wait for the gate with their payload's name to open; there is none for `echo`.
+#[derive(Clone, Default)]
+struct Gates(Arc<Mutex<HashMap<Bytes, (bool, Option<Waker>)>>>);
+
+impl Gates {
+    async fn pass(&self, name: &Bytes) {
+        poll_fn(|task| {
+            let mut gates = self.0.lock().expect("no panic");
+            let (open, waker) = gates.entry(name.clone()).or_default();
+            *waker = Some(task.waker().clone());
+            if *open || name == "echo" { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+
+    fn open(&self, name: &'static str) {
+        let mut gates = self.0.lock().expect("no panic");
+        let (open, waker) = gates.entry(Bytes::from_static(name.as_bytes())).or_default();
+        *open = true;
+        if let Some(waker) = waker.take() {
+            waker.wake();
+        }
+    }
+
+    fn server(&self) -> ServerHandle {
+        let gates = self.clone();
+        bind(AnyServer::new(move |cx: Context, req: Blob| {
+            let gates = gates.clone();
+            async move {
+                gates.pass(&req.payload).await;
+                (cx, Ok(req))
+            }
+        }))
+    }
+}
+
+/// W5.4: the end of a call whose order does not count lets nothing overtake one whose does.
+#[test]
+fn replies_in_order_stay_in_order_beside_others() {
+    let gates = Gates::default();
+    let server = gates.server();
+    let (mut socket, mut other) = (dial(&server), dial(&server));
+    let requests = [raw_request(1, b"any order"), ordered_request(2, b"in order"), ordered_request(3, b"echo")];
+    socket.write_all(&requests.concat()).unwrap();
+    assert!(eventually(|| server.stats().in_flight == 2), "both wait at their gates");
+    gates.open("any order");
+    assert_eq!(read_raw(&mut socket).expect("a reply").seq, 1);
+    for seq in 1..10 {
+        // The same reactor has had turns enough to read on.
+        other.write_all(&raw_request(seq, b"echo")).unwrap();
+        read_raw(&mut other).expect("an echo");
+    }
+    gates.open("in order");
+    let replies = [(); 2].map(|()| read_raw(&mut socket).expect("a reply").seq);
+    assert_eq!(replies, [2, 3]);
 }
 
 /// A peer that goes on after the goodbye is refused in the end, unexecuted, so that what runs can end and the server with it.

@@ -184,6 +184,7 @@ impl ServerHandler {
             What::Blocking(context) => {
                 context.cancel();
                 self.running.answer(key);
+                self.in_order.take_if(|awaited| *awaited == key);
                 self.here.counters.replied.add(1);
                 let to = self.as_of_now(to);
                 reply::write_error(cx.output(), method, to, &Metadata::new(), error);

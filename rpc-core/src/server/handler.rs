@@ -39,8 +39,8 @@ pub(crate) struct ServerHandler {
     /// Requests so far.
     pub(super) calls: u64,
     pub(super) last_seq: i32,
-    /// A request without flag 0x0001 is under way: the next ones wait, so that replies keep their order.
-    in_order: bool,
+    /// A request without flag 0x0001 whose caller waits: the next ones do, too, so that replies keep their order.
+    pub(super) in_order: Option<CallKey>,
     pub(super) multiplexed: bool,
     pub(super) control: Control,
     pub(super) drain: Drain,
@@ -62,7 +62,7 @@ impl ServerHandler {
             running: Running::default(),
             calls: 0,
             last_seq: 0,
-            in_order: false,
+            in_order: None,
             multiplexed: false,
             control: Control::No,
             reason: Reason::ShuttingDown,
@@ -88,7 +88,9 @@ impl ServerHandler {
         match ((held, unanswered) == counted, self.table.is_none()) {
             (false, _) => Err(format!("{held} calls run, {unanswered} unanswered, {counted:?} counted")),
             (_, false) => Err("it kept the reactor's methods after its batch".to_owned()),
-            _ if self.running.len() == 0 && self.in_order => Err("it waits for a call that has ended".to_owned()),
+            _ if self.running.len() == 0 && self.in_order.is_some() => {
+                Err("it waits for a call that has ended".to_owned())
+            }
             _ => Ok(held),
         }
     }
@@ -277,7 +279,9 @@ impl ServerHandler {
         self.running.insert(call);
         self.watch(cx);
         self.here.counters.in_flight.add(1);
-        self.in_order = flags & FLAG_OUT_OF_ORDER == 0 && !to.oneway;
+        if flags & FLAG_OUT_OF_ORDER == 0 && !to.oneway {
+            self.in_order = Some(key);
+        }
         self.throttle(cx);
         Ok(())
     }
@@ -286,7 +290,7 @@ impl ServerHandler {
     /// until a request comes, so that cancellations and pongs are heard: see [`Handler::takes`]. Handlers whose callers have been
     /// answered do not hold it up: nothing that the peer does ends them, and its pings would not be heard until they return.
     fn throttle(&self, cx: &mut Cx<'_>) {
-        if self.in_order {
+        if self.in_order.is_some() {
             cx.pause();
         } else if self.has_room() {
             cx.resume();
@@ -319,12 +323,10 @@ impl ServerHandler {
         if let Some(timer) = call.timer {
             cx.disarm(timer);
         }
-        if !to.oneway {
-            self.in_order = false;
-        }
         if call.answered {
             return None;
         }
+        self.in_order.take_if(|awaited| *awaited == key);
         let mut to = self.as_of_now(to);
         // A worker has written its reply as it was told at the start.
         to.confirm &= call.to.confirm || !call.is_blocking();
