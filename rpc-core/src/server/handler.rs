@@ -88,8 +88,8 @@ impl ServerHandler {
         match ((held, unanswered) == counted, self.table.is_none()) {
             (false, _) => Err(format!("{held} calls run, {unanswered} unanswered, {counted:?} counted")),
             (_, false) => Err("it kept the reactor's methods after its batch".to_owned()),
-            _ if self.running.len() == 0 && self.in_order.is_some() => {
-                Err("it waits for a call that has ended".to_owned())
+            _ if self.in_order.is_some_and(|key| !self.running.awaits(key)) => {
+                Err("it waits for a call that has been answered".to_owned())
             }
             _ => Ok(held),
         }
@@ -276,7 +276,7 @@ impl ServerHandler {
         };
         let timer = deadline.map(|at| cx.arm(at, key.to_timer()));
         let call = RunningCall { what, began: now, timer, timeout, method, to, answered: false };
-        self.running.insert(call);
+        self.running.insert(call, &self.here.spare);
         self.watch(cx);
         self.here.counters.in_flight.add(1);
         if flags & FLAG_OUT_OF_ORDER == 0 && !to.oneway {
@@ -318,7 +318,7 @@ impl ServerHandler {
 
     /// A running call has come to its end; `None` if its caller has its answer already.
     pub(crate) fn ended(&mut self, cx: &mut Cx<'_>, key: CallKey, to: ReplyTo) -> Option<ReplyTo> {
-        let call = self.running.remove(key)?;
+        let call = self.running.remove(key, &self.here.spare)?;
         self.here.counters.in_flight.sub(1);
         if let Some(timer) = call.timer {
             cx.disarm(timer);

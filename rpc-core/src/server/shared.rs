@@ -7,6 +7,7 @@ use rpc_transport::{Counter, ReservedTask};
 
 use super::router::Router;
 use super::runner::Runner;
+use super::running::SpareTables;
 use super::watchdog::PollingMethod;
 use super::workers::Workers;
 use crate::codegen::MethodDescriptor;
@@ -39,6 +40,8 @@ pub(crate) struct OnReactor {
     pub(super) no_header: Arc<RequestInfo>,
     /// The header that was read last. Connections of one client mostly have the same, and share it.
     pub(super) last_header: Mutex<Arc<RequestInfo>>,
+    /// Tables for connections whose calls do not all end at once.
+    pub(super) spare: SpareTables,
     /// Which methods' handlers are being polled; for the watchdog.
     pub(crate) polling: Vec<PollingMethod>,
 }
@@ -51,6 +54,7 @@ impl OnReactor {
             counters: Counters::default(),
             last_header: Mutex::new(Arc::clone(&no_header)),
             no_header,
+            spare: SpareTables::default(),
             polling,
         }
     }
