@@ -23,7 +23,8 @@ pub struct ConnLimits {
     /// Queued output, in bytes, at which the connection is closed. Default: the larger of 8 MiB and
     /// `max_frame_size` + `write_high`.
     pub write_hard: usize,
-    /// Queued output must make progress within this time. Default 30 s. Then: closed with a reset.
+    /// Queued output must make progress within this time; once the connection closes, all of it must be gone within this time and a second
+    /// for every 64 KiB. Default 30 s. Then: closed with a reset.
     pub write_stall_timeout: Duration,
     /// Frames of one connection handled before the other ready connections get their turn. Default 64; sixteen times as
     /// many while no other is ready, any number while there is no other.

@@ -178,3 +178,27 @@ fn lingering_connections_count_towards_max_connections() {
     let mut third = parting.dial();
     assert_eq!(heard(&mut third).1, Received::Bytes(0), "there is room again");
 }
+
+/// A peer that takes a little now and then, which no stall is, does not keep a closing connection and its output for ever; a slow one
+/// hears all of it.
+#[test]
+fn closing_ends() {
+    for (pause, hears_all) in [(10_000 * MS, false), (20 * MS, true)] {
+        let parting = Parting::new(ListenOptions::default());
+        parting.net.set_knobs(|knobs| knobs.buffer = 4096);
+        let mut peer = parting.dial();
+        peer.write(&wire(b"anything"));
+        let (begun, mut bytes) = (parting.net.elapsed(), Vec::new());
+        let end = loop {
+            parting.net.run_for(pause);
+            match peer.read(&mut bytes) {
+                Received::Bytes(_) => {}
+                end => break end,
+            }
+        };
+        let took = parting.net.elapsed() - begun;
+        assert!(took < 60_000 * MS, "{took:?}");
+        assert_eq!((bytes == wire(&[7; LAST_WORDS]), end == Received::End), (hears_all, hears_all), "after {took:?}");
+        assert!(hears_all || took > 30_000 * MS, "{took:?}");
+    }
+}

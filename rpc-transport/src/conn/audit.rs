@@ -90,6 +90,7 @@ fn phase(phase: &Phase) -> String {
         Phase::Connecting => "while connecting".to_owned(),
         Phase::Open => "while open".to_owned(),
         Phase::Lingering { .. } => "while lingering".to_owned(),
-        Phase::Closing(reason) | Phase::Aborting(reason) => format!("while closing: {reason}"),
+        Phase::Closing(closing) => format!("while closing: {}", closing.reason),
+        Phase::Aborting(reason) => format!("while closing: {reason}"),
     }
 }

@@ -28,8 +28,8 @@ impl Entry {
             return; // the peer is gone
         }
         conn.key = None; // nothing can be written any more
-        if let Phase::Closing(reason) = std::mem::replace(&mut conn.phase, Phase::closing(CloseReason::Stopped)) {
-            self.tell_end(now, &reason);
+        if let Phase::Closing(closing) = std::mem::replace(&mut conn.phase, Phase::closing(CloseReason::Stopped)) {
+            self.tell_end(now, &closing.reason);
         }
         let over = std::mem::replace(&mut self.pipeline, Box::new(Framed { framing: Ended, handler: Ended }));
         guarded("the end of a handler", || drop(over));

@@ -112,7 +112,7 @@ enum Phase {
     Connecting,
     Open,
     /// No more reading; closes when the output is written.
-    Closing(Box<CloseReason>),
+    Closing(Box<Closing>),
     /// The handler has heard that it is over, the output is written and its end, too. What still comes is read and dropped: a system
     /// that closes a socket with unread input resets it, and then the peer may lose what was written last.
     Lingering {
@@ -122,10 +122,16 @@ enum Phase {
     Aborting(Box<CloseReason>),
 }
 
+struct Closing {
+    reason: CloseReason,
+    /// By when the output must be written.
+    until: Option<Instant>,
+}
+
 impl Phase {
     #[cold]
     fn closing(reason: CloseReason) -> Phase {
-        Phase::Closing(Box::new(reason))
+        Phase::Closing(Box::new(Closing { reason, until: None }))
     }
 
     #[cold]
@@ -507,6 +513,7 @@ fn settle(mut entry: Box<Entry>, now: Instant) {
     entry.tell_drained(now);
     entry.conn.close_if_read();
     if let Phase::Closing(_) = entry.conn.phase {
+        entry.conn.limit_closing(now);
         entry.conn.write_out();
     }
     entry.linger(now);
@@ -559,10 +566,10 @@ fn settle(mut entry: Box<Entry>, now: Instant) {
 /// The end of a connection: tells the handler, unless it knows, and frees everything.
 fn end(mut entry: Box<Entry>, now: Instant) {
     let (how, reason) = match std::mem::replace(&mut entry.conn.phase, Phase::closing(CloseReason::Stopped)) {
-        Phase::Aborting(reason) => (CloseHow::Abort, Some(reason)),
-        Phase::Closing(reason) => (CloseHow::Graceful, Some(reason)),
+        Phase::Aborting(reason) => (CloseHow::Abort, Some(*reason)),
+        Phase::Closing(closing) => (CloseHow::Graceful, Some(closing.reason)),
         Phase::Lingering { .. } => (CloseHow::Graceful, None), // the handler has heard of it
-        Phase::Connecting | Phase::Open => (CloseHow::Abort, Some(Box::new(CloseReason::Stopped))),
+        Phase::Connecting | Phase::Open => (CloseHow::Abort, Some(CloseReason::Stopped)),
     };
     let key = entry.conn.key.take();
     with(|core| {

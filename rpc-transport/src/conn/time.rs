@@ -1,9 +1,12 @@
 //! The time limits of a connection: one timer for all of them.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{Conn, Paused, Phase};
 use crate::error::CloseReason;
+
+/// How fast a peer must read what is left for it when the connection closes, in bytes a second.
+const MIN_RATE: u64 = 64 << 10;
 
 impl Conn {
     /// The next time at which a time limit may have been reached: of those that count in this phase, and no others, since
@@ -14,7 +17,8 @@ impl Conn {
             Phase::Open => {
                 [self.stall_at(), self.idle_at(), self.first_frame_at(), self.partial_at()].into_iter().flatten().min()
             }
-            Phase::Closing(_) | Phase::Aborting(_) => self.stall_at(),
+            Phase::Closing(ref closing) => self.stall_at().into_iter().chain(closing.until).min(),
+            Phase::Aborting(_) => self.stall_at(),
             Phase::Lingering { until } => Some(until),
         }
     }
@@ -25,6 +29,17 @@ impl Conn {
 
     fn stall_at(&self) -> Option<Instant> {
         self.stalled_since?.checked_add(self.limits.write_stall_timeout)
+    }
+
+    /// Sets the end of closing when it begins: `write_stall_timeout` from there, and more for much output. Else a peer that takes a byte
+    /// now and then, which no stall is, would keep all of it for ever.
+    pub(super) fn limit_closing(&mut self, now: Instant) {
+        if let Phase::Closing(closing) = &mut self.phase
+            && closing.until.is_none()
+        {
+            let paid_for = Duration::from_millis(self.outbound.len() as u64 * 1000 / MIN_RATE);
+            closing.until = now.checked_add(self.limits.write_stall_timeout.saturating_add(paid_for));
+        }
     }
 
     fn idle_at(&self) -> Option<Instant> {
@@ -56,7 +71,10 @@ impl Conn {
             }
             Phase::Connecting | Phase::Lingering { .. } | Phase::Aborting(_) => {}
             _ if passed(self.stall_at()) => self.abort(CloseReason::Limit("write_stall_timeout")),
-            Phase::Closing(_) => {} // only a stalled write may cut it short
+            Phase::Closing(ref closing) if passed(closing.until) => {
+                self.abort(CloseReason::Limit("write_stall_timeout"))
+            }
+            Phase::Closing(_) => {} // nothing else may cut it short
             Phase::Open if passed(self.partial_at()) && self.paused.by_memory => {
                 self.abort(CloseReason::Limit("max_buffered_bytes"));
             }

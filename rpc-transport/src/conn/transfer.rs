@@ -84,7 +84,7 @@ impl Conn {
                 }
                 Err(e) => {
                     self.phase = Phase::Aborting(match std::mem::replace(&mut self.phase, Phase::Open) {
-                        Phase::Closing(first) => first, // the first reason counts
+                        Phase::Closing(first) => Box::new(first.reason), // the first reason counts
                         _ => Box::new(CloseReason::Io(e)),
                     });
                     return;
