@@ -92,7 +92,7 @@ fn requests_without_room_are_refused_at_the_end() {
     check_end(&server, ending, 11);
 }
 
-/// Nothing runs, and requests are unread all the same: their peer does not read the replies to those before.
+/// B18: nothing runs, and requests are unread all the same: their peer does not read the replies to those before.
 #[test]
 fn requests_behind_unread_replies_are_refused_at_the_end() {
     const CALLS: i32 = 2_000;
@@ -119,7 +119,7 @@ fn requests_behind_unread_replies_are_refused_at_the_end() {
     check_end(&server, ending, CALLS as usize);
 }
 
-/// One at a time, in order: each is handed up when the one before has its reply, and the end of one is no end of them.
+/// B18: one at a time, in order: each is handed up when the one before has its reply, and the end of one is no end of them.
 #[test]
 fn pipelined_requests_are_refused_at_the_end() {
     let server = bind(slow(Duration::from_millis(300)), &[]);
