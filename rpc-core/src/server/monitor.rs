@@ -13,7 +13,8 @@ use super::shared::{Counters, ServerShared};
 pub struct ServerStats {
     /// Open connections.
     pub connections: u64,
-    /// Handlers that run and did not end at once.
+    /// Requests whose handler did not end at once, and which are owed a reply. A method that blocks and whose connection has ended, or
+    /// which was cut, is not among them, though it may still hold a worker; what limits the server's work counts it.
     pub in_flight: u64,
     /// Requests received. At rest they are as many as `replied`, and those whose connection ended before their handler did.
     pub accepted: u64,
