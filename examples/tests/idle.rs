@@ -2,7 +2,7 @@
 //!
 //! `RPC_TEST_SIZE=full` holds 10,000 of them for ten seconds. Memory is the server's own resident memory, with what the allocator
 //! adds: not the kernel's sockets. It is measured of connections that have made a call, with a header as clients of one service send
-//! it, and of such that have said nothing yet.
+//! it, of such that have said nothing yet, and of such that have made many calls at once.
 
 use std::io::{self, Write};
 use std::net::TcpStream;
@@ -37,6 +37,16 @@ fn call(mut socket: &TcpStream) -> io::Result<()> {
     socket.write_all(&raw::ttheader(raw::OUT_OF_ORDER, 1, &raw::ints(&ints), &payload))?;
     let reply = raw::read_frame(&mut socket)?;
     assert_eq!(reply.and_then(|reply| reply.blob().map(<[u8]>::to_vec)).as_deref(), Some(&b"hello"[..]));
+    Ok(())
+}
+
+/// Makes 64 calls at once whose handlers wait a moment, and waits for their replies.
+fn burst(mut socket: &TcpStream) -> io::Result<()> {
+    let calls: Vec<u8> = (1..=64).flat_map(|seq| raw::request(seq, "Sleep", &raw::number(2))).collect();
+    socket.write_all(&calls)?;
+    for _ in 1..=64 {
+        assert_eq!(raw::read_frame(&mut socket)?.map(|reply| reply.kind), Some(raw::REPLY));
+    }
     Ok(())
 }
 
@@ -80,6 +90,8 @@ fn idle_connections_cost_next_to_nothing() {
 
     let Held { each: silent, is_little, .. } = hold(wanted, |_| Ok(()));
     assert!(is_little, "{silent} bytes each before the first call");
+    let Held { each: burst, is_little, .. } = hold(wanted, burst);
+    assert!(is_little, "{burst} bytes each after a burst of calls");
     let Held { server, control, idle, each, is_little } = hold(wanted, call);
     thread::sleep(Duration::from_millis(500)); // what opening them left to do
     let (polls, used, from) = (stats(&control).each("polls"), server.cpu(), Instant::now());
@@ -89,8 +101,8 @@ fn idle_connections_cost_next_to_nothing() {
     let per_second = polls_of_each.max().unwrap_or(u64::MAX) as f64 / took.as_secs_f64();
     let share = used.as_secs_f64() / took.as_secs_f64() * 100.0;
     println!(
-        "{} idle connections: {each} bytes of user memory each, {silent} before their first call; over {:.1} s {share:.3} % of a \
-         processor, {per_second:.1} wake-ups a second of the reactor that has most",
+        "{} idle connections: {each} bytes of user memory each, {silent} before their first call, {burst} after 64 calls at \
+         once; over {:.1} s {share:.3} % of a processor, {per_second:.1} wake-ups a second of the reactor that has most",
         idle.len(),
         took.as_secs_f64()
     );
