@@ -5,7 +5,7 @@ mod support;
 use std::collections::HashMap;
 use std::future::{pending, poll_fn};
 use std::io::Write;
-use std::net::{TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::task::{Poll, Waker};
@@ -232,6 +232,24 @@ fn replies_in_order_stay_in_order_beside_others() {
     gates.open("in order");
     let replies = [(); 2].map(|()| read_raw(&mut socket).expect("a reply").seq);
     assert_eq!(replies, [2, 3]);
+}
+
+/// T22: what came before the peer's end is begun, and answered if it can be at once. A handler that waits is dropped: the end may be the
+/// peer's only way to say that nobody waits any more.
+#[test]
+fn a_peer_that_closes_its_side_gets_what_is_ready() {
+    let gates = Gates::default();
+    let server = gates.server();
+    let mut socket = dial(&server);
+    socket.write_all(&[raw_request(1, b"waits"), raw_request(2, b"echo")].concat()).unwrap();
+    socket.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(read_raw(&mut socket).expect("a reply").seq, 2);
+    assert!(read_raw(&mut socket).is_none(), "and no other");
+    assert!(
+        eventually(|| server.stats().connections == 0 && server.stats().in_flight == 0),
+        "the one that waits is dropped"
+    );
+    assert_eq!(server.stats().accepted, 2);
 }
 
 /// A peer that goes on after the goodbye is refused in the end, unexecuted, so that what runs can end and the server with it.
