@@ -43,6 +43,7 @@ pub(super) struct CallTable {
 
 /// A reactor's tables that no connection needs at the moment.
 #[derive(Default)]
+#[allow(clippy::vec_box, reason = "connections hold them by a pointer, and are lent just that")]
 pub(super) struct SpareTables(Mutex<Vec<Box<CallTable>>>);
 
 pub(super) struct RunningCall {
