@@ -179,7 +179,10 @@ fn a_panic_in_encoding_leaves_the_server_whole() {
 
 /// Handlers wait for the gate with their payload's name to open; there is none for `echo`.
 #[derive(Clone, Default)]
-struct Gates(Arc<Mutex<HashMap<Bytes, (bool, Option<Waker>)>>>);
+struct Gates(Arc<Mutex<HashMap<Bytes, Gate>>>);
+
+/// Whether it is open, and who waits at it.
+type Gate = (bool, Option<Waker>);
 
 impl Gates {
     async fn pass(&self, name: &Bytes) {
