@@ -42,7 +42,7 @@ fn build(out: &mut Vec<u8>, strings: &mut StringBlock, ints: &mut Vec<u8>) {
         (int_key::CONNECT_TIMEOUT, b"1000"),
         (int_key::FROM_METHOD, b""),
         (int_key::MSG_TYPE, b"1"),
-        (int_key::CAPABILITIES, b"0"),
+        (int_key::CAPABILITIES, b"1"),
     ];
     ints.clear();
     ints.put_u8(block::INTS);

@@ -50,6 +50,17 @@ pub(crate) struct Expected {
     pub(crate) glitches: u64,
     /// What was done about control frames.
     pub(crate) events: Vec<&'static str>,
+    /// It has nothing more to do, and closes when a read finds nothing: what comes after this is refused, or not read any more, as it was
+    /// there by then or not.
+    pub(crate) left: Option<Left>,
+}
+
+/// How far things were then.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Left {
+    pub(crate) said: usize,
+    pub(crate) accepted: u64,
+    pub(crate) glitches: u64,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -119,7 +130,7 @@ pub(crate) fn expect(data: &[u8], rules: Rules) -> Option<Expected> {
             break;
         }
     }
-    conn.expected.closed |= ending == Ending::Closed;
+    conn.expected.closed |= conn.expected.left.is_some() || ending == Ending::Closed;
     conn.expected.unanswered = conn.running.iter().flatten().count() as u64;
     Some(conn.expected)
 }
@@ -191,7 +202,9 @@ impl Conn {
         self.calls += 1;
         if self.drain == Drain::Over {
             self.expected.glitches += 1;
-            self.expected.events.push("refused after goaway");
+            if self.expected.left.is_none() {
+                self.expected.events.push("refused after goaway");
+            }
             self.reply(tt, oneway, message.seq, None);
             return Ok(());
         }
@@ -308,11 +321,15 @@ impl Conn {
         self.leave();
     }
 
-    /// Closes when it has said so and nothing runs.
+    /// Closes when it has said so, nothing runs, and nothing is left to read.
     fn leave(&mut self) {
-        if self.drain == Drain::Over && self.running.iter().flatten().count() == 0 {
+        if self.drain == Drain::Over && self.running.iter().flatten().count() == 0 && self.expected.left.is_none() {
             self.expected.events.push("left");
-            self.expected.closed = true;
+            self.expected.left = Some(Left {
+                said: self.expected.said.len(),
+                accepted: self.expected.accepted,
+                glitches: self.expected.glitches,
+            });
         }
     }
 }
