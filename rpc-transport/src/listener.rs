@@ -359,12 +359,11 @@ fn accept_one(core: &mut Core, index: usize) -> Accept {
         return Accept::Nothing;
     }
     match core.driver.accept(listener.key) {
-        Ok((raw, peer)) => {
-            listener.backoff = FIRST_BACKOFF;
-            Accept::Got(raw, Url::from(&peer), Arc::clone(&listener.shared))
-        }
+        Ok((raw, peer)) => Accept::Got(raw, Url::from(&peer), Arc::clone(&listener.shared)),
         Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
             listener.ready = false;
+            // Everybody is in. One who got in between two failures does not make an end of the shortage.
+            listener.backoff = FIRST_BACKOFF;
             Accept::Nothing
         }
         Err(e) => {
