@@ -152,9 +152,8 @@ fn t28_five_hundred_greedy_clients_within_64_mib() {
     );
     assert!(calls >= SERVED, "{calls} polite calls");
     assert!(most <= 32 << 20, "max_buffered_bytes holds: {most}");
-    // What is counted, three quarters as much again for blocks that are not full, spare ones, and what the allocator has not given back
-    // yet, and 2 KiB for each connection.
-    let bound = before + resident((56 << 20) + 2048 * CLIENTS as u64);
+    // What is counted, half as much again for blocks that are not full and spare ones, and 2 KiB for each connection.
+    let bound = before + resident((48 << 20) + 2048 * CLIENTS as u64);
     assert!(rss <= bound, "{rss} bytes resident, bound {bound}");
     assert_eq!(server.cap().map_or(0, MemoryCap::kills), 0, "never killed for memory");
     let limit = Duration::from_secs(15);
