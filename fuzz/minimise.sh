@@ -5,12 +5,15 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 export RUSTC_BOOTSTRAP=1
 
+known=()
+for program in fuzz_targets/*.rs; do
+  known+=("$(basename "$program" .rs)")
+done
+for target in "$@"; do
+  [[ " ${known[*]} " == *" $target "* ]] || { echo "no target $target; there are: ${known[*]}" >&2; exit 2; }
+done
 targets=("$@")
-if [ "${#targets[@]}" -eq 0 ]; then
-  for program in fuzz_targets/*.rs; do
-    targets+=("$(basename "$program" .rs)")
-  done
-fi
+[ "$#" -gt 0 ] || targets=("${known[@]}")
 cargo fuzz build
 built=$(cd "${CARGO_TARGET_DIR:-target}" && pwd)
 programs=$built/$(rustc -vV | sed -n 's/^host: //p')/release

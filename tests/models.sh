@@ -94,18 +94,29 @@ put_back() {
   fi
 }
 
+known() { awk 'NF { print $1 }' <<< "$BUGS"; }
+
+# matches NAME PATTERN
+# shellcheck disable=SC2053
+matches() { [[ $1 == $2 ]]; }
+
 wanted=("$@")
 failed=0
-if [ "$#" -eq 0 ] || [ "$1" = clean ]; then
+if [ "$#" -eq 0 ] || [ "$*" = clean ]; then
   clean || failed=1
 fi
-if [ "${1:-}" != clean ]; then
+if [ "$*" != clean ]; then
   [ "$#" -gt 0 ] || wanted=("*")
+  for pattern in "${wanted[@]}"; do
+    while read -r bug; do if matches "$bug" "$pattern"; then continue 2; fi; done < <(known)
+    echo "no bug $pattern; there are: clean, alone, or $(known | xargs)" >&2
+    exit 2
+  done
   while read -r bug checker crate names; do
     for pattern in "${wanted[@]}"; do
-      # shellcheck disable=SC2053
-      if [ -n "$bug" ] && [[ $bug == $pattern ]]; then
+      if [ -n "$bug" ] && matches "$bug" "$pattern"; then
         put_back "$bug" "$checker" "$crate" "$names" || failed=1
+        break
       fi
     done
   done <<< "$BUGS"
