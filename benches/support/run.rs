@@ -70,7 +70,7 @@ fn pass(stage: &Stage, seconds: f64) -> Result<(), Failure> {
     let until = Instant::now() + Duration::from_secs_f64(seconds);
     while let Some(left) = until.checked_duration_since(Instant::now()) {
         stage.check()?;
-        thread::sleep(left.min(Duration::from_millis(100)));
+        thread::sleep(left.min(Duration::from_millis(100))); // of the span that is measured
     }
     stage.check()
 }

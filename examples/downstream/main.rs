@@ -25,7 +25,7 @@ impl Stock for Warehouse {
         report("C", cx);
         if order.article == "anvil" {
             let _gone = Gone("C", self.gone.clone());
-            sleep(Duration::from_secs(60)).await;
+            sleep(Duration::from_secs(60)).await; // anvils are heavy; nobody waits that long
         }
         Ok(Receipt { text: format!("one {} taken", order.article) })
     }
@@ -40,7 +40,7 @@ struct Corner {
 impl Shop for Corner {
     async fn buy(&self, cx: &Context, order: Order) -> Result<Receipt> {
         report("B", cx);
-        sleep(Duration::from_millis(20)).await;
+        sleep(Duration::from_millis(20)).await; // spends some of the time that C has left
         let _gone = (order.article == "anvil").then(|| Gone("B", self.gone.clone()));
         self.stock.take(order).await // nothing is passed on by hand
     }

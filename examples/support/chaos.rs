@@ -345,7 +345,7 @@ impl Way {
         let until = std::time::Instant::now() + span;
         while self.check().is_ok() {
             match until.checked_duration_since(std::time::Instant::now()) {
-                Some(left) if !left.is_zero() => thread::sleep(left.min(STEP)),
+                Some(left) if !left.is_zero() => thread::sleep(left.min(STEP)), // of the stall that is asked for
                 _ => break,
             }
         }

@@ -112,7 +112,7 @@ impl Run {
             let unsent = outcome.as_ref().is_err_and(|error| error.sent() == Sent::No);
             self.summary.lock().unwrap_or_else(PoisonError::into_inner).add(number, &plan, &outcome, took);
             if unsent && !self.pause.is_zero() {
-                sleep(self.pause).await;
+                sleep(self.pause).await; // as --pause says
             }
         }
     }

@@ -106,8 +106,8 @@ impl Testee for Service {
     async fn sleep(&self, _: &Context, req: Millis) -> Result<Empty> {
         let duration = Duration::from_millis(req.ms.into());
         match req.kind.as_str() {
-            "" => sleep(duration).await,
-            "hold" => std::thread::sleep(duration),
+            "" => sleep(duration).await,            // the caller says how long, here and below
+            "hold" => std::thread::sleep(duration), // holds the reactor, on purpose
             other => return Err(unknown("Sleep", other, "`` or `hold`")),
         }
         Ok(Empty {})
@@ -117,7 +117,7 @@ impl Testee for Service {
     async fn spin(&self, _: &Context, req: Millis) -> Result<Empty> {
         let duration = Duration::from_millis(req.ms.into());
         match req.kind.as_str() {
-            "" => std::thread::sleep(duration),
+            "" => std::thread::sleep(duration), // on a worker
             "burn" => {
                 let start = Instant::now();
                 while start.elapsed() < duration {
@@ -132,10 +132,10 @@ impl Testee for Service {
     async fn panic(&self, _: &Context, req: Millis) -> Result<Empty> {
         match req.kind.as_str() {
             "" | "now" => {}
-            "later" => sleep(Duration::from_millis(req.ms.into())).await,
+            "later" => sleep(Duration::from_millis(req.ms.into())).await, // as the caller says
             "drop" => {
                 let _bomb = Bomb;
-                sleep(Duration::from_millis(req.ms.into())).await;
+                sleep(Duration::from_millis(req.ms.into())).await; // as the caller says
                 return Ok(Empty {});
             }
             "lock" => {

@@ -36,16 +36,16 @@ impl Greeter for Clumsy {
         match req.name.as_str() {
             "panics at once" => panic!("as it was asked to"),
             "panics later" => {
-                sleep(Duration::from_millis(2)).await;
+                sleep(Duration::from_millis(2)).await; // so that it is a task by then
                 panic!("as it was asked to")
             }
             "panics in drop" => {
                 let _guard = PanicsInDrop;
-                sleep(Duration::from_millis(2)).await;
+                sleep(Duration::from_millis(2)).await; // so that it is a task by then
             }
             "is dropped and panics" => {
                 let _guard = PanicsInDrop;
-                sleep(LIMIT * 10).await;
+                sleep(LIMIT * 10).await; // until it is dropped
             }
             "panics with a payload that panics" => panic_any(PanicsInDrop),
             _ => {}

@@ -12,7 +12,7 @@ use testee::{Figures, Testee, eventually, output_of, raw, scratch};
 const BIN: &str = env!("CARGO_BIN_EXE_testee");
 const LIMIT: Duration = Duration::from_secs(10);
 
-fn sleep(client: &TesteeClient, ms: u32) -> rpc_core::Result<()> {
+fn ask_to_sleep(client: &TesteeClient, ms: u32) -> rpc_core::Result<()> {
     client.sleep(Millis { ms, kind: String::new() }).wait().map(|_| ())
 }
 
@@ -34,8 +34,11 @@ fn sigterm_under_load_loses_no_accepted_call() {
                 let client = TesteeClient::new(channel);
                 let mut calls = 0_u64;
                 loop {
-                    let outcome =
-                        if lane % 2 == 0 { sleep(&client, 3) } else { client.echo(Blob::default()).wait().map(|_| ()) };
+                    let outcome = if lane % 2 == 0 {
+                        ask_to_sleep(&client, 3)
+                    } else {
+                        client.echo(Blob::default()).wait().map(|_| ())
+                    };
                     match outcome {
                         Ok(()) => calls += 1,
                         Err(error) => return (calls, error),
@@ -144,7 +147,7 @@ fn running_calls_end_before_the_server_does() {
     let (many, one) = (server.client(), Channel::builder(server.url()).ping_pong().build().expect("a channel"));
     let one = TesteeClient::new(one);
     thread::scope(|scope| {
-        let calls = [&many, &one].map(|client| scope.spawn(|| sleep(client, 700)));
+        let calls = [&many, &one].map(|client| scope.spawn(|| ask_to_sleep(client, 700)));
         assert!(eventually(LIMIT, || server.stats().get("in_flight") == 2));
         server.terminate();
         // The listener is closed at once.
@@ -163,7 +166,7 @@ fn a_second_sigterm_ends_at_once() {
     let mut server = Testee::start(BIN, [] as [&str; 0]);
     let client = server.client();
     thread::scope(|scope| {
-        let call = scope.spawn(|| sleep(&client, 4_000));
+        let call = scope.spawn(|| ask_to_sleep(&client, 4_000));
         assert!(eventually(LIMIT, || server.stats().get("in_flight") == 1));
         server.terminate();
         assert!(eventually(LIMIT, || TcpStream::connect(server.addr()).is_err()), "it has begun to stop");

@@ -42,7 +42,7 @@ impl Service for Echo {
             &ECHO_LATER,
             Arc::new(later),
             |later: Arc<std::time::Duration>, cx: Context, req: Blob| async move {
-                rpc_core::sleep(*later).await;
+                rpc_core::sleep(*later).await; // of the virtual clock
                 (later, cx, Ok(req))
             },
         );

@@ -336,7 +336,7 @@ fn a_shutdown_says_goaway_and_serves_what_was_on_its_way() {
     let server = bind(
         AnyServer::new(|cx: Context, req: Blob| async move {
             if req.payload == "later" {
-                rpc_core::sleep(Duration::from_millis(300)).await;
+                rpc_core::sleep(Duration::from_millis(300)).await; // still runs when the goodbye is said
             }
             (cx, Ok(req))
         }),

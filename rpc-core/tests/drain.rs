@@ -68,7 +68,7 @@ fn check_end(server: &ServerHandle, ending: JoinHandle<Drained>, seen: usize) {
 fn slow(time: Duration) -> AnyServer {
     AnyServer::new(move |cx: Context, req: Blob| async move {
         if req.payload != "first" {
-            rpc_core::sleep(time).await;
+            rpc_core::sleep(time).await; // the handler is slow: that is its purpose
         }
         (cx, Ok(req))
     })

@@ -116,7 +116,7 @@ async fn hear<T: Send + 'static>(from: Receiver<T>) -> T {
     loop {
         match from.try_recv() {
             Ok(value) => return value,
-            Err(mpsc::TryRecvError::Empty) => sleep(Duration::from_millis(1)).await,
+            Err(mpsc::TryRecvError::Empty) => sleep(Duration::from_millis(1)).await, // between questions
             Err(gone) => panic!("{gone}"),
         }
     }
@@ -147,7 +147,7 @@ const WAYS: &[(&str, bool, How)] = &[
     // what B does                          on workers  how
     ("awaits at once",                      false, |c, _| Box::pin(async move { c.blob(named("c")).await.map(drop) })),
     ("awaits later, as a pending task",     false, |c, _| Box::pin(async move {
-        sleep(Duration::from_millis(1)).await;
+        sleep(Duration::from_millis(1)).await; // makes it a pending task
         c.blob(named("c")).await.map(drop)
     })),
     ("asks for the response",               false, |c, _| Box::pin(async move { c.blob(named("c")).response().await.map(drop) })),
@@ -293,7 +293,7 @@ fn after_the_deadline_no_call_begins() {
         let (c, tell) = (Arc::clone(&handlers_client), tell.lock().unwrap().clone());
         async move {
             let at = cx.deadline().expect("A said so");
-            thread::sleep(at.saturating_duration_since(Instant::now()));
+            thread::sleep(at.saturating_duration_since(Instant::now())); // the deadline that is tested
             let inherit = elsewhere({
                 let (c, cx) = (Arc::clone(&c), cx.clone());
                 async move { c.blob(named("elsewhere")).inherit(&cx).await }
@@ -477,7 +477,7 @@ fn a_worker_that_leads_hands_nothing_to_others() {
             let (reactor, others) = (c.0.reactors().next().expect("it has one").clone(), Arc::clone(&c));
             let here = thread::current().id();
             thread::spawn(move || {
-                thread::sleep(Duration::from_millis(5)); // until the worker waits
+                thread::sleep(Duration::from_millis(5)); // the worker may wait by then; if not, there is another round
                 reactor.spawn(async move {
                     let _ = tell.send(thread::current().id() == here);
                     let _ = others.blob(named("others")).await;

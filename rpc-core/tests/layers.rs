@@ -30,7 +30,7 @@ impl Middleware for Willful {
             b"refuses" => Err(Error::new(Code::PermissionDenied, "not you")),
             b"answers" => Ok(bytes.into()),
             b"waits" => {
-                sleep(Duration::from_millis(5)).await;
+                sleep(Duration::from_millis(5)).await; // so that the call is a pending task
                 next.run(cx, bytes.into()).await
             }
             b"forgets" => {

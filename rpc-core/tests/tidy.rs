@@ -120,6 +120,11 @@ fn unsafe_code_has_its_address() {
 }
 
 #[test]
+fn every_sleep_has_its_reason() {
+    report(sources().iter().flat_map(unexplained).collect());
+}
+
+#[test]
 fn files_hold_one_concept() {
     report(sources().iter().flat_map(shape).collect());
 }
@@ -187,6 +192,15 @@ fn the_rules_bite() {
     assert_eq!(unsafe_elsewhere(&file("rpc-transport/src/buffer/link.rs", cast)), [""; 0]);
     assert_eq!(unsafe_elsewhere(&file("rpc-core/tests/counts.rs", cast)), [""; 0]);
     assert_eq!(unsafe_lines(cast), 4);
+
+    let naps =
+        "thread::sleep(A); // measured\n// So that it waits.\nsleep(A).await;\n\nfn sleep(\nclient.sleep(A).wait();\n";
+    assert_eq!(unexplained(&file("rpc-core/tests/drain.rs", naps)), [""; 0]);
+    check(
+        unexplained(&file("rpc-core/tests/drain.rs", &naps.replace(" // measured", ""))),
+        &["rpc-core/tests/drain.rs:1: say beside this sleep why nothing can be waited for instead"],
+    );
+    assert_eq!(unexplained(&file("rpc-core/src/server/handle.rs", &naps.replace("// So", "So"))).len(), 1);
 
     assert_eq!(shape(&file("examples/support/utils.rs", "")).len(), 1);
     assert_eq!(shape(&file("rpc-core/src/client/call.rs", &"\n".repeat(LONGEST + 1))).len(), 1);
@@ -278,6 +292,32 @@ fn unsafe_lines(text: &str) -> usize {
         depth = depth.max(0);
     }
     count
+}
+
+/// Sleeps without a comment on their line or on the one above: in tests, too, where a sleep is most often a guess.
+fn unexplained(file: &Source) -> Vec<String> {
+    if file.is_under(&[GENERATED]) {
+        return Vec::new();
+    }
+    let (mut wrong, mut above) = (Vec::new(), "");
+    for (n, line) in (1..).zip(file.text.lines()) {
+        let code = line.split("//").next().unwrap_or_default();
+        let explained = code.len() < line.len() || above.trim_start().starts_with("//");
+        if !explained && calls_sleep(code) {
+            wrong.push(format!("{}:{n}: say beside this sleep why nothing can be waited for instead", file.path));
+        }
+        above = line;
+    }
+    wrong
+}
+
+/// Whether a function `sleep` is called: not a method of that name, which is a service's.
+fn calls_sleep(code: &str) -> bool {
+    code.match_indices("sleep").any(|(at, name)| {
+        let (before, after) = (&code[..at], &code[at + name.len()..]);
+        let is_other = before.ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == '.');
+        after.starts_with('(') && !is_other && !before.ends_with("fn ")
+    })
 }
 
 fn shape(file: &Source) -> Vec<String> {

@@ -31,7 +31,7 @@ fn channel(server: &ServerHandle) -> Channel {
 /// Uses a timer, a socket and a task of the runtime that it is in.
 async fn needs_a_runtime(echo: String, payload: Bytes) -> Result<Bytes> {
     let other = |error: std::io::Error| Error::other(Code::Internal, error);
-    tokio::time::sleep(Duration::from_millis(2)).await;
+    tokio::time::sleep(Duration::from_millis(2)).await; // needs the runtime's timers
     let mut socket = tokio::net::TcpStream::connect(echo).await.map_err(other)?;
     socket.write_all(&payload).await.map_err(other)?;
     let mut reply = vec![0; payload.len()];
@@ -236,11 +236,11 @@ fn many_connections_that_are_ready_at_once_are_all_served() {
             while server.stats().accepted < CALLS * round {
                 tokio::task::yield_now().await;
             }
-            // Nothing is turned until all replies lie there.
+            // Nothing is turned until all replies lie there: this is the runtime's only thread.
             while server.stats().replied < CALLS * round {
-                thread::sleep(Duration::from_millis(1));
+                thread::sleep(Duration::from_millis(1)); // between questions: nothing depends on its length
             }
-            thread::sleep(Duration::from_millis(20));
+            thread::sleep(Duration::from_millis(20)); // counted comes before written: nobody can be asked about the rest
             for call in calls {
                 call.await.expect("no panic").expect("an echo");
             }
@@ -349,7 +349,7 @@ fn the_end_of_the_pool_is_the_end_of_its_connections() {
     let started = std::time::Instant::now();
     while server.stats().connections > 0 {
         assert!(started.elapsed() < LIMIT, "its connections stay open");
-        thread::sleep(Duration::from_millis(1));
+        thread::sleep(Duration::from_millis(1)); // between questions: nothing depends on its length
     }
 }
 

@@ -676,7 +676,7 @@ fn deadlines_of_a_handler_come_in_order_and_go_with_it() {
     until("a caller may lead: the dead connections' timers are no work", || {
         reactor.run(|| ()); // a turn, between which and the next the thread may stand back
         reactor.block_on(async {
-            rpc_transport::sleep(MS).await;
+            rpc_transport::sleep(MS).await; // so that it is not over before it could lead
             local::current().is_some()
         })
     });

@@ -244,7 +244,7 @@ fn a_sleeper_outlives_the_reactor_it_slept_on() {
         let (tell, polled) = mpsc::channel();
         let start = Instant::now();
         let blocked = thread::spawn(move || {
-            let mut nap = Box::pin(sleep(Duration::from_millis(200)));
+            let mut nap = Box::pin(sleep(Duration::from_millis(200))); // the one that is tested
             reactor.block_on(poll_fn(move |cx| {
                 let poll = nap.as_mut().poll(cx);
                 tell.send(()).unwrap();
@@ -269,7 +269,7 @@ fn a_panic_of_a_leader_is_its_own() {
             let panicked = thread::spawn(move || led.block_on(async { panic!("on purpose") })).join();
             assert!(panicked.is_err());
             on(&reactor, || ());
-            reactor.block_on(sleep(Duration::from_millis(1)));
+            reactor.block_on(sleep(Duration::from_millis(1))); // needs its timers, and somebody who turns it
         }
     });
 }
@@ -370,9 +370,10 @@ fn panics_of_users_leave_the_reactor_alive() {
             panic!("in drop, on purpose");
         }
     }
-    struct PanickingWaker;
+    struct PanickingWaker(mpsc::Sender<()>);
     impl Wake for PanickingWaker {
         fn wake(self: Arc<Self>) {
+            self.0.send(()).unwrap();
             panic!("in a waker, on purpose");
         }
     }
@@ -389,13 +390,14 @@ fn panics_of_users_leave_the_reactor_alive() {
     reactor.spawn(async {
         let _ends = PanicsAtTheEnd;
     });
-    let nap = on(reactor, || {
-        let waker = Waker::from(Arc::new(PanickingWaker));
-        let mut nap = sleep(Duration::from_millis(1));
+    let (tell, woken) = mpsc::channel();
+    let nap = on(reactor, move || {
+        let waker = Waker::from(Arc::new(PanickingWaker(tell)));
+        let mut nap = sleep(Duration::from_millis(1)); // its waker is what panics
         assert!(Pin::new(&mut nap).poll(&mut Context::from_waker(&waker)).is_pending());
         nap // to drop it here would take its timer back, to forget it would leak what it holds of the reactor
     });
-    reactor.block_on(sleep(Duration::from_millis(20)));
+    hear(&woken);
     drop(nap);
     // A connection of another life: nobody is there to take the message.
     let listener = serve(&pool, |_| {
@@ -444,7 +446,7 @@ fn sleeping_ends_in_order_and_never_early() {
     for ms in [60, 20, 40, 0] {
         let tell = tell.clone();
         reactor.spawn(async move {
-            sleep(Duration::from_millis(ms)).await;
+            sleep(Duration::from_millis(ms)).await; // what is tested
             tell.send((ms, start.elapsed() >= Duration::from_millis(ms))).unwrap();
         });
     }
@@ -462,7 +464,7 @@ fn a_dropped_or_polled_again_sleep_leaves_no_timer() {
     let mut cx = Context::from_waker(&waker);
     let global = &ReactorPool::global().unwrap().handles()[0];
     for _ in 0..50 {
-        let mut nap = sleep(Duration::from_secs(3600));
+        let mut nap = sleep(Duration::from_secs(3600)); // never over: what is tested is its timer
         for _ in 0..10 {
             assert!(Pin::new(&mut nap).poll(&mut cx).is_pending());
         }
@@ -480,12 +482,12 @@ fn a_sleep_that_moved_takes_back_its_own_timer_only() {
     let [a, b] = [0, 1].map(|i| pool.handles()[i].clone());
     let (tell, ended) = mpsc::channel();
     let nap = on(&a, || {
-        let mut nap = sleep(Duration::from_secs(3600));
+        let mut nap = sleep(Duration::from_secs(3600)); // never over: what is tested is its timer
         assert!(Pin::new(&mut nap).poll(&mut Context::from_waker(Waker::noop())).is_pending());
         nap
     });
     b.spawn(async move {
-        sleep(Duration::from_millis(50)).await;
+        sleep(Duration::from_millis(50)).await; // its timer is the one that must stay
         tell.send(()).unwrap();
     });
     on(&b, move || drop(nap));
@@ -539,7 +541,7 @@ fn a_stopped_pool_leaves_nothing_behind() {
             });
             let held = token.clone();
             reactor.spawn(async move {
-                sleep(Duration::from_secs(3600)).await;
+                sleep(Duration::from_secs(3600)).await; // outlives its reactor
                 drop(held);
             });
         }

@@ -121,7 +121,7 @@ impl Service for Simulated {
 async fn serve(ledger: &Arc<Ledger>, next: Option<&Channel>, req: Request) -> Result<Reply> {
     let _running = ledger.handler_starts(req.number, &req.payload);
     let number = req.number;
-    let pause = sleep(Duration::from_micros(req.micros.into()));
+    let pause = sleep(Duration::from_micros(req.micros.into())); // of the virtual clock
     match Act::of(req.act) {
         Act::Echo => Ok(Reply { number, payload: req.payload }),
         Act::Wait => {

@@ -517,7 +517,7 @@ impl World {
             let outcome = call(request, plan.timeout);
             let outcome = match patience {
                 None => Some(outcome.await),
-                Some(time) => first(outcome, sleep(time)).await,
+                Some(time) => first(outcome, sleep(time)).await, // the caller's patience, of the virtual clock
             };
             caller.end(outcome.as_ref());
         };

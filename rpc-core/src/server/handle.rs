@@ -108,24 +108,18 @@ impl ServerHandle {
         self.begin_shutdown();
         let go_on = || start.elapsed() < shared.limits.shutdown_grace && !hurry.load(Ordering::Acquire);
         // Who had connected counts as open from here on, though its reactor did not know it when it was told to finish.
-        while !put_back!("B18-arriving") && listeners.iter().any(ListenerHandle::is_taking_in) && go_on() {
-            thread::sleep(Duration::from_millis(1));
-        }
+        wait_while(|| !put_back!("B18-arriving") && listeners.iter().any(ListenerHandle::is_taking_in) && go_on());
         shared.wait_closed(go_on);
         // A connection that lingers has no handler any more and owes nothing: it is waited for, but to end it is not to cut it.
         let linger = || listeners.iter().any(|listener| listener.connections() > 0);
-        while linger() && go_on() {
-            thread::sleep(Duration::from_millis(1));
-        }
+        wait_while(|| linger() && go_on());
         let cut_connections = *shared.open.lock();
         let cut_calls = shared.running.load(Ordering::Acquire);
         if cut_connections > 0 || linger() {
             self.cut();
             let until = Instant::now() + Duration::from_secs(1);
             shared.wait_closed(|| Instant::now() < until);
-            while linger() && Instant::now() < until {
-                thread::sleep(Duration::from_millis(1));
-            }
+            wait_while(|| linger() && Instant::now() < until);
         }
         let drained = Drained { cut_connections, cut_calls, elapsed: start.elapsed() };
         tracing::info!(?drained, "server stopped");
@@ -177,6 +171,13 @@ impl ServerHandle {
         closer.close();
         let _ = second.join();
         Ok(drained)
+    }
+}
+
+/// Asks again and again: a listener tells nobody what becomes of its connections, and a server ends once.
+fn wait_while(more: impl Fn() -> bool) {
+    while more() {
+        thread::sleep(Duration::from_millis(1)); // between questions: nothing depends on its length
     }
 }
 

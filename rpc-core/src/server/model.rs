@@ -49,7 +49,7 @@ impl Service for Echo {
         methods.unary(&NOW, Arc::new(()), |this, cx: Context, req: Blob| async move { (this, cx, Ok(req)) });
         methods.unary(&LATER, Arc::new(waits), |waits: Arc<bool>, cx: Context, req: Blob| async move {
             if *waits {
-                rpc_transport::sleep(Duration::from_micros(30)).await;
+                rpc_transport::sleep(Duration::from_micros(30)).await; // makes it a pending task
             }
             (waits, cx, Ok(req))
         });

@@ -687,7 +687,7 @@ def answer(frame):
     if m["method"] == "Fail":
         return out(EXCEPTION, error_proto(6, "biz error: disk full"))
     if m["method"] == "Slow":
-        time.sleep(0.2)
+        time.sleep(0.2)  # what the method is for
     back = [(k[len("RPC_TRANSIT_"):], v) for k, v in f.get("strs", [])
             if k.startswith("RPC_TRANSIT_") and k != ACL_KEY]      # echo transients backward
     return out(REPLY, m["body"], back)

@@ -352,12 +352,11 @@ fn doze() -> Option<Duration> {
 fn wake_up(timeout: Option<Duration>) {
     with(|core| {
         if let Err(error) = core.driver.wait(timeout, &mut core.events) {
-            // Nothing here can cause this; do not spin on it.
             static FAILURES: LogLimit = LogLimit::new();
             if let Some(skipped) = FAILURES.pass(core.now) {
                 tracing::error!(%error, skipped, "the poller failed");
             }
-            std::thread::sleep(Duration::from_millis(10));
+            std::thread::sleep(Duration::from_millis(10)); // nothing here can cause this: do not spin on it
         }
     });
     awake();

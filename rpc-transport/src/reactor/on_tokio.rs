@@ -62,7 +62,7 @@ impl ReactorPool {
             let host = Host::of_runtime(Runtime(runtime.clone()));
             let reactor = Reactor::with_waker(Box::new(driver), wake.clone(), format!("tokio-{index}"), index, host);
             pool.push(reactor.handle().clone());
-            let timer = Box::pin(tokio::time::sleep(Duration::ZERO));
+            let timer = Box::pin(tokio::time::sleep(Duration::ZERO)); // set anew for each sleep of the reactor
             runtime.spawn(Hosted { readable, timer, wake, reactor, look: true, stepped_back: false });
         }
         Ok(pool)
