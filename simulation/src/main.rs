@@ -16,7 +16,7 @@ struct Options {
     #[arg(long)]
     seed: Option<u64>,
     /// How many seeds to run.
-    #[arg(long, default_value_t = 10_000)]
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..))]
     seeds: u64,
     /// The first of them.
     #[arg(long, default_value_t = 0)]
