@@ -107,11 +107,12 @@ impl<'a> Attack<'a> {
         let over = Instant::now();
         eventually(GONE, || server.fds() == fds.count());
         println!(
-            "{:<4} attacker: {fate} | polite: {n} of {n} calls, p50 {} µs, p99 {} µs (alone {} and {} µs) | \
+            "{:<4} attacker: {fate} | polite: {n} of {n} calls, p50 {} µs, p99 {} µs, longest {} ms (alone {} and {} µs) | \
              memory: {} KiB more at most, {} KiB afterwards | descriptors: {fds} before, {} after {} ms",
             self.row,
             percentile(&micros, 50),
             percentile(&micros, 99),
+            micros.iter().max().map_or(0, |most| most / 1000),
             percentile(&alone, 50),
             percentile(&alone, 99),
             peak / 1024,
