@@ -113,6 +113,38 @@ fn messages_to_a_lingering_connection_come_back() {
     assert_eq!(parting.told.try_iter().count(), 0, "nothing was heard after the end");
 }
 
+/// I23: what comes while the output is being written comes before the peer can know of the end, and is handed up.
+#[test]
+fn what_comes_before_the_output_is_written_is_handed_up() {
+    let net = Network::new(7, Knobs { buffer: 1_000, ..Knobs::default() });
+    let pool = net.pool("server", 1);
+    let (tell, told) = mpsc::channel();
+    let listener = listen(&pool, "tcp://10.0.0.1:9", ListenOptions::default(), move |_| {
+        let (heard, end) = (tell.clone(), tell.clone());
+        let script = Script::new().frame(move |cx, frame| {
+            heard.send(format!("a frame of {}", frame.bytes().len())).unwrap();
+            reply(cx, &[7; 20_000]);
+            cx.close_when_read(CloseReason::Local("all is read"));
+        });
+        script.close(move |_, reason| end.send(reason.to_string()).unwrap())
+    });
+    let mut peer = net.connect_raw(listener.url());
+    net.run_for(MS);
+    let mut bytes = Vec::new();
+    for len in [1, 2, 3] {
+        assert_eq!(peer.write(&wire(&vec![0; len])), 4 + len);
+        net.run_for(MS);
+        assert_eq!(told.try_iter().collect::<Vec<_>>(), [format!("a frame of {len}")], "the output is not written");
+        assert!(matches!(peer.read(&mut bytes), Received::Bytes(1..)));
+    }
+    let ends = (0..1_000).any(|_| {
+        net.run_for(MS);
+        peer.read(&mut bytes) == Received::End
+    });
+    assert!(ends && bytes == wire(&[7; 20_000]).repeat(3), "{} bytes", bytes.len());
+    assert_eq!(told.try_iter().collect::<Vec<_>>(), ["closed by this side: all is read"]);
+}
+
 /// Whatever the peer does, it is over after a second, and nothing of what still comes is kept.
 #[test]
 fn lingering_ends() {

@@ -2,8 +2,10 @@
 //!
 //! ```text
 //!   0       4      6      8    12           14           15          16                 14 + 4 * SIZE
-//!   LENGTH  1000   FLAGS  SEQ  HEADER SIZE  PROTOCOL ID  TRANSFORMS  INFO, zero-padded  LENGTH 9001 KIND NAME SEQ …
+//!   LENGTH  1000   FLAGS  SEQ  HEADER SIZE  PROTOCOL ID  TRANSFORMS  INFO, zero-padded  LENGTH 9001 KIND NAME SEQ MESSAGE
 //! ```
+//!
+//! or without a header, from the second LENGTH on: then replies come in order.
 
 /// One direction of a connection, cut into frames.
 #[derive(Default)]
@@ -18,7 +20,7 @@ pub(crate) struct Frames {
 /// What the next bytes made known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Known {
-    /// A frame with this id begins.
+    /// A frame begins whose header has this id.
     Begun(u32),
     /// A frame is whole, and ends there in the stream.
     Whole(Frame, u64),
@@ -28,13 +30,19 @@ pub(crate) enum Known {
 pub(crate) enum Frame {
     Request {
         seq: u32,
-        /// Replies may come in any order.
+        /// The reply may come in any order.
         any_order: bool,
+        /// No reply is wanted.
+        oneway: bool,
+        /// The call's number, as the message has it.
+        number: u64,
     },
     Reply {
         seq: u32,
         /// It says that the connection is about to close.
         closing: bool,
+        /// Of the call, if it is an answer to one and no error.
+        number: Option<u64>,
     },
     /// No more requests are to come.
     Farewell,
@@ -61,7 +69,9 @@ impl Frames {
                 if number(&self.bytes, 0).is_none_or(|length| !(14..1 << 30).contains(&length)) {
                     return Err(format!("a frame that begins with {:02x?}", self.bytes));
                 }
-                hear(Known::Begun(number(&self.bytes, 8).unwrap_or_default()));
+                if short(&self.bytes, 4) != Some(MESSAGE) {
+                    hear(Known::Begun(number(&self.bytes, 8).unwrap_or_default()));
+                }
             }
             if self.begun && number(&self.bytes, 0).is_some_and(|length| self.bytes.len() == 4 + length as usize) {
                 let frame = read(&self.bytes).ok_or_else(|| format!("a frame that is none: {:02x?}", self.bytes))?;
@@ -75,6 +85,9 @@ impl Frames {
     }
 }
 
+/// The magic of a message, where a header might be.
+const MESSAGE: usize = 0x9001;
+
 fn number(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_be_bytes(*bytes.get(at..)?.first_chunk()?))
 }
@@ -85,6 +98,9 @@ fn short(bytes: &[u8], at: usize) -> Option<usize> {
 
 /// A whole frame; `None` if it is none.
 fn read(frame: &[u8]) -> Option<Frame> {
+    if short(frame, 4)? == MESSAGE {
+        return read_message(frame, None, false, false);
+    }
     let (magic, flags, seq) = (short(frame, 4)?, short(frame, 6)?, number(frame, 8)?);
     let end = 14 + 4 * short(frame, 12)?;
     let (info, payload) = (frame.get(16..end)?, frame.get(end..)?);
@@ -99,16 +115,38 @@ fn read(frame: &[u8]) -> Option<Frame> {
             Says::Nothing => None,
         };
     }
+    read_message(payload, Some(seq), flags & 1 == 1, matches!(says, Says::Closing))
+}
+
+/// A message with its length; with a header both have the same id.
+fn read_message(payload: &[u8], seq_before: Option<u32>, any_order: bool, closing: bool) -> Option<Frame> {
     let name = number(payload, 8)? as usize;
-    let framed = number(payload, 0)? as usize == payload.len() - 4 && short(payload, 4)? == 0x9001;
-    if !framed || number(payload, 12 + name)? != seq {
+    let framed = number(payload, 0)? as usize == payload.len() - 4 && short(payload, 4)? == MESSAGE;
+    let seq = number(payload, 12 + name)?;
+    if !framed || seq_before.is_some_and(|before| before != seq) {
         return None;
     }
+    let body = payload.get(16 + name..)?;
     match short(payload, 6)? {
-        1 => Some(Frame::Request { seq, any_order: flags & 1 == 1 }),
-        2 | 3 => Some(Frame::Reply { seq, closing: matches!(says, Says::Closing) }),
+        kind @ (1 | 4) => Some(Frame::Request { seq, any_order, oneway: kind == 4, number: call_number(body)? }),
+        // A status of the user's is a reply without a message.
+        2 if !body.is_empty() => Some(Frame::Reply { seq, closing, number: Some(call_number(body)?) }),
+        2 | 3 => Some(Frame::Reply { seq, closing, number: None }),
         _ => None,
     }
+}
+
+/// The first field of a request or a reply, a varint; it is left out if it is 0.
+fn call_number(body: &[u8]) -> Option<u64> {
+    let Some((0x08, varint)) = body.split_first() else { return Some(0) };
+    let mut number = 0;
+    for (place, byte) in varint.iter().enumerate().take(10) {
+        number |= u64::from(byte & 0x7f) << (7 * place);
+        if byte & 0x80 == 0 {
+            return Some(number);
+        }
+    }
+    None
 }
 
 enum Says {
@@ -188,6 +226,10 @@ mod tests {
             }
         };
         check("E9b-mux-control-close", Some(Frame::Farewell));
+        check("E6-oneway", Some(Frame::Request { seq: 8, any_order: false, oneway: true, number: 0 }));
+        check("E8-framed-call", Some(Frame::Request { seq: 1, any_order: false, oneway: false, number: 0 }));
+        check("E8b-framed-reply", Some(Frame::Reply { seq: 1, closing: false, number: Some(0) }));
+        check("E4b-exception-handler-error", Some(Frame::Reply { seq: 3, closing: false, number: None }));
         check("N2-apache-theader-magic", None);
         check("N7-unknown-info-id", None);
         check("N13-inner-length-below-outer", None);

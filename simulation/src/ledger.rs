@@ -12,6 +12,9 @@ use crate::service::{self, Reply};
 /// The number of calls that attackers make.
 pub(crate) const ATTACKER: u64 = u64::MAX;
 
+/// The numbers of calls made by hand begin here; nobody waits for those with a future.
+const BY_HAND: u64 = 1 << 40;
+
 /// Every call of a run, by number.
 #[derive(Default)]
 pub(crate) struct Ledger(Mutex<Book>);
@@ -19,6 +22,7 @@ pub(crate) struct Ledger(Mutex<Book>);
 #[derive(Default)]
 struct Book {
     calls: Vec<Entry>,
+    by_hand: Vec<Entry>,
     gentle: bool,
     /// Started calls that have not ended, by client: when each must have, and its number.
     due: Vec<BTreeSet<(Duration, u64)>>,
@@ -94,6 +98,13 @@ impl Ledger {
         book.calls.len() as u64 - 1
     }
 
+    /// A call is about to be made by a peer without the framework.
+    pub(crate) fn begin_by_hand(&self, payload: usize) -> u64 {
+        let mut book = self.0.lock();
+        book.by_hand.push(Entry { payload, ..Entry::default() });
+        BY_HAND + book.by_hand.len() as u64 - 1
+    }
+
     /// Its time begins. It is over with the tick at which it is due or that follows.
     pub(crate) fn start(&self, number: u64, due: Duration) {
         let mut book = self.0.lock();
@@ -131,7 +142,11 @@ impl Ledger {
         let mut book = self.0.lock();
         book.running += 1;
         book.most_running = book.most_running.max(book.running);
-        match book.calls.get_mut(number as usize) {
+        let entry = match number.checked_sub(BY_HAND) {
+            Some(place) => book.by_hand.get_mut(place as usize),
+            None => book.calls.get_mut(number as usize),
+        };
+        match entry {
             None if number == ATTACKER => {}
             None => Self::wrong(&mut book, format!("I3: a handler got a call {number} that nobody made")),
             Some(entry) => {

@@ -13,6 +13,7 @@
 mod bare;
 mod frames;
 mod ledger;
+mod pipeliner;
 mod plan;
 mod service;
 mod wire;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use rpc_transport::testing::Knobs;
 
+use crate::pipeliner::PipelinePlan;
 use crate::service::Act;
 
 pub(crate) struct Plan {
@@ -63,6 +64,8 @@ pub(crate) enum Event {
     Starve(Duration),
     /// Somebody sends bytes that may be anything.
     Attack(Attack),
+    /// Somebody sends requests and waits for no reply.
+    Pipeline(PipelinePlan),
     /// A server shuts down gracefully and, after a while, comes back.
     Restart {
         server: usize,
@@ -202,6 +205,17 @@ impl Plan {
         }
         for _ in 0..rng.usize(0..6) {
             events.push((at(rng), Event::Drop(rng.usize(0..64))));
+        }
+        // A server that goes shall find some of them at work.
+        let restart = events.iter().find(|(_, event)| matches!(event, Event::Restart { .. })).map(|(at, _)| *at);
+        for _ in 0..one_of(rng, &[0, 0, 1, 2]) {
+            let when = match restart {
+                Some(restart) if rng.bool() => restart.saturating_sub(micros(rng, 0, 30_000)),
+                _ => at(rng),
+            };
+            let server = rng.usize(0..servers.len());
+            let patient = gentle && rng.u32(0..4) > 0;
+            events.push((when, Event::Pipeline(PipelinePlan::new(rng, server, patient))));
         }
         events.sort_by_key(|(at, _)| *at);
         Plan {

@@ -5,9 +5,9 @@
 //!   client ◄── reply ──── read   … written ◄─── server      to the last byte of its reply, read
 //! ```
 //!
-//! Connections of peers whose bytes are made by hand are not looked at.
+//! Of peers whose bytes are made by hand, those are looked at that send nothing but requests.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -30,6 +30,8 @@ struct Account {
     conns: Vec<Conn>,
     /// By reactor: calls that its clients may have on the wire of one connection, and whether they handle at once what they read.
     limits: HashMap<usize, (usize, bool)>,
+    /// Ends of peers by hand that are looked at.
+    by_hand: HashSet<usize>,
     turns: u64,
     /// Requests and replies so far.
     calls: u64,
@@ -46,6 +48,10 @@ enum Side {
 
 struct Conn {
     at: String,
+    /// It is looked at.
+    looked_at: bool,
+    /// Its client is one of ours; others give ids as they like, and say what they like.
+    ours: bool,
     limit: usize,
     /// Its client handles in the same turn what it reads.
     prompt: bool,
@@ -65,6 +71,8 @@ struct Conn {
     told: Option<u64>,
     /// Its server shuts down: from the first moment on what has arrived is owed, and what comes then may be.
     leaving: bool,
+    /// It has said in a reply that it closes.
+    said_so: bool,
     tally: Tally,
     /// One side ended it, and not because it was broken or ended already: what has no reply now gets none.
     left: bool,
@@ -79,19 +87,28 @@ pub(crate) struct Tally {
     pub(crate) asked: u64,
     /// Replies that the network took.
     pub(crate) answered: u64,
-    /// Requests without a reply when one side ended the connection, on their way or there.
+    /// Requests without a reply when one side ended the connection, on their way or there; and those that want none.
     pub(crate) left: u64,
 }
 
 struct Asked {
     seq: u32,
+    /// The call's, once that is known.
+    number: u64,
     any_order: bool,
+    oneway: bool,
     /// Where it ends in the stream, once that is known.
     end: Option<u64>,
     /// All of it has arrived.
     here: bool,
     owed: bool,
     replied: bool,
+}
+
+impl Asked {
+    fn new(seq: u32) -> Asked {
+        Asked { seq, number: 0, any_order: true, oneway: false, end: None, here: false, owed: false, replied: false }
+    }
 }
 
 impl Witness {
@@ -104,6 +121,15 @@ impl Witness {
     /// `prompt`: they handle at once what they read.
     pub(crate) fn limit(&self, reactor: usize, calls: usize, prompt: bool) {
         self.0.lock().limits.insert(reactor, (calls, prompt));
+    }
+
+    /// The peer at this end, made by hand, sends nothing but requests: it is judged what becomes of them.
+    pub(crate) fn look_at(&self, end: usize) {
+        let account = &mut *self.0.lock();
+        account.by_hand.insert(end);
+        if let Some((number, _)) = account.ends.get(&end) {
+            account.conns[*number].looked_at = true;
+        }
     }
 
     /// The server there begins to shut down.
@@ -151,11 +177,12 @@ impl Observer for Witness {
     }
 
     fn paired(&mut self, client: usize, reactor: Option<usize>, server: usize, at: &Url) {
-        let Some(reactor) = reactor else { return };
         let mut account = self.0.lock();
-        let (limit, prompt) = account.limits.get(&reactor).copied().unwrap_or((usize::MAX, false));
-        let number = account.conns.len();
-        account.conns.push(Conn::new(at.to_string(), limit, prompt));
+        let limits = reactor.and_then(|reactor| account.limits.get(&reactor).copied());
+        let (limit, prompt) = limits.unwrap_or((usize::MAX, false));
+        let (number, ours) = (account.conns.len(), reactor.is_some());
+        let looked_at = ours || account.by_hand.contains(&client);
+        account.conns.push(Conn { looked_at, ours, ..Conn::new(at.to_string(), limit, prompt) });
         account.ends.insert(client, (number, Side::Client));
         account.ends.insert(server, (number, Side::Server));
     }
@@ -232,6 +259,9 @@ impl Witness {
         let account = &mut *self.0.lock();
         let Some((number, side)) = account.ends.get(&end) else { return };
         let conn = &mut account.conns[*number];
+        if !conn.looked_at {
+            return;
+        }
         match look(conn, *side, account.turns) {
             Ok(calls) => account.calls += calls,
             Err(wrong) => {
@@ -245,6 +275,8 @@ impl Conn {
     fn new(at: String, limit: usize, prompt: bool) -> Conn {
         Conn {
             at,
+            looked_at: true,
+            ours: true,
             limit,
             prompt,
             requests: Frames::default(),
@@ -256,6 +288,7 @@ impl Conn {
             drained: true,
             told: None,
             leaving: false,
+            said_so: false,
             tally: Tally::default(),
             left: false,
             excused: false,
@@ -272,12 +305,18 @@ impl Conn {
             match (side, known) {
                 (_, Known::Begun(0)) => {}
                 (Side::Client, Known::Begun(seq)) => {
-                    self.ask(seq, turns)?;
                     calls += 1;
+                    if self.ours {
+                        self.ask(seq, turns)?;
+                    }
                 }
-                (Side::Client, Known::Whole(Frame::Request { any_order, .. }, end)) => {
+                (Side::Client, Known::Whole(Frame::Request { seq, any_order, oneway, number }, end)) => {
+                    if !self.ours {
+                        self.asked.push_back(Asked::new(seq));
+                    }
                     if let Some(asked) = self.asked.back_mut() {
-                        (asked.any_order, asked.end) = (any_order, Some(end));
+                        asked.end = Some(end);
+                        (asked.any_order, asked.oneway, asked.number) = (any_order, oneway, number);
                     }
                 }
                 (Side::Client, Known::Whole(Frame::Control | Frame::Farewell, _)) => {}
@@ -285,9 +324,10 @@ impl Conn {
                 (Side::Server, Known::Whole(frame, end)) => {
                     self.unread.push_back((frame, end));
                     match frame {
-                        Frame::Reply { seq, closing } => {
-                            self.reply(seq)?;
-                            if closing {
+                        Frame::Reply { seq, closing, number } => {
+                            self.reply(seq, number)?;
+                            // Each reply says so from then on; the first one is the goodbye.
+                            if closing && !std::mem::replace(&mut self.said_so, true) {
                                 self.leave();
                             }
                         }
@@ -313,26 +353,34 @@ impl Conn {
         if let Some(other) = self.asked.iter().find(|asked| asked.seq & PLACE == seq & PLACE) {
             return Err(format!("I4: a request {seq:#x} though {:#x} is under way", other.seq));
         }
-        self.asked.push_back(Asked { seq, any_order: true, end: None, here: false, owed: false, replied: false });
+        self.asked.push_back(Asked::new(seq));
         match self.asked.len() > self.limit {
             true => Err(format!("I9: {} calls on the wire, {} allowed", self.asked.len(), self.limit)),
             false => Ok(()),
         }
     }
 
-    /// A reply has been written.
-    fn reply(&mut self, seq: u32) -> Result<(), String> {
-        let Some(place) = self.asked.iter().position(|asked| asked.seq == seq) else {
-            return Err(format!("I3: a reply to {seq:#x}, which was not asked"));
+    /// A reply has been written. Where ids are alike it is for the first that waits: those are requests whose replies come in order, and
+    /// what is in the reply tells whose it is.
+    fn reply(&mut self, seq: u32, number: Option<u64>) -> Result<(), String> {
+        let waits = |asked: &Asked| asked.seq == seq && !asked.replied && !asked.oneway;
+        let Some(place) = self.asked.iter().position(waits) else {
+            return Err(match self.asked.iter().find(|asked| asked.seq == seq) {
+                Some(asked) if asked.oneway => format!("I1: a reply to {seq:#x}, which wants none"),
+                Some(_) => format!("I1: a second reply to {seq:#x}"),
+                None => format!("I3: a reply to {seq:#x}, which was not asked"),
+            });
         };
         let asked = &self.asked[place];
         if !asked.here {
             return Err(format!("I3: a reply to {seq:#x}, which has not arrived"));
         }
-        if asked.replied {
-            return Err(format!("I1: a second reply to {seq:#x}"));
+        if number.is_some_and(|number| number != asked.number) {
+            return Err(format!("I3 or I8: call {} gets the reply of call {number:?}", asked.number));
         }
-        if !asked.any_order && self.asked.iter().take(place).any(|before| !before.replied) {
+        // Those that may be answered in any order may be overtaken, too.
+        let awaited = |before: &Asked| !before.replied && !before.oneway && !before.any_order;
+        if !asked.any_order && self.asked.iter().take(place).any(awaited) {
             return Err(format!("I8: a reply to {seq:#x} before those to earlier requests"));
         }
         self.asked[place].replied = true;
@@ -347,8 +395,10 @@ impl Conn {
             && end <= self.read
         {
             self.unread.pop_front();
-            if let Frame::Reply { seq, .. } = frame {
-                self.asked.retain(|asked| asked.seq != seq);
+            if let Frame::Reply { seq, .. } = frame
+                && let Some(place) = self.asked.iter().position(|asked| asked.seq == seq && asked.replied)
+            {
+                self.asked.remove(place);
             }
             if matches!(frame, Frame::Farewell | Frame::Reply { closing: true, .. }) {
                 self.told.get_or_insert(turns);
@@ -369,7 +419,7 @@ impl Conn {
         if self.excused {
             return Ok(());
         }
-        let owed = |asked: &&Asked| asked.here && !asked.replied && (asked.owed || !self.leaving);
+        let owed = |asked: &&Asked| asked.here && !asked.replied && !asked.oneway && (asked.owed || !self.leaving);
         match self.asked.iter().find(owed) {
             Some(asked) => Err(format!("I23: request {:#x} had arrived, and was not answered", asked.seq)),
             None => Ok(()),

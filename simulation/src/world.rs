@@ -15,6 +15,7 @@ use rpc_transport::testing::{Network, RawPeer, Received, Rest, Step, blocks_out}
 use rpc_transport::{MemoryBudget, ReactorPool, Url, sleep};
 
 use crate::ledger::{Ledger, Outcomes};
+use crate::pipeliner::Pipeliner;
 use crate::plan::{AMPLE, Attack, CallPlan, ClientPlan, Event, Plan, ServerPlan};
 use crate::service::{self, Act, Request, Simulated};
 use crate::witness::Witness;
@@ -148,6 +149,7 @@ pub(crate) struct World {
     clients: Vec<ClientSeat>,
     foreign: Vec<Foreign>,
     attackers: Vec<Attacker>,
+    pipeliners: Vec<Pipeliner>,
     /// What servers have on their worker pools.
     jobs: Vec<Jobs>,
     ledger: Arc<Ledger>,
@@ -200,6 +202,7 @@ impl World {
             clients: Vec::new(),
             foreign: Vec::new(),
             attackers: Vec::new(),
+            pipeliners: Vec::new(),
             jobs: Vec::new(),
             ledger,
             witness,
@@ -302,6 +305,7 @@ impl World {
             }
             self.bring_back();
             self.strike()?;
+            self.pipeline()?;
             self.work(4);
             self.poll_foreign();
             self.check_punctual()?;
@@ -436,6 +440,10 @@ impl World {
             Event::Stall(time) => _ = self.net.stall_one(time),
             Event::Starve(time) => self.net.starve_of_descriptors(time),
             Event::Attack(attack) => self.attack(attack),
+            Event::Pipeline(plan) => {
+                let url = url(&self.servers[plan.server].plan.url);
+                self.pipeliners.push(Pipeliner::new(plan, &self.net, &self.ledger, &self.witness, &url));
+            }
             Event::Restart { server, after } => {
                 self.unsettle(server);
                 let seat = &mut self.servers[server];
@@ -550,6 +558,11 @@ impl World {
         self.attackers.push(Attacker { peer, attack: Some(attack), deaf: !matches!(attack, Attack::Oneway) });
     }
 
+    fn pipeline(&mut self) -> Result<(), String> {
+        let now = self.net.elapsed();
+        self.pipeliners.iter_mut().try_for_each(|pipeliner| pipeliner.go_on(now))
+    }
+
     /// Attackers whose connection is established do what they came for, once.
     fn strike(&mut self) -> Result<(), String> {
         for Attacker { peer, attack, deaf } in &mut self.attackers {
@@ -563,7 +576,7 @@ impl World {
             if attack.is_none() {
                 continue;
             }
-            let request = crate::wire::request(matches!(attack, Some(Attack::Oneway)));
+            let request = crate::wire::attack(matches!(attack, Some(Attack::Oneway)));
             let cut = 1 + self.net.below(request.len() as u64 - 1) as usize;
             match attack.take() {
                 Some(Attack::Silent) | None => {}

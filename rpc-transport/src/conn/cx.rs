@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Instant;
 
-use super::{Conn, ConnId, ConnRef, Phase};
+use super::{Conn, ConnId, ConnRef, Phase, WhenRead};
 use crate::buffer::LinkBuffer;
 use crate::error::CloseReason;
 use crate::reactor::ReactorHandle;
@@ -180,11 +180,11 @@ impl<'a> Cx<'a> {
         self.conn.close(reason);
     }
 
-    /// As [`Cx::close`], but first hands up all that has come from the peer by then: a handler that owes each frame an answer hears of
-    /// every one that it could have heard of. Until then the connection is open, and waits where it is paused; only a peer that sends
-    /// faster than it is read, or does not read, can put off the end.
+    /// As [`Cx::close`], but first hands up all that has come from the peer by the time the output is written: a handler that owes each
+    /// frame an answer hears of every one that it could have heard of. Until then the connection is open, and waits where it is paused;
+    /// only a peer that sends faster than it is read, or does not read, can put off the end.
     pub fn close_when_read(&mut self, reason: CloseReason) {
-        self.conn.when_read.get_or_insert_with(|| Box::new(reason));
+        self.conn.when_read.get_or_insert_with(|| Box::new(WhenRead { reason, output_waited: false }));
         self.conn.readable = true; // only a read can tell
     }
 

@@ -73,8 +73,8 @@ pub(crate) struct Conn {
     phase: Phase,
     /// This side ends it, in good order: the peer shall hear what was written last.
     parting: bool,
-    /// Why this side ends it once all that has come is handed up.
-    when_read: Option<Box<CloseReason>>,
+    /// This side ends it once all that has come is handed up.
+    when_read: Option<Box<WhenRead>>,
     inbound: Inbound,
     outbound: LinkBuffer,
     /// Bytes ever written to the socket.
@@ -120,6 +120,12 @@ enum Phase {
     },
     /// Closes now, with a reset; queued output is dropped.
     Aborting(Box<CloseReason>),
+}
+
+struct WhenRead {
+    reason: CloseReason,
+    /// Output waited when it was looked at last: more may have come meanwhile.
+    output_waited: bool,
 }
 
 struct Closing {
@@ -448,13 +454,18 @@ impl Conn {
         }
     }
 
-    /// Closes if that was to be when all that has come is handed up, and it is.
+    /// Closes if that was to be when all that has come is handed up, and it is. What is in the output may be what tells the peer to send
+    /// no more, so whatever comes before that is written counts, too.
     fn close_if_read(&mut self) {
-        let rest = self.readable || self.inbound.has_frames();
+        let Some(when_read) = &mut self.when_read else { return };
+        if std::mem::replace(&mut when_read.output_waited, !self.outbound.is_empty()) && self.outbound.is_empty() {
+            self.readable = true; // only a read can tell
+        }
+        let rest = self.readable || self.inbound.has_frames() || !self.outbound.is_empty();
         if self.is_read()
-            && let Some(reason) = self.when_read.take_if(|_| !rest)
+            && let Some(when_read) = self.when_read.take_if(|_| !rest)
         {
-            self.close(*reason);
+            self.close(when_read.reason);
         }
     }
 

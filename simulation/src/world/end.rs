@@ -46,6 +46,7 @@ impl World {
             }
         }
         self.dismiss_clients();
+        self.pipeliners.clear();
         for seat in &mut self.servers {
             if let Some(handle) = seat.handle.take() {
                 self.witness.dies(&url(&seat.plan.url));
@@ -72,6 +73,7 @@ impl World {
         let until = self.net.elapsed() + limit;
         while self.net.elapsed() <= until {
             self.steps += 1;
+            self.pipeline()?;
             match self.net.step() {
                 Step::Idle if self.work(1) => {}
                 Step::Idle => return Ok(true),

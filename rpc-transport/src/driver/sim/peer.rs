@@ -81,6 +81,11 @@ impl RawPeer {
         !self.is_nowhere() && state.socket(self.id).is_some_and(|socket| matches!(socket.link, Link::Open))
     }
 
+    /// The number by which an [`Observer`](super::Observer) hears of it.
+    pub fn number(&self) -> usize {
+        self.id.0
+    }
+
     fn is_nowhere(&self) -> bool {
         self.id.0 == usize::MAX
     }
