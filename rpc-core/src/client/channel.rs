@@ -16,7 +16,7 @@ use super::handler::ClientHandler;
 use crate::codegen::MethodDescriptor;
 use crate::error::{Error, Peer, Phase, Refusal, Result, Sent};
 use crate::middleware::Middleware;
-use crate::mux::{Found, ReplyCell, SeqId};
+use crate::mux::{Found, ReplyCell, Rules, SeqId};
 use crate::protocol::KitexFraming;
 use crate::protocol::ttheader::{RequestHead, RequestHeadSpec};
 
@@ -165,6 +165,8 @@ pub(crate) struct ChannelInner {
     pub(crate) stats: ChannelStats,
     endpoints: Vec<Endpoint>,
     connector: Connector,
+    /// Those of the limits that every connection's keepalive looks at.
+    pub(super) keepalive: Arc<Rules>,
     next: AtomicUsize,
     heads: Mutex<Vec<Option<Arc<RequestHead>>>>,
     cells: Mutex<Vec<Arc<ReplyCell>>>,
@@ -208,6 +210,7 @@ impl ChannelInner {
             memory: Arc::new(rpc_transport::MemoryBudget::new(limits.max_buffered_bytes)),
             ..Connector::default()
         };
+        let keepalive = Arc::new(Rules::of(limits));
         let slots = (0..config.connections).map(|index| Slot {
             reactor: reactors[index % reactors.len()].clone(),
             state: Mutex::default(),
@@ -220,6 +223,7 @@ impl ChannelInner {
             stats: ChannelStats::default(),
             endpoints,
             connector,
+            keepalive,
             next: AtomicUsize::new(0),
             heads: Mutex::default(),
             cells: Mutex::default(),

@@ -5,10 +5,11 @@
 //! cancelled or not.
 
 use rpc_transport::{CloseReason, Cx, LogLimit};
+use std::sync::Arc;
 
 use super::handler::ClientHandler;
 use crate::error::Error;
-use crate::mux::{Keepalive, Next, Pong, Rules, SeqId, TooManyPings, View};
+use crate::mux::{Keepalive, Next, Pong, SeqId, TooManyPings, View};
 use crate::protocol::ProtocolError;
 use crate::protocol::ttheader::layout::capability;
 use crate::protocol::ttheader::{ControlFrame, ReplyInfo, TtFrame};
@@ -19,9 +20,10 @@ pub(super) const KEEPALIVE: u64 = u64::MAX;
 impl ClientHandler {
     /// Looks for the peer's word that it knows control frames.
     pub(super) fn read_confirmation(&mut self, cx: &mut Cx<'_>, info: &ReplyInfo) {
-        let config = &self.channel.config;
-        if config.multiplexed && info.capabilities.is_some_and(|bits| bits & capability::CONTROL_FRAMES != 0) {
-            self.keepalive = Some(Box::new(Keepalive::new(Rules::of(&config.limits))));
+        if self.channel.config.multiplexed
+            && info.capabilities.is_some_and(|bits| bits & capability::CONTROL_FRAMES != 0)
+        {
+            self.keepalive = Some(Box::new(Keepalive::new(Arc::clone(&self.channel.keepalive))));
             if self.pending.waiting() > 0 {
                 self.watch(cx);
             }

@@ -12,6 +12,7 @@
 //! `idle_timeout`. Any bytes show life, not only pongs: one may stand behind a long frame. No I/O and no clock here: the connection
 //! handlers of both sides drive it.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::limits::Limits;
@@ -26,19 +27,27 @@ const MIN_STEP: Duration = Duration::from_millis(1);
 /// The keepalive of one connection whose peer knows control frames.
 #[derive(Debug)]
 pub(crate) struct Keepalive {
-    rules: Rules,
+    rules: Arc<Rules>,
     /// A look is due: its timer is armed.
     watching: bool,
-    ping: Option<Ping>,
-    pings: u64,
+    /// Boxed as what follows is: most connections have neither, and of idle ones there are many.
+    ping: Option<Box<Ping>>,
+    pings: u32,
     /// A round trip is wanted; it begins when the ping in flight has been answered.
     probe: Probe,
-    /// The number of a ping that has not been answered; of several only the last.
+    /// From the first control frame on that needs it.
+    theirs: Option<Box<Theirs>>,
+}
+
+/// What the peer's control frames leave behind.
+#[derive(Debug, Default)]
+struct Theirs {
+    /// The number of its ping that has not been answered; of several only the last.
     owed: Option<u64>,
-    /// When the peer pinged last.
+    /// When it pinged last.
     pinged: Option<Instant>,
     strikes: u32,
-    /// Since when the peer has only shown that it is there, and how many calls there had been by then.
+    /// Since when it has only shown that it is there, and how many calls there had been by then.
     quiet: Option<(Instant, u64)>,
 }
 
@@ -127,18 +136,8 @@ pub(crate) enum Pong {
 pub(crate) struct TooManyPings;
 
 impl Keepalive {
-    pub(crate) fn new(rules: Rules) -> Self {
-        Keepalive {
-            rules,
-            watching: false,
-            ping: None,
-            pings: 0,
-            probe: Probe::No,
-            owed: None,
-            pinged: None,
-            strikes: 0,
-            quiet: None,
-        }
+    pub(crate) fn new(rules: Arc<Rules>) -> Self {
+        Keepalive { rules, watching: false, ping: None, pings: 0, probe: Probe::No, theirs: None }
     }
 
     /// A call begins: when to look, unless that is known already.
@@ -153,7 +152,7 @@ impl Keepalive {
         if !view.busy {
             return Next::Rest;
         }
-        let Rules { interval, timeout, .. } = self.rules;
+        let Rules { interval, timeout, .. } = *self.rules;
         let Some(ping) = &mut self.ping else {
             let due = view.heard + interval;
             return match view.reads {
@@ -174,13 +173,13 @@ impl Keepalive {
     }
 
     fn next_ping(&mut self) -> u64 {
-        self.pings += 1;
-        self.pings
+        self.pings = self.pings.wrapping_add(1);
+        self.pings.into()
     }
 
     /// The ping with this number has been put into the output, which ends there: when to look again.
     pub(crate) fn sent(&mut self, number: u64, end: u64, now: Instant) -> Instant {
-        self.ping = Some(Ping { number, end, looked: now, silent: None });
+        self.ping = Some(Box::new(Ping { number, end, looked: now, silent: None }));
         now + step(self.rules.timeout)
     }
 
@@ -216,32 +215,35 @@ impl Keepalive {
     /// # Errors
     /// It has done so too often in less than `keepalive_min_interval`; one that keeps to it is forgiven.
     pub(crate) fn on_ping(&mut self, number: u64, now: Instant) -> Result<(), TooManyPings> {
-        let early = self.pinged.is_some_and(|last| now < last + self.rules.min_interval);
-        self.pinged = Some(now);
-        self.strikes = if early { self.strikes + 1 } else { 0 };
-        if self.strikes > self.rules.strikes {
+        let theirs = self.theirs.get_or_insert_default();
+        let early = theirs.pinged.is_some_and(|last| now < last + self.rules.min_interval);
+        theirs.pinged = Some(now);
+        theirs.strikes = if early { theirs.strikes + 1 } else { 0 };
+        if theirs.strikes > self.rules.strikes {
             return Err(TooManyPings);
         }
-        self.owed = Some(number);
+        theirs.owed = Some(number);
         Ok(())
     }
 
     /// The pong to write, if one is owed; one answers all pings of a batch.
     #[inline]
     pub(crate) fn owed(&mut self) -> Option<u64> {
-        self.owed.take()
+        self.theirs.as_mut()?.owed.take()
     }
 
     /// A control frame came while no call was under way, of which there have been so many: the peer only shows that it is there.
     pub(crate) fn note_quiet(&mut self, now: Instant, calls: u64) {
-        if self.quiet.is_none_or(|(_, before)| before != calls) {
-            self.quiet = Some((now, calls));
+        let theirs = self.theirs.get_or_insert_default();
+        if theirs.quiet.is_none_or(|(_, before)| before != calls) {
+            theirs.quiet = Some((now, calls));
         }
     }
 
     /// Since when there was nothing but control frames, if it is so.
     pub(crate) fn quiet_since(&self, calls: u64) -> Option<Instant> {
-        self.quiet.and_then(|(since, before)| (before == calls).then_some(since))
+        let (since, before) = self.theirs.as_ref()?.quiet?;
+        (before == calls).then_some(since)
     }
 }
 
@@ -266,7 +268,7 @@ mod tests {
     fn check(looks: &[(u64, bool, u64, bool, bool, &str)]) {
         let start = Instant::now();
         let at = |second: u64| start + Duration::from_secs(second);
-        let mut keepalive = Keepalive::new(RULES);
+        let mut keepalive = Keepalive::new(Arc::new(RULES));
         assert_eq!(keepalive.watch(start), Some(at(10)));
         assert_eq!(keepalive.watch(start), None, "a look is due already");
         for (row, (now, busy, heard, reads, written, want)) in looks.iter().copied().enumerate() {
@@ -324,7 +326,7 @@ mod tests {
     #[test]
     fn one_ping_is_in_flight_and_only_its_pong_counts() {
         let now = Instant::now();
-        let mut keepalive = Keepalive::new(RULES);
+        let mut keepalive = Keepalive::new(Arc::new(RULES));
         assert_eq!(keepalive.on_pong(0), Pong::Unasked);
         assert_eq!(keepalive.on_pong(1), Pong::Unasked);
         let view = View { busy: true, heard: now, reads: true, written: 0 };
@@ -339,7 +341,7 @@ mod tests {
     #[test]
     fn a_round_trip_follows_the_ping_that_is_in_flight() {
         let now = Instant::now();
-        let mut keepalive = Keepalive::new(RULES);
+        let mut keepalive = Keepalive::new(Arc::new(RULES));
         let number = keepalive.probe().expect("nothing is in flight");
         keepalive.sent(number, 0, now);
         assert_eq!(keepalive.on_pong(number), Pong::Probed);
@@ -360,7 +362,7 @@ mod tests {
     fn pings_in_less_than_the_least_interval_are_strikes() {
         let check = |pings: &[u64], refused_at: Option<usize>| {
             let start = Instant::now();
-            let mut keepalive = Keepalive::new(RULES);
+            let mut keepalive = Keepalive::new(Arc::new(RULES));
             let refused = pings.iter().position(|ms| keepalive.on_ping(*ms, start + Duration::from_millis(*ms)).is_err());
             assert_eq!(refused, refused_at, "{pings:?}");
             if refused_at.is_none() {
@@ -381,7 +383,7 @@ mod tests {
     fn control_frames_alone_are_no_activity() {
         let start = Instant::now();
         let second = |n| start + Duration::from_secs(n);
-        let mut keepalive = Keepalive::new(RULES);
+        let mut keepalive = Keepalive::new(Arc::new(RULES));
         assert_eq!(keepalive.quiet_since(5), None);
         keepalive.note_quiet(second(1), 5);
         keepalive.note_quiet(second(2), 5);

@@ -9,36 +9,40 @@ use std::time::{Duration, Instant};
 /// A call that ends unfinished within this time of its start counts.
 const SOON: Duration = Duration::from_secs(1);
 
-/// How many calls of one connection were cancelled, or timed out, within a second.
-#[derive(Debug)]
+/// The calls of one connection that were cancelled, or timed out.
+#[derive(Debug, Default)]
 pub(super) struct CancelBudget {
+    /// Cancellations that came, for whatever call.
+    cancels: u64,
+    /// Calls that ended so soon after they began.
     soon: u64,
     /// Calls that are not counted any more.
     forgotten: u64,
-    /// Calls before which nothing is concluded.
-    budget: u64,
 }
 
 impl CancelBudget {
-    pub(super) fn new(budget: u32) -> Self {
-        CancelBudget { soon: 0, forgotten: 0, budget: budget.into() }
+    /// A cancellation came, after so many calls: whether there were more of those than of calls.
+    pub(super) fn on_cancel(&mut self, calls: u64) -> bool {
+        self.cancels += 1;
+        self.cancels > calls
     }
 
-    /// One of `calls` so far, which began at `began`, ended unfinished: whether the budget is spent, with more than half of the calls
-    /// ended so.
-    pub(super) fn on_unfinished(&mut self, calls: u64, began: Instant, now: Instant) -> bool {
+    /// One of `calls` so far, which began at `began`, ended unfinished: whether the budget, a number of calls before which nothing is
+    /// concluded, is spent, with more than half of the calls ended so.
+    pub(super) fn on_unfinished(&mut self, budget: u32, calls: u64, began: Instant, now: Instant) -> bool {
+        let budget = u64::from(budget);
         if now.saturating_duration_since(began) >= SOON {
             return false;
         }
         self.soon += 1;
         let mut counted = calls - self.forgotten;
-        if counted > 2 * self.budget {
+        if counted > 2 * budget {
             // What was long ago weighs no more than the budget, so that a million good calls do not pay for as many bad ones.
-            self.soon = self.soon * self.budget / counted;
-            counted = self.budget;
+            self.soon = self.soon * budget / counted;
+            counted = budget;
             self.forgotten = calls - counted;
         }
-        counted >= self.budget && 2 * self.soon > counted
+        counted >= budget && 2 * self.soon > counted
     }
 }
 
@@ -49,11 +53,11 @@ mod tests {
     /// Calls of this kind in turn until the budget of 10 is spent: after how many, at most 1,000.
     fn spent(kinds: &str) -> Option<u64> {
         let now = Instant::now();
-        let mut budget = CancelBudget::new(10);
+        let mut budget = CancelBudget::default();
         (1..=1000).zip(kinds.chars().cycle()).find_map(|(calls, kind)| {
             let spent = match kind {
-                'x' => budget.on_unfinished(calls, now, now + SOON - Duration::from_millis(1)),
-                'l' => budget.on_unfinished(calls, now, now + SOON),
+                'x' => budget.on_unfinished(10, calls, now, now + SOON - Duration::from_millis(1)),
+                'l' => budget.on_unfinished(10, calls, now, now + SOON),
                 _ => false,
             };
             spent.then_some(calls)
@@ -72,10 +76,17 @@ mod tests {
     }
 
     #[test]
+    fn there_is_at_most_one_cancellation_for_a_call() {
+        let mut budget = CancelBudget::default();
+        let too_many = [2, 2, 2, 3, 5].map(|calls| budget.on_cancel(calls));
+        assert_eq!(too_many, [false, false, true, true, false]);
+    }
+
+    #[test]
     fn good_calls_of_the_past_are_forgotten() {
         let now = Instant::now();
-        let mut budget = CancelBudget::new(10);
-        let spent = (1..100).find(|bad| budget.on_unfinished(1_000_000 + bad, now, now));
+        let mut budget = CancelBudget::default();
+        let spent = (1..100).find(|bad| budget.on_unfinished(10, 1_000_000 + bad, now, now));
         assert_eq!(spent, Some(13));
     }
 }

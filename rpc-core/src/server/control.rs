@@ -1,5 +1,6 @@
 //! What the server says beside calls to a peer that agreed on it: control frames between our own peers.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use rpc_transport::{CloseReason, Cx, LogLimit, TimerId, local};
@@ -11,7 +12,7 @@ use super::reply;
 use super::running::{CallKey, What};
 use crate::error::Error;
 use crate::metadata::Metadata;
-use crate::mux::{Keepalive, Next, Pong, Rules, TooManyPings, View};
+use crate::mux::{Keepalive, Next, Pong, TooManyPings, View};
 use crate::protocol::ProtocolError;
 use crate::protocol::ttheader::ControlFrame;
 
@@ -32,21 +33,18 @@ pub(super) struct Agreed {
     pub(super) keepalive: Keepalive,
     /// When the keepalive looks at the peer next.
     look: Option<TimerId>,
-    /// Cancellations, of which there cannot be more than requests.
-    cancels: u64,
-    budget: CancelBudget,
+    /// From the first cancellation or deadline on. Boxed: most connections have none, and of idle ones there are many.
+    cancels: Option<Box<CancelBudget>>,
 }
 
 impl ServerHandler {
     /// A reply that confirms control frames is about to be written: from there on both sides may send them.
     #[cold]
     pub(super) fn confirmed(&mut self, cx: &mut Cx<'_>) {
-        let limits = &self.shared.limits;
         self.control = Control::On(Box::new(Agreed {
-            keepalive: Keepalive::new(Rules::of(limits)),
+            keepalive: Keepalive::new(Arc::clone(&self.shared.keepalive)),
             look: None,
-            cancels: 0,
-            budget: CancelBudget::new(limits.cancel_budget),
+            cancels: None,
         }));
         if self.running.len() > 0 {
             self.watch(cx);
@@ -157,8 +155,7 @@ impl ServerHandler {
     /// knows when the id is free; a request that has been answered already needs no second one.
     fn cancel(&mut self, cx: &mut Cx<'_>, seq: i32) {
         let Control::On(agreed) = &mut self.control else { return };
-        agreed.cancels += 1;
-        if agreed.cancels > self.calls {
+        if agreed.cancels.get_or_insert_default().on_cancel(self.calls) {
             return self.glitch(cx, "more cancellations than requests");
         }
         if let Some(key) = self.running.find(seq) {
@@ -204,9 +201,9 @@ impl ServerHandler {
     }
 
     fn unfinished(&mut self, cx: &mut Cx<'_>, began: Instant) {
-        if let Control::On(agreed) = &mut self.control
-            && agreed.budget.on_unfinished(self.calls, began, cx.now())
-        {
+        let Control::On(agreed) = &mut self.control else { return };
+        let cancels = agreed.cancels.get_or_insert_default();
+        if cancels.on_unfinished(self.shared.limits.cancel_budget, self.calls, began, cx.now()) {
             static CUT: LogLimit = LogLimit::new();
             if let Some(skipped) = CUT.pass(cx.now()) {
                 tracing::info!(peer = %self.peer, skipped, "more than half of its calls are cut short at once; closing");

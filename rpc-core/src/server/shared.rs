@@ -13,6 +13,7 @@ use super::workers::Workers;
 use crate::codegen::MethodDescriptor;
 use crate::error::Refusal;
 use crate::limits::Limits;
+use crate::mux::Rules;
 use crate::protocol::ttheader::{HeaderLimits, InfoError, RequestInfo};
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::sync::{Condvar, Mutex, put_back};
@@ -20,6 +21,8 @@ use crate::sync::{Condvar, Mutex, put_back};
 /// What all connections of a server share.
 pub(crate) struct ServerShared {
     pub(crate) limits: Limits,
+    /// Those of the limits that every connection's keepalive looks at.
+    pub(super) keepalive: Arc<Rules>,
     /// Payloads are compared with their checksums, and replies get one.
     pub(crate) checksum: bool,
     pub(crate) router: Router,
@@ -101,6 +104,7 @@ impl ServerShared {
         workers: Option<Workers>,
     ) -> Self {
         ServerShared {
+            keepalive: Arc::new(Rules::of(&limits)),
             limits,
             checksum,
             router,

@@ -32,7 +32,7 @@ pub(crate) const EVENTS: usize = 256;
 
 /// Names a socket or listener of a driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Key(pub(crate) usize);
+pub(crate) struct Key(pub(crate) u32);
 
 /// A socket on its way from the reactor that accepted it to the one that will own it.
 pub(crate) struct RawSocket(pub(crate) Box<dyn Any + Send>);

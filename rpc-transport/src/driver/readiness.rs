@@ -36,14 +36,15 @@ pub(crate) struct ReadinessDriver {
     events: Events,
     waker: Arc<MioWaker>,
     sources: Vec<Option<Source>>,
-    free: Vec<usize>,
+    free: Vec<u32>,
 }
 
 enum Source {
     Tcp(TcpStream),
     Unix(UnixStream),
     TcpListener(TcpListener),
-    UnixListener(UnixListener, PathBuf),
+    /// The path is boxed because a connection's entry would be as large.
+    UnixListener(UnixListener, Box<PathBuf>),
 }
 
 /// The poller's descriptor, for who waits for it and for other things at once. It is a descriptor of its own, and stays open as long as
@@ -96,14 +97,14 @@ impl ReadinessDriver {
         uninterrupted(|| source.register(self.poll.registry(), Token(token)))?;
         let slot = self.free.pop().unwrap_or_else(|| {
             self.sources.push(None);
-            self.sources.len() - 1
+            (self.sources.len() - 1) as u32
         });
-        self.sources[slot] = Some(source);
+        self.sources[slot as usize] = Some(source);
         Ok(Key(slot))
     }
 
     fn source(&self, key: Key) -> io::Result<&Source> {
-        self.sources.get(key.0).and_then(Option::as_ref).ok_or_else(|| io::ErrorKind::NotConnected.into())
+        self.sources.get(key.0 as usize).and_then(Option::as_ref).ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 }
 
@@ -185,7 +186,7 @@ impl Driver for ReadinessDriver {
             }
             Endpoint::Unix(path) => {
                 let listener = UnixListener::from_std(socket.into());
-                Ok((self.insert(Source::UnixListener(listener, path.clone()), token)?, endpoint.clone()))
+                Ok((self.insert(Source::UnixListener(listener, Box::new(path.clone())), token)?, endpoint.clone()))
             }
         }
     }
@@ -198,7 +199,7 @@ impl Driver for ReadinessDriver {
             }
             Source::UnixListener(l, path) => {
                 let (stream, _) = uninterrupted(|| l.accept())?;
-                Ok((RawSocket(Box::new(Source::Unix(stream))), Endpoint::Unix(path.clone())))
+                Ok((RawSocket(Box::new(Source::Unix(stream))), Endpoint::Unix(PathBuf::clone(path))))
             }
             _ => Err(io::ErrorKind::InvalidInput.into()),
         }
@@ -245,7 +246,7 @@ impl Driver for ReadinessDriver {
 
     fn watch_writable(&mut self, key: Key, on: bool, token: usize) -> io::Result<()> {
         let interest = if on { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
-        match self.sources.get_mut(key.0) {
+        match self.sources.get_mut(key.0 as usize) {
             Some(Some(Source::Unix(s))) => uninterrupted(|| self.poll.registry().reregister(s, Token(token), interest)),
             _ => Ok(()),
         }
@@ -256,7 +257,7 @@ impl Driver for ReadinessDriver {
     }
 
     fn close(&mut self, key: Key, how: CloseHow) {
-        let Some(mut source) = self.sources.get_mut(key.0).and_then(Option::take) else { return };
+        let Some(mut source) = self.sources.get_mut(key.0 as usize).and_then(Option::take) else { return };
         self.free.push(key.0);
         if how == CloseHow::Abort {
             // Lingering for zero seconds turns the close into a reset; if that fails it is an ordinary close.
@@ -268,7 +269,7 @@ impl Driver for ReadinessDriver {
             Source::Unix(s) => self.poll.registry().deregister(s),
             Source::TcpListener(s) => self.poll.registry().deregister(s),
             Source::UnixListener(s, path) => {
-                let _ = std::fs::remove_file(path);
+                let _ = std::fs::remove_file(&**path);
                 self.poll.registry().deregister(s)
             }
         };

@@ -17,7 +17,7 @@ pub(super) struct SimDriver {
     index: usize,
     /// By key, whose numbers are used again at once, as a system's descriptors are.
     sources: Vec<Option<Source>>,
-    free: Vec<usize>,
+    free: Vec<u32>,
 }
 
 #[derive(Clone, Copy)]
@@ -58,14 +58,14 @@ impl SimDriver {
     fn insert(&mut self, source: Source) -> Key {
         let slot = self.free.pop().unwrap_or_else(|| {
             self.sources.push(None);
-            self.sources.len() - 1
+            (self.sources.len() - 1) as u32
         });
-        self.sources[slot] = Some(source);
+        self.sources[slot as usize] = Some(source);
         Key(slot)
     }
 
     fn socket(&self, key: Key) -> io::Result<SockId> {
-        match self.sources.get(key.0) {
+        match self.sources.get(key.0 as usize) {
             Some(Some(Source::Socket(id))) => Ok(*id),
             _ => Err(io::ErrorKind::NotConnected.into()),
         }
@@ -101,7 +101,7 @@ impl Driver for SimDriver {
     }
 
     fn accept(&mut self, listener: Key) -> io::Result<(RawSocket, Endpoint)> {
-        let Some(Some(Source::Listener(index))) = self.sources.get(listener.0) else {
+        let Some(Some(Source::Listener(index))) = self.sources.get(listener.0 as usize) else {
             return Err(io::ErrorKind::InvalidInput.into());
         };
         let (id, peer) = self.net.state.lock().accept(*index)?;
@@ -163,7 +163,7 @@ impl Driver for SimDriver {
     }
 
     fn close(&mut self, key: Key, how: CloseHow) {
-        let Some(source) = self.sources.get_mut(key.0).and_then(Option::take) else { return };
+        let Some(source) = self.sources.get_mut(key.0 as usize).and_then(Option::take) else { return };
         self.free.push(key.0);
         match source {
             Source::Socket(id) => self.net.state.lock().close(id, how),
