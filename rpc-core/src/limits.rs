@@ -112,8 +112,9 @@ limits! {
     write_hard: usize = 17 << 20, 17 << 20;
     /// Queued output must move within this time. Default 30 s. Then: closed with a reset.
     write_stall_timeout: Duration = secs(30), secs(30);
-    /// Bytes held for peers in the whole server or client: partial frames and queued output. Default 256 MiB. At 75 % the largest
-    /// connections are not read, at 95 % new calls are refused, at 100 % the largest are closed.
+    /// Bytes of memory held for peers in the whole server or client: of unfinished frames and queued output, with the blocks they lie in.
+    /// Default 256 MiB. At 75 % the largest connections are not read, at 95 % new calls are refused, at 100 % the largest are
+    /// closed. An eighth of it may be resident besides for large frames that are announced, and an eighth a reactor for spare blocks.
     max_buffered_bytes: usize = 256 << 20, 256 << 20;
     /// Frames of one connection handled before other ready connections get their turn. Default 64; sixteen times as many while no
     /// other is ready, any number while there is no other.

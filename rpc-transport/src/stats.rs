@@ -1,5 +1,6 @@
 //! Counters. Each reactor writes its own, padded to cache lines; anyone may read them at any time.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use crate::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -76,6 +77,8 @@ pub struct MemoryBudget {
     holders: AtomicUsize,
     /// New work has been refused, and what is held has not come down to where it is not tight since.
     sheds: AtomicBool,
+    /// Bytes of large frames for which there is room already, arrived or not.
+    announced: AtomicUsize,
     limit: usize,
 }
 
@@ -86,6 +89,7 @@ impl MemoryBudget {
             used: AtomicUsize::new(0),
             holders: AtomicUsize::new(0),
             sheds: AtomicBool::new(false),
+            announced: AtomicUsize::new(0),
             limit: limit.max(1),
         }
     }
@@ -122,6 +126,14 @@ impl MemoryBudget {
         self.sheds.load(Relaxed)
     }
 
+    /// Room for a frame of that size before it has come: all at once if what is announced stays within an eighth of the limit. That much may
+    /// thus be resident though nobody has sent it, because what was freed before is used again.
+    pub(crate) fn announce(self: &Arc<Self>, bytes: usize) -> Option<Announced> {
+        let before = self.announced.fetch_add(bytes, Relaxed);
+        let announced = Announced { bytes, memory: Arc::clone(self) };
+        (before.saturating_add(bytes) <= self.limit / 8).then_some(announced)
+    }
+
     pub(crate) fn holders(&self) -> usize {
         self.holders.load(Relaxed)
     }
@@ -150,6 +162,18 @@ impl MemoryBudget {
     }
 }
 
+/// Room for a frame that is on its way; gives it back when dropped.
+pub(crate) struct Announced {
+    bytes: usize,
+    memory: Arc<MemoryBudget>,
+}
+
+impl Drop for Announced {
+    fn drop(&mut self) {
+        self.memory.announced.fetch_sub(self.bytes, Relaxed);
+    }
+}
+
 impl Default for MemoryBudget {
     fn default() -> Self {
         MemoryBudget::new(256 << 20)
@@ -158,8 +182,6 @@ impl Default for MemoryBudget {
 
 #[cfg(all(test, model = "loom"))]
 mod model {
-    use std::sync::Arc;
-
     use super::*;
     use crate::sync::model::explore;
     use crate::sync::thread;

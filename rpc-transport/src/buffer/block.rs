@@ -40,6 +40,14 @@ impl Block {
         pool::take_room(len)
     }
 
+    /// The content in a block of its size, made for it and not of the pool.
+    pub(crate) fn shrunk(self) -> Block {
+        let mut fitting = Block::allocate(self.len());
+        fitting.put_slice(self.as_slice());
+        self.release();
+        fitting
+    }
+
     /// Gives the block back to this thread's pool. Its content is discarded; slices that left it stay valid, and the block
     /// waits for them.
     pub(crate) fn release(mut self) {

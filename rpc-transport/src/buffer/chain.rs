@@ -45,17 +45,24 @@ pub(super) struct Chain {
     end: usize,
     more: VecDeque<Bytes>,
     bytes: usize,
+    /// Bytes gone from the first segment, whose memory stays until the last of it goes.
+    gone: usize,
 }
 
 impl Chain {
     pub(super) const fn new() -> Chain {
-        Chain { inline: [const { None }; INLINE], first: 0, end: 0, more: VecDeque::new(), bytes: 0 }
+        Chain { inline: [const { None }; INLINE], first: 0, end: 0, more: VecDeque::new(), bytes: 0, gone: 0 }
     }
 
     /// Bytes in all segments.
     #[inline]
     pub(super) fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Bytes that its segments keep in memory.
+    pub(super) fn pinned(&self) -> usize {
+        self.bytes + self.gone
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -76,6 +83,10 @@ impl Chain {
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Bytes> + Clone {
         self.inline[self.first..self.end].iter().flatten().chain(&self.more)
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Bytes> {
+        self.inline[self.first..self.end].iter_mut().flatten().chain(&mut self.more)
     }
 
     /// Adds a segment; an empty one leaves no trace.
@@ -127,6 +138,7 @@ impl Chain {
             self.first -= 1;
         }
         self.inline[self.first] = Some(segment);
+        self.gone = 0;
     }
 
     pub(super) fn pop_front(&mut self) -> Option<Bytes> {
@@ -141,6 +153,7 @@ impl Chain {
             self.more.pop_front()
         }?;
         self.bytes -= segment.len();
+        self.gone = 0;
         Some(segment)
     }
 
@@ -167,6 +180,7 @@ impl Chain {
             if left < front.len() {
                 bytes::Buf::advance(front, left);
                 self.bytes -= left;
+                self.gone += left;
                 return n;
             }
             left -= front.len();
@@ -187,7 +201,7 @@ impl Chain {
     pub(super) fn clear(&mut self) {
         self.inline = [const { None }; INLINE];
         self.more.clear();
-        (self.first, self.end, self.bytes) = (0, 0, 0);
+        (self.first, self.end, self.bytes, self.gone) = (0, 0, 0, 0);
     }
 }
 

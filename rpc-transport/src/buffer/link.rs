@@ -322,6 +322,23 @@ impl LinkBuffer {
         }
     }
 
+    /// Bytes of memory that it keeps from others: content, what is gone of the first segment, and the block being written.
+    pub(crate) fn pinned(&self) -> usize {
+        self.chain.pinned() + self.tail.as_ref().map_or(0, Block::size)
+    }
+
+    /// Gives the block being written back if a quarter or less of it is content, and copies that; segments shorter than [`LINK_MIN`], too,
+    /// since they lie in such blocks.
+    pub(crate) fn shrink(&mut self) {
+        if self.tail.as_ref().is_none_or(|tail| tail.len() > tail.size() / 4) {
+            return;
+        }
+        self.seal();
+        for segment in self.chain.iter_mut().filter(|segment| segment.len() < LINK_MIN) {
+            *segment = Bytes::copy_from_slice(segment);
+        }
+    }
+
     /// Whether it has a block of its thread.
     #[cfg(feature = "testing")]
     pub(crate) fn has_block(&self) -> bool {
@@ -614,5 +631,33 @@ unsafe impl BufMut for Reserved<'_> {
 impl fmt::Debug for Reserved<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Reserved").field("filled", &self.filled().len()).field("room", &self.room()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::BLOCK_SIZE;
+    use super::*;
+
+    /// T28: what is counted of a peer that does not read is what its output keeps from others.
+    #[test]
+    fn what_is_gone_of_a_segment_and_a_half_empty_block_are_pinned() {
+        let large = Bytes::from(vec![7; 100_000]);
+        let mut buffer = LinkBuffer::new();
+        buffer.put_slice(b"head");
+        buffer.write_bytes(large.clone());
+        buffer.put_slice(b"tail");
+        assert_eq!((buffer.len(), buffer.pinned()), (100_008, 100_004 + BLOCK_SIZE));
+        buffer.advance(90_004);
+        assert_eq!((buffer.len(), buffer.pinned()), (10_004, 100_000 + BLOCK_SIZE));
+        buffer.shrink();
+        assert_eq!((buffer.len(), buffer.pinned(), buffer.segments()), (10_004, 100_004, 2), "the block is given back");
+        buffer.shrink();
+        assert_eq!(
+            buffer.next(10_000).map(|rest| rest.as_ptr()),
+            Some(large[90_000..].as_ptr()),
+            "what is large is not copied"
+        );
+        assert_eq!((buffer.next(4).as_deref(), buffer.pinned()), (Some(b"tail".as_slice()), 0));
     }
 }

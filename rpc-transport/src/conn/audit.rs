@@ -27,7 +27,7 @@ pub(crate) fn audit(id: ConnId, entry: &mut Entry) -> Result<ConnAudit, String> 
     let ended = entry.handler().is::<Ended>();
     let conn = &entry.conn;
     let broken = |what: &str| Err(format!("connection {id:?} to {}: {what}", conn.peer));
-    let held = conn.inbound.len() + conn.outbound.len();
+    let held = conn.held();
     if conn.id != id {
         return broken("it has another's place");
     }

@@ -119,6 +119,7 @@ impl<F: Framing + 'static, H: Handler> Pipeline for Framed<F, H> {
             self.handler.on_batch_end(cx);
             cx.count_frames(handled);
             if handled > 0 {
+                inbound.announced = None; // it has come
                 inbound.partial_since = None;
                 inbound.frames_done = true;
             }

@@ -8,11 +8,13 @@
 //! A frame is always contiguous: when the block has no room for the rest of a frame, what came of it moves once to a
 //! block that has. An idle connection owns neither.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
 use crate::buffer::{BLOCK_SIZE, Block};
+use crate::stats::{Announced, MemoryBudget};
 
 /// The first reads of a connection ask for this much, so that at most this much of a large frame is moved.
 const FIRST_READ: usize = 16 * 1024;
@@ -44,6 +46,8 @@ pub(crate) struct Inbound {
     pub(crate) partial_since: Option<Instant>,
     /// A whole frame has been seen.
     pub(crate) frames_done: bool,
+    /// The block has room for all of a large frame, which has not come yet.
+    pub(crate) announced: Option<Announced>,
     /// Bytes moved from block to block, not yet counted.
     pub(crate) moved: usize,
     /// A read got all it asked for: the next ones ask for more.
@@ -59,13 +63,32 @@ impl Inbound {
         self.batch.len() + self.block.as_ref().map_or(0, Block::len)
     }
 
+    /// Bytes of memory it keeps from others: of a block all of it, or what has arrived of the frame it is there for.
+    pub(crate) fn pinned(&self) -> usize {
+        match &self.block {
+            Some(block) if self.announced.is_none() => block.size(), // the batch lies in it
+            _ => self.len(),
+        }
+    }
+
+    /// Gives a block back of which a quarter or less is needed, and copies that; not one in which a whole frame lies, too, or that is there
+    /// for an announced one.
+    pub(crate) fn shrink(&mut self) {
+        let is_free = self.announced.is_none() && self.batch.is_empty();
+        let wasteful = self.block.take_if(|block| is_free && block.len() <= block.size() / 4);
+        if let Some(block) = wasteful {
+            self.moved += block.len();
+            self.block = Some(block.shrunk());
+        }
+    }
+
     /// There are frames to hand up without reading.
     pub(crate) fn has_frames(&self) -> bool {
         !self.batch.is_empty() || self.more_frames
     }
 
     /// The block for the next read and how many bytes to ask for.
-    pub(crate) fn room(&mut self) -> (&mut Block, usize) {
+    pub(crate) fn room(&mut self, memory: &Arc<MemoryBudget>) -> (&mut Block, usize) {
         let mut most = if self.eager { BLOCK_SIZE } else { FIRST_READ };
         match self.block.take() {
             None => {
@@ -78,9 +101,11 @@ impl Inbound {
             Some(block) => {
                 let large = self.need > BLOCK_SIZE / 2;
                 let missing = self.need.saturating_sub(block.len());
-                self.block = Some(if missing > block.spare() || block.spare() < MIN_READ {
+                let is_early = block.size() <= BLOCK_SIZE || block.len() <= FIRST_READ;
+                self.block = Some(if block.spare() < MIN_READ || missing > block.spare() && is_early {
                     self.moved += block.len();
-                    moved(block, self.need)
+                    self.announced = None;
+                    self.moved(block, memory)
                 } else {
                     block
                 });
@@ -116,6 +141,26 @@ impl Inbound {
         }
     }
 
+    /// The content of `block` in a block with room for the rest of its frame; or, when too much is announced by others already, in
+    /// one of twice the content.
+    fn moved(&mut self, block: Block, memory: &Arc<MemoryBudget>) -> Block {
+        let room = self.need.max(block.len() + MIN_READ) + READ_AFTER_LARGE;
+        let fresh = Block::take();
+        let mut roomy = if fresh.spare() >= room {
+            fresh
+        } else {
+            fresh.release();
+            if room > BLOCK_SIZE {
+                self.announced = memory.announce(room);
+            }
+            let granted = if self.announced.is_some() { room } else { room.min(2 * block.len().max(BLOCK_SIZE)) };
+            Block::exact(granted)
+        };
+        roomy.put_slice(block.as_slice());
+        block.release();
+        roomy
+    }
+
     /// Gives an empty block back; notes whether a frame is incomplete.
     pub(crate) fn settle(&mut self, now: Instant) {
         if self.block.as_ref().is_some_and(Block::is_empty) {
@@ -123,26 +168,12 @@ impl Inbound {
             self.need = 0;
         }
         if self.block.is_none() {
+            self.announced = None;
             self.partial_since = None;
         } else if self.partial_since.is_none() {
             self.partial_since = Some(now);
         }
     }
-}
-
-/// The content of `block` in a block with room for `need` bytes in all.
-fn moved(block: Block, need: usize) -> Block {
-    let fresh = Block::take();
-    let room = need.max(block.len() + MIN_READ) + READ_AFTER_LARGE;
-    let mut roomy = if fresh.spare() >= room {
-        fresh
-    } else {
-        fresh.release();
-        Block::exact(room)
-    };
-    roomy.put_slice(block.as_slice());
-    block.release();
-    roomy
 }
 
 impl Drop for Inbound {
@@ -178,5 +209,78 @@ mod tests {
         check(1, ms(2_000), ms(2_000));
         check(1, Duration::MAX, ms(5_000));
         assert_eq!(Inbound::default().give_up_at(ms(1)), None);
+    }
+
+    /// The start of a frame of that length.
+    fn begun(arrived: usize, need: usize) -> Inbound {
+        let mut block = Block::take();
+        block.put_slice(&vec![7; arrived]);
+        let mut inbound = Inbound::default();
+        (inbound.block, inbound.need) = (Some(block), need);
+        inbound
+    }
+
+    fn more(inbound: &mut Inbound, memory: &Arc<MemoryBudget>, n: usize) {
+        let (block, _) = inbound.room(memory);
+        block.put_slice(&vec![7; n]);
+    }
+
+    fn all_there(inbound: &Inbound, len: usize) -> bool {
+        inbound.block.as_ref().is_some_and(|block| block.as_slice() == vec![7; len])
+    }
+
+    /// T28: memory that was freed is used again, and resident, so that room for what is only announced must be bounded.
+    #[test]
+    fn a_frame_has_all_its_room_at_once_while_little_is_announced() {
+        const FRAME: usize = 600 << 10;
+        let memory = Arc::new(MemoryBudget::new(8 << 20)); // an eighth for what is announced: one such frame
+        let mut first = begun(1000, FRAME);
+        more(&mut first, &memory, 5000);
+        assert!(first.block.as_ref().is_some_and(|block| block.size() >= FRAME));
+        assert_eq!((first.pinned(), first.moved), (6000, 1000), "what has come of it");
+
+        let mut second = begun(20 << 10, FRAME);
+        let mut sizes = Vec::new();
+        let mut len = 20 << 10;
+        while len < FRAME {
+            let (block, most) = second.room(&memory);
+            let n = most.min(block.spare()).min(FRAME - len);
+            block.put_slice(&vec![7; n]);
+            len += n;
+            sizes.push(second.pinned() >> 10);
+        }
+        assert!(all_there(&second, FRAME));
+        assert_eq!(
+            (sizes.first(), second.pinned() < 2 * FRAME),
+            (Some(&128), true),
+            "it grows with its content: {sizes:?} KiB"
+        );
+        assert!(second.moved <= 2 * FRAME, "{} bytes moved", second.moved);
+
+        drop(first);
+        let mut third = begun(20 << 10, FRAME);
+        more(&mut third, &memory, 1);
+        assert_eq!(third.pinned(), (20 << 10) + 1, "what one gives back another has");
+    }
+
+    #[test]
+    fn a_block_that_is_mostly_empty_is_given_back() {
+        let memory = Arc::new(MemoryBudget::new(8 << 20));
+        let mut small = begun(1000, 2000);
+        assert_eq!(small.pinned(), BLOCK_SIZE);
+        small.shrink();
+        assert_eq!(small.pinned(), 1000);
+        more(&mut small, &memory, 1000);
+        assert!(all_there(&small, 2000), "it goes on in another");
+
+        let mut full = begun(BLOCK_SIZE / 2, BLOCK_SIZE);
+        let mut with_batch = begun(1000, 0);
+        with_batch.batch = Bytes::from_static(b"a whole frame");
+        let mut announced = begun(1000, 600 << 10);
+        more(&mut announced, &memory, 1);
+        for (inbound, pinned) in [(&mut full, BLOCK_SIZE), (&mut with_batch, BLOCK_SIZE), (&mut announced, 1001)] {
+            inbound.shrink();
+            assert_eq!(inbound.pinned(), pinned);
+        }
     }
 }

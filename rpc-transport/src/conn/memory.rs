@@ -17,9 +17,21 @@ pub(super) const RECHECK: Duration = Duration::from_millis(50);
 const PATIENCE: Duration = Duration::from_millis(250);
 
 impl Conn {
+    /// Bytes of memory that it keeps from others. Output that is about to be written has the block it lies in until then only.
+    pub(super) fn held(&self) -> usize {
+        let output = if self.stalled_since.is_some() { self.outbound.pinned() } else { self.outbound.len() };
+        self.inbound.pinned() + output
+    }
+
     /// Notes what is held, and what follows at once.
     pub(super) fn account(&mut self, now: Instant) {
-        let held = self.inbound.len() + self.outbound.len();
+        if self.memory.is_tight() {
+            self.inbound.shrink();
+            if self.stalled_since.is_some() {
+                self.outbound.shrink();
+            }
+        }
+        let held = self.held();
         if held.abs_diff(self.accounted) >= ACCOUNT_STEP || (held == 0 && self.accounted > 0) {
             let grown = held > self.accounted;
             self.memory.adjust(self.accounted, held);

@@ -17,7 +17,7 @@ impl Conn {
     /// Reads once, at most `budget` bytes; 0 is end of file.
     pub(super) fn read_once(&mut self, budget: usize) -> io::Result<usize> {
         let Some(key) = self.key else { return Ok(0) };
-        let (block, room) = self.inbound.room();
+        let (block, room) = self.inbound.room(&self.memory);
         let asked = room.min(budget);
         let read = with(|core| core.driver.read(key, block, asked));
         match &read {

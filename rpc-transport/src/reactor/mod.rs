@@ -44,6 +44,10 @@ use crate::stats::ReactorStats;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::timer::TimerWheel;
 
+/// Connections with output that wait for each other to be written. Each keeps a block of 64 KiB until then, so that many ready at
+/// once would take as much memory as they are many.
+const DIRTY_MAX: usize = 32;
+
 /// A reactor, from any thread: cheap to clone. It stays valid when the reactor has stopped; what is asked of it then
 /// comes back as not done.
 #[derive(Clone)]
@@ -400,6 +404,9 @@ fn work() {
             break;
         };
         conn::advance(id, others);
+        if with(|core| core.dirty.len() >= DIRTY_MAX) {
+            flush_all();
+        }
     }
     // Not more than there are now: a timer that is armed anew for a time already past comes in the next turn.
     for _ in 0..with(|core| core.timers.len()) {
