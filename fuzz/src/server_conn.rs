@@ -31,8 +31,8 @@ const MAX_GLITCHES: u32 = 10_000;
 /// given for everything that is under way.
 const LATER: Duration = Duration::from_millis(200);
 const ENOUGH: Duration = Duration::from_millis(1);
-/// Announced and not yet arrived, a frame may hold so much, and twice what arrived.
-const HELD: u64 = 64 * 1024;
+/// An unfinished frame may hold a block, or twice what arrived of it; and a little output may be on its way.
+const HELD: u64 = (64 + 4) * 1024;
 
 /// A server for all inputs: what one connection leaves behind would be seen by the next.
 struct World {
