@@ -18,6 +18,9 @@ use crate::glitch::{Glitches, Verdict};
 use crate::mux::{Abandon, Arrived, Body, Found, Keepalive, Outcome, Pending, ReplyCell, Request, SeqId, Spec};
 use crate::protocol::ttheader::RequestHead;
 
+/// Calls that an empty queue keeps room for: 70 KiB.
+const QUEUE_KEPT: usize = 256;
+
 pub(crate) struct ClientHandler {
     pub(super) channel: Arc<ChannelInner>,
     pub(super) slot: usize,
@@ -272,7 +275,9 @@ impl ClientHandler {
     /// Writes queued calls as far as there is room.
     fn pump(&mut self, cx: &mut Cx<'_>) {
         while self.has_room(cx) {
-            let Some((seq, spec, body)) = self.queue.pop_front() else { return };
+            let Some((seq, spec, body)) = self.queue.pop_front() else {
+                return self.queue.shrink_to(QUEUE_KEPT); // or a burst's would stay
+            };
             self.queued_bytes -= body.len();
             let start = cx.written() + cx.output_len() as u64;
             let Some(entry) = self.pending.get(seq).filter(|entry| matches!(entry.place, Place::Queued)) else {

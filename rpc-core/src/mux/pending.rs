@@ -4,6 +4,10 @@ use std::collections::VecDeque;
 
 use super::seq::{MAX_SLOTS, SeqId};
 
+/// Slots that an empty table keeps if it had more than twice as many: what a burst of calls needed does not stay, and so many calls in turn
+/// allocate nothing.
+const KEPT: usize = 1024;
+
 /// Calls of one connection that have an id, by id: an index and a compare.
 ///
 /// Invariant: a slot is free, waiting or abandoned. Only a late reply or the end of the connection frees an abandoned one: until
@@ -11,6 +15,8 @@ use super::seq::{MAX_SLOTS, SeqId};
 #[derive(Debug)]
 pub(crate) struct Pending<T> {
     slots: Vec<Slot<T>>,
+    /// Versions of slots that were given up after a burst, the first of them last: when they come back, their ids go on from there.
+    gone: Vec<u16>,
     free: VecDeque<u32>,
     waiting: usize,
     abandoned: usize,
@@ -50,7 +56,8 @@ pub(crate) enum Abandon {
 
 impl<T> Pending<T> {
     pub(crate) fn new(limit: usize) -> Self {
-        Pending { slots: Vec::new(), free: VecDeque::new(), waiting: 0, abandoned: 0, limit: limit.min(MAX_SLOTS) }
+        let (slots, gone, free) = (Vec::new(), Vec::new(), VecDeque::new());
+        Pending { slots, gone, free, waiting: 0, abandoned: 0, limit: limit.min(MAX_SLOTS) }
     }
 
     /// Gives a call an id; gives it back when all are taken.
@@ -58,7 +65,8 @@ impl<T> Pending<T> {
         let slot = match self.free.pop_front() {
             Some(slot) => slot as usize,
             None if self.slots.len() < self.limit => {
-                self.slots.push(Slot { version: SeqId::before_first(), state: State::Free });
+                let version = self.gone.pop().map_or_else(SeqId::before_first, u32::from);
+                self.slots.push(Slot { version, state: State::Free });
                 self.slots.len() - 1
             }
             None => return Err(call),
@@ -90,6 +98,7 @@ impl<T> Pending<T> {
                 slot.state = State::Free;
                 self.abandoned -= 1;
                 self.free.push_back(seq.slot() as u32);
+                self.shrink();
                 Late::Abandoned
             }
             _ => Late::Unknown,
@@ -133,12 +142,31 @@ impl<T> Pending<T> {
             State::Abandoned => self.abandoned += 1,
             _ => self.free.push_back(seq.slot() as u32),
         }
+        self.shrink();
         Some(call)
+    }
+
+    /// After a slot has become free.
+    #[inline]
+    fn shrink(&mut self) {
+        if self.slots.len() > 2 * KEPT && self.free.len() == self.slots.len() {
+            self.forget_slots();
+        }
+    }
+
+    #[cold]
+    fn forget_slots(&mut self) {
+        self.gone.extend(self.slots.drain(KEPT..).rev().map(|slot| slot.version as u16));
+        self.slots.shrink_to_fit();
+        self.free.retain(|slot| (*slot as usize) < KEPT);
+        self.free.shrink_to_fit();
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
 
     /// B28, I4, I7: a late reply reaches nobody.
@@ -181,6 +209,25 @@ mod tests {
         }
         let slots: Vec<_> = (0..4).map(|n| pending.insert(n).unwrap().slot()).collect();
         assert_eq!(slots, [2, 0, 3, 1]);
+    }
+
+    /// I7: a burst leaves neither its memory behind nor its ids to others.
+    #[test]
+    fn a_burst_leaves_a_small_table_and_no_id_of_it_comes_back() {
+        let mut pending = Pending::new(MAX_SLOTS);
+        let mut seen = HashSet::new();
+        for burst in [5 * KEPT, 2 * KEPT + 1, 7 * KEPT, 2 * KEPT, 10] {
+            let ids: Vec<_> = (0..burst).map(|n| pending.insert(n).unwrap()).collect();
+            assert!(ids.iter().all(|id| seen.insert(*id)), "{burst} calls: each has an id of its own");
+            let (last, others) = ids.split_last().unwrap();
+            others.iter().for_each(|id| assert!(pending.abandon(*id, Abandon::Unsent).is_some()));
+            pending.abandon(*last, Abandon::OnWire);
+            assert!(pending.slots.len() >= burst, "an id is on the wire");
+            assert_eq!(pending.late(*last), Late::Abandoned);
+            assert!(pending.slots.capacity() <= 4 * KEPT && pending.free.capacity() <= 4 * KEPT, "{burst} calls");
+            assert!(ids.iter().all(|id| pending.get(*id).is_none() && pending.late(*id) == Late::Unknown));
+        }
+        assert_eq!(pending.slots.len(), 2 * KEPT, "what a steady load needs stays");
     }
 
     #[test]
