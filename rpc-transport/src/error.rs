@@ -11,7 +11,8 @@ use crate::framing::FrameError;
 #[non_exhaustive]
 pub enum CloseReason {
     /// The peer closed its side, with no frame cut short. Frames that came before are handed up, and what is written by then is still sent;
-    /// what would be written later is not, since a peer that only half-closes looks the same as one that is gone.
+    /// what would be written later is not, since a peer that only half-closes looks the same as one that is gone. Work that is to end all the
+    /// same: [`Handler::outlasts`](crate::Handler::outlasts).
     PeerClosed,
     /// The peer closed its side in the middle of a frame.
     CutShort {

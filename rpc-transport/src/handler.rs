@@ -62,6 +62,14 @@ pub trait Handler: Send + 'static {
         None
     }
 
+    /// The socket has been closed, and the peer hears nothing more. `true` if there is work that is to end all the same: then the
+    /// handler stays until [`Handler::is_idle`], with its messages and timers, and [`Handler::on_close`] comes then. An accepted
+    /// connection counts as one of its listener's until that moment, is asked to finish by a shutdown, and ends at once when it is cut.
+    /// Not asked of a connection that lingers, which this side has closed, see [`Cx::close`], nor at the end of its reactor.
+    fn outlasts(&mut self, cx: &mut Cx<'_>, reason: &CloseReason) -> bool {
+        false
+    }
+
     /// The connection is over: the last call, made exactly once, for whatever reason. The handler is dropped after it, though the
     /// socket of an accepted connection may stay a little longer: see [`Cx::close`].
     fn on_close(&mut self, cx: &mut Cx<'_>, reason: &CloseReason) {}

@@ -66,6 +66,8 @@ struct Wild {
     book: Shared,
     rng: Rng,
     phase: Heard,
+    /// Its socket is gone, and it has something to do still.
+    stays: bool,
     timers: Vec<TimerId>,
     /// Bytes of frames that were sent and not yet heard of; frames come whole and in order, so each says its number.
     next_out: u32,
@@ -100,6 +102,7 @@ impl Wild {
             book: Arc::clone(book),
             rng,
             phase: Heard::Nothing,
+            stays: false,
             timers: Vec::new(),
             next_out: 0,
             next_in: 0,
@@ -209,6 +212,9 @@ impl Handler for Wild {
 
     fn on_frame(&mut self, cx: &mut Cx<'_>, frame: Frame<'_>) {
         self.hear("on_frame", false);
+        if self.stays {
+            self.wrong("a frame without a socket");
+        }
         let bytes = frame.bytes();
         let number = bytes.first_chunk().map(|first| u32::from_be_bytes(*first));
         let rest = bytes.get(8..).unwrap_or_default();
@@ -245,8 +251,10 @@ impl Handler for Wild {
 
     fn on_deadline(&mut self, cx: &mut Cx<'_>, key: u64) {
         self.hear("on_deadline", true);
-        if key == 1 {
-            cx.resume();
+        match key {
+            1 => cx.resume(),
+            2 => self.stays = false,
+            _ => {}
         }
         self.act(cx);
     }
@@ -259,6 +267,22 @@ impl Handler for Wild {
     fn on_shutdown(&mut self, cx: &mut Cx<'_>) {
         self.hear("on_shutdown", true);
         cx.close(CloseReason::Local(BY_SHUTDOWN));
+    }
+
+    fn outlasts(&mut self, cx: &mut Cx<'_>, _: &CloseReason) -> bool {
+        self.hear("outlasts", true);
+        if std::mem::replace(&mut self.stays, self.rng.bool()) {
+            self.wrong("its socket ended twice");
+        }
+        if self.stays {
+            cx.arm(cx.now() + Duration::from_micros(self.rng.u64(0..5_000)), 2);
+        }
+        self.act(cx);
+        self.stays
+    }
+
+    fn is_idle(&self) -> bool {
+        !self.stays
     }
 
     fn on_close(&mut self, _: &mut Cx<'_>, reason: &CloseReason) {

@@ -2,10 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rpc_core::{Cause, Code, Error, Result, Sent};
+
+use rpc_transport::local;
 
 use crate::service::{self, Reply};
 
@@ -22,7 +25,7 @@ pub(crate) struct Ledger(Mutex<Book>);
 #[derive(Default)]
 struct Book {
     calls: Vec<Entry>,
-    by_hand: Vec<Entry>,
+    by_hand: Vec<ByHand>,
     gentle: bool,
     /// Started calls that have not ended, by client: when each must have, and its number.
     due: Vec<BTreeSet<(Duration, u64)>>,
@@ -46,6 +49,18 @@ struct Entry {
     relayed: bool,
 }
 
+/// A call made by a peer without the framework.
+#[derive(Default)]
+pub(crate) struct ByHand {
+    pub(crate) payload: usize,
+    /// No reply is wanted, and its server has no limit by which it ends the connection: a handler that has begun ends by itself, or by
+    /// its deadline.
+    pub(crate) certain: bool,
+    pub(crate) server: usize,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) executions: u32,
+}
+
 /// How a call ended for its caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
@@ -56,11 +71,32 @@ pub(crate) enum End {
 }
 
 /// Counts a handler for as long as it runs.
-pub(crate) struct RunningHandler(Arc<Ledger>);
+pub(crate) struct RunningHandler {
+    ledger: Arc<Ledger>,
+    number: u64,
+    began: Instant,
+    ended: bool,
+}
+
+impl RunningHandler {
+    /// It has come to its end.
+    pub(crate) fn end(mut self) {
+        self.ended = true;
+    }
+}
 
 impl Drop for RunningHandler {
     fn drop(&mut self) {
-        self.0.0.lock().running -= 1;
+        let mut book = self.ledger.0.lock();
+        book.running -= 1;
+        let Some(call) = self.number.checked_sub(BY_HAND).and_then(|place| book.by_hand.get(place as usize)) else {
+            return;
+        };
+        let expired = call.timeout.is_some_and(|timeout| local::now() >= self.began + timeout);
+        if call.certain && !self.ended && !expired && !thread::panicking() {
+            let number = self.number;
+            Ledger::wrong(&mut book, format!("I6: the handler of call {number}, oneway, was dropped"));
+        }
     }
 }
 
@@ -99,10 +135,15 @@ impl Ledger {
     }
 
     /// A call is about to be made by a peer without the framework.
-    pub(crate) fn begin_by_hand(&self, payload: usize) -> u64 {
+    pub(crate) fn begin_by_hand(&self, call: ByHand) -> u64 {
         let mut book = self.0.lock();
-        book.by_hand.push(Entry { payload, ..Entry::default() });
+        book.by_hand.push(call);
         BY_HAND + book.by_hand.len() as u64 - 1
+    }
+
+    /// This server is cut, or dies, and with it whatever it has begun.
+    pub(crate) fn dies(&self, server: usize) {
+        self.0.lock().by_hand.iter_mut().filter(|call| call.server == server).for_each(|call| call.certain = false);
     }
 
     /// Its time begins. It is over with the tick at which it is due or that follows.
@@ -142,25 +183,28 @@ impl Ledger {
         let mut book = self.0.lock();
         book.running += 1;
         book.most_running = book.most_running.max(book.running);
-        let entry = match number.checked_sub(BY_HAND) {
-            Some(place) => book.by_hand.get_mut(place as usize),
-            None => book.calls.get_mut(number as usize),
+        let known = match number.checked_sub(BY_HAND) {
+            Some(place) => book.by_hand.get_mut(place as usize).map(|call| {
+                call.executions += 1;
+                (call.payload, call.executions, 1)
+            }),
+            None => book.calls.get_mut(number as usize).map(|entry| {
+                entry.executions += 1;
+                (entry.payload, entry.executions, if entry.relayed { 2 } else { 1 })
+            }),
         };
-        match entry {
+        match known {
             None if number == ATTACKER => {}
             None => Self::wrong(&mut book, format!("I3: a handler got a call {number} that nobody made")),
-            Some(entry) => {
-                entry.executions += 1;
-                let (executions, allowed) = (entry.executions, if entry.relayed { 2 } else { 1 });
-                let expected = service::payload(number, entry.payload);
-                if executions > allowed {
-                    Self::wrong(&mut book, format!("I6: call {number} was executed {executions} times"));
-                } else if expected != payload {
-                    Self::wrong(&mut book, format!("I3: call {number} arrived with another's payload"));
-                }
+            Some((_, executions, allowed)) if executions > allowed => {
+                Self::wrong(&mut book, format!("I6: call {number} was executed {executions} times"));
             }
+            Some((len, ..)) if service::payload(number, len) != payload => {
+                Self::wrong(&mut book, format!("I3: call {number} arrived with another's payload"));
+            }
+            Some(_) => {}
         }
-        RunningHandler(Arc::clone(self))
+        RunningHandler { ledger: Arc::clone(self), number, began: local::now(), ended: false }
     }
 
     pub(crate) fn relays(&self, number: u64) {

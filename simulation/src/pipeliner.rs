@@ -8,7 +8,7 @@ use rpc_transport::Url;
 use rpc_transport::testing::{Network, RawPeer, Received};
 
 use crate::frames::{Frame, Frames, Known};
-use crate::ledger::Ledger;
+use crate::ledger::{ByHand, Ledger};
 use crate::service::{self, Act, Request};
 use crate::wire::{self, Shape};
 use crate::witness::Witness;
@@ -114,13 +114,23 @@ pub(crate) struct Pipeliner {
 }
 
 impl Pipeliner {
-    pub(crate) fn new(plan: PipelinePlan, net: &Network, ledger: &Ledger, witness: &Witness, url: &Url) -> Pipeliner {
+    /// `indulged`: its server has no limit by which it ends the connection.
+    pub(crate) fn new(
+        plan: PipelinePlan,
+        net: &Network,
+        ledger: &Ledger,
+        witness: &Witness,
+        url: &Url,
+        indulged: bool,
+    ) -> Pipeliner {
         let peer = net.connect_raw(url);
         witness.look_at(peer.number());
         let mut output = Vec::new();
         for RequestPlan { shape, act, blocks, micros, payload } in &plan.requests {
-            let number = ledger.begin_by_hand(*payload);
-            let payload = service::payload(number, *payload);
+            let timeout = shape.timeout.map(|ms| Duration::from_millis(ms.into()));
+            let (payload, server, certain) = (*payload, plan.server, shape.oneway && indulged);
+            let number = ledger.begin_by_hand(ByHand { payload, certain, server, timeout, ..ByHand::default() });
+            let payload = service::payload(number, payload);
             let (act, blocks) = (*act as u32, *blocks);
             let request = Request { number, act, blocks, micros: *micros, size: 0, payload };
             output.extend(wire::frame(*shape, &request));

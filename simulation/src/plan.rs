@@ -39,6 +39,13 @@ pub(crate) struct ClientPlan {
     pub(crate) limits: Vec<(&'static str, String)>,
 }
 
+impl ServerPlan {
+    /// It has no limit beyond which it refuses or ends something.
+    pub(crate) fn is_patient(&self) -> bool {
+        self.limits.iter().all(|(name, _)| PATIENT.contains(name))
+    }
+}
+
 impl ClientPlan {
     /// No limit makes it put off what it has read.
     pub(crate) fn is_prompt(&self) -> bool {
@@ -214,7 +221,7 @@ impl Plan {
                 _ => at(rng),
             };
             let server = rng.usize(0..servers.len());
-            let patient = gentle && rng.u32(0..4) > 0;
+            let patient = gentle && rng.bool();
             events.push((when, Event::Pipeline(PipelinePlan::new(rng, server, patient))));
         }
         events.sort_by_key(|(at, _)| *at);

@@ -119,7 +119,13 @@ impl Service for Simulated {
 }
 
 async fn serve(ledger: &Arc<Ledger>, next: Option<&Channel>, req: Request) -> Result<Reply> {
-    let _running = ledger.handler_starts(req.number, &req.payload);
+    let running = ledger.handler_starts(req.number, &req.payload);
+    let result = act(ledger, next, req).await;
+    running.end();
+    result
+}
+
+async fn act(ledger: &Ledger, next: Option<&Channel>, req: Request) -> Result<Reply> {
     let number = req.number;
     let pause = sleep(Duration::from_micros(req.micros.into())); // of the virtual clock
     match Act::of(req.act) {

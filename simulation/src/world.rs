@@ -441,8 +441,9 @@ impl World {
             Event::Starve(time) => self.net.starve_of_descriptors(time),
             Event::Attack(attack) => self.attack(attack),
             Event::Pipeline(plan) => {
-                let url = url(&self.servers[plan.server].plan.url);
-                self.pipeliners.push(Pipeliner::new(plan, &self.net, &self.ledger, &self.witness, &url));
+                let server = &self.servers[plan.server].plan;
+                let (url, indulged) = (url(&server.url), server.is_patient());
+                self.pipeliners.push(Pipeliner::new(plan, &self.net, &self.ledger, &self.witness, &url, indulged));
             }
             Event::Restart { server, after } => {
                 self.unsettle(server);
@@ -458,8 +459,8 @@ impl World {
             Event::Crash { server } => {
                 self.unsettle(server);
                 if self.servers[server].back_at.is_none() {
+                    self.dies(server);
                     drop(self.servers[server].handle.take());
-                    self.witness.dies(&url(&self.servers[server].plan.url));
                     let at = self.net.elapsed() + Duration::from_micros(1);
                     self.servers[server].back_at = Some(at);
                     self.net.alarm(at);
@@ -478,16 +479,22 @@ impl World {
         self.ledger.nothing_is_certain(|client| self.clients[client].plan.server == server);
     }
 
+    /// This server is about to be cut.
+    fn dies(&self, server: usize) {
+        self.witness.dies(&url(&self.servers[server].plan.url));
+        self.ledger.dies(server);
+    }
+
     /// Servers whose time has come again.
     fn bring_back(&mut self) {
         let now = self.net.elapsed();
         for index in 0..self.servers.len() {
-            let seat = &mut self.servers[index];
-            if seat.back_at.is_some_and(|at| at <= now) {
-                if let Some(handle) = seat.handle.take() {
-                    self.witness.dies(&url(&seat.plan.url));
+            if self.servers[index].back_at.is_some_and(|at| at <= now) {
+                if let Some(handle) = self.servers[index].handle.take() {
+                    self.dies(index);
                     handle.cut();
                 }
+                let seat = &mut self.servers[index];
                 // The old one's listener closes on its reactor, which may take a while.
                 if self.net.is_taken(&url(&seat.plan.url)) {
                     let soon = now + Duration::from_micros(10);

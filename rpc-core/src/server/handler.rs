@@ -341,6 +341,22 @@ impl ServerHandler {
         self.go_on_draining(cx);
     }
 
+    /// Nobody waits for it any more.
+    fn drop_call(&self, cx: &mut Cx<'_>, call: RunningCall) {
+        self.here.counters.in_flight.sub(1);
+        if let Some(timer) = call.timer {
+            cx.disarm(timer);
+        }
+        match call.what {
+            What::Task(task, _) => {
+                if let Some(task) = local::cancel(task) {
+                    task.finished();
+                }
+            }
+            What::Blocking(context) => context.cancel(),
+        }
+    }
+
     fn refuse(&mut self, cx: &mut Cx<'_>, method: &[u8], to: ReplyTo, error: &Error) {
         self.here.counters.replied.add(1);
         // A name that no method has may be as long as a frame; callers know a refused call by its id.
@@ -427,6 +443,22 @@ impl Handler for ServerHandler {
         self.quiet_since()
     }
 
+    /// Who sends a oneway message waits for nothing, and may leave at once: what was accepted is handled to its end.
+    fn outlasts(&mut self, cx: &mut Cx<'_>, reason: &CloseReason) -> bool {
+        let left = matches!(reason, CloseReason::PeerClosed | CloseReason::CutShort { .. } | CloseReason::Io(_));
+        if !left || self.running.keys(true).is_empty() {
+            return false;
+        }
+        self.stop_looking(cx);
+        self.in_order = None;
+        for key in self.running.keys(false) {
+            if let Some(call) = self.running.remove(key, &self.here.spare) {
+                self.drop_call(cx, call);
+            }
+        }
+        true
+    }
+
     fn on_close(&mut self, cx: &mut Cx<'_>, _: &CloseReason) {
         if let Some(table) = self.table.take() {
             *self.here.table.lock() = Some(table);
@@ -434,18 +466,7 @@ impl Handler for ServerHandler {
         self.stop_looking(cx);
         self.stop_draining(cx);
         for call in self.running.drain() {
-            self.here.counters.in_flight.sub(1);
-            if let Some(timer) = call.timer {
-                cx.disarm(timer);
-            }
-            match call.what {
-                What::Task(task, _) => {
-                    if let Some(task) = local::cancel(task) {
-                        task.finished();
-                    }
-                }
-                What::Blocking(context) => context.cancel(),
-            }
+            self.drop_call(cx, call);
         }
     }
 }

@@ -141,6 +141,13 @@ impl Running {
         Some(CallKey { slot: slot as u32, generation: table.slots[slot].0 })
     }
 
+    /// Those of them that want a reply, or those that want none.
+    pub(super) fn keys(&self, oneway: bool) -> Vec<CallKey> {
+        let slots = self.table.iter().flat_map(|table| &table.slots).enumerate();
+        let wanted = slots.filter(|(_, (_, call))| call.as_ref().is_some_and(|call| call.to.oneway == oneway));
+        wanted.map(|(slot, (generation, _))| CallKey { slot: slot as u32, generation: *generation }).collect()
+    }
+
     /// Ends all of them.
     pub(super) fn drain(&mut self) -> impl Iterator<Item = RunningCall> + use<> {
         self.table.take().into_iter().flat_map(|table| table.slots).filter_map(|(_, call)| call)

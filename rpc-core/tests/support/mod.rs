@@ -230,6 +230,12 @@ pub fn ordered_request(seq: i32, payload: &'static [u8]) -> Vec<u8> {
     raw_frame(0, seq, MessageType::Call, &body)
 }
 
+/// A message to which no reply is wanted.
+pub fn oneway(seq: i32, payload: &'static [u8]) -> Vec<u8> {
+    let body = prost::Message::encode_to_vec(&Blob { payload: Bytes::from_static(payload) });
+    raw_frame(0, seq, MessageType::Oneway, &body)
+}
+
 fn raw_frame(flags: u16, seq: i32, kind: MessageType, body: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     write_frame_head(&mut out, flags, seq, [b"", b""], kind, b"Blob", body.len()).expect("short");

@@ -31,8 +31,11 @@ pub(crate) fn audit(id: ConnId, entry: &mut Entry) -> Result<ConnAudit, String> 
     if conn.id != id {
         return broken("it has another's place");
     }
-    if conn.key.is_none() && !matches!(conn.phase, Phase::Aborting(_)) {
+    if conn.key.is_none() && !matches!(conn.phase, Phase::Outlasting(_) | Phase::Aborting(_)) {
         return broken("no socket, and it is not ending");
+    }
+    if matches!(conn.phase, Phase::Outlasting(_)) && (conn.key.is_some() || held > 0 || conn.accounted > 0) {
+        return broken("it outlasts its socket, and holds what nobody will read or write");
     }
     if matches!(conn.phase, Phase::Open) && conn.is_runnable() && !conn.in_ready {
         return broken("something can be read, and it is not on the ready list");
@@ -91,6 +94,7 @@ fn phase(phase: &Phase) -> String {
         Phase::Open => "while open".to_owned(),
         Phase::Lingering { .. } => "while lingering".to_owned(),
         Phase::Closing(closing) => format!("while closing: {}", closing.reason),
+        Phase::Outlasting(_) => "while outlasting its socket".to_owned(),
         Phase::Aborting(reason) => format!("while closing: {reason}"),
     }
 }

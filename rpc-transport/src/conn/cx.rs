@@ -158,7 +158,7 @@ impl<'a> Cx<'a> {
     /// Whether the connection is being closed.
     #[inline]
     pub fn is_closing(&self) -> bool {
-        matches!(self.conn.phase, Phase::Closing(_) | Phase::Lingering { .. } | Phase::Aborting(_))
+        !matches!(self.conn.phase, Phase::Connecting | Phase::Open)
     }
 
     /// Whether the handler has heard that the connection is over, and only its socket is left.

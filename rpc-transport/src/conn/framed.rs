@@ -32,6 +32,7 @@ pub(crate) trait Pipeline: Send {
     fn on_deadline(&mut self, cx: &mut Cx<'_>, key: u64);
     fn on_drained(&mut self, cx: &mut Cx<'_>);
     fn on_shutdown(&mut self, cx: &mut Cx<'_>);
+    fn outlasts(&mut self, cx: &mut Cx<'_>, reason: &CloseReason) -> bool;
     fn on_close(&mut self, cx: &mut Cx<'_>, reason: &CloseReason);
     fn is_idle(&self) -> bool;
     fn idle_since(&self) -> Option<Instant>;
@@ -152,6 +153,10 @@ impl<F: Framing + 'static, H: Handler> Pipeline for Framed<F, H> {
 
     fn on_shutdown(&mut self, cx: &mut Cx<'_>) {
         self.handler.on_shutdown(cx);
+    }
+
+    fn outlasts(&mut self, cx: &mut Cx<'_>, reason: &CloseReason) -> bool {
+        self.handler.outlasts(cx, reason)
     }
 
     fn on_close(&mut self, cx: &mut Cx<'_>, reason: &CloseReason) {

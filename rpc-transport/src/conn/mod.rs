@@ -18,6 +18,7 @@ mod framed;
 mod inbound;
 mod linger;
 mod memory;
+mod outlast;
 mod slab;
 mod time;
 mod transfer;
@@ -118,6 +119,8 @@ enum Phase {
     Lingering {
         until: Instant,
     },
+    /// The peer is gone, and so is the socket; the handler has work that is to end all the same, and hears of its own end after that.
+    Outlasting(Box<CloseReason>),
     /// Closes now, with a reset; queued output is dropped.
     Aborting(Box<CloseReason>),
 }
@@ -304,10 +307,15 @@ pub(crate) fn on_check(id: ConnId) {
 pub(crate) fn kill(id: ConnId, reason: CloseReason) {
     let Some((mut entry, now)) = with(|core| core.conns.take(id).map(|entry| (entry, core.now))) else { return };
     match entry.conn.phase {
-        Phase::Lingering { .. } => entry.conn.stop_lingering(now),
-        _ => entry.conn.abort(reason),
+        Phase::Lingering { .. } => {
+            entry.conn.stop_lingering(now);
+            settle(entry, now);
+        }
+        _ => {
+            entry.conn.abort(reason);
+            end(entry, now, false);
+        }
     }
-    settle(entry, now);
 }
 
 impl Entry {
@@ -528,6 +536,7 @@ fn settle(mut entry: Box<Entry>, now: Instant) {
         entry.conn.write_out();
     }
     entry.linger(now);
+    let done = matches!(entry.conn.phase, Phase::Outlasting(_)) && entry.is_done(now);
     entry.conn.account(now);
     let conn = &mut entry.conn;
     if conn.failed && matches!(conn.phase, Phase::Open) && conn.paused.any() && conn.outbound.is_empty() {
@@ -538,10 +547,11 @@ fn settle(mut entry: Box<Entry>, now: Instant) {
         Phase::Aborting(_) => true,
         Phase::Closing(_) => conn.outbound.is_empty(),
         Phase::Lingering { until } => now >= until,
+        Phase::Outlasting(_) => done,
         Phase::Connecting | Phase::Open => false,
     };
     if over {
-        return end(entry, now);
+        return end(entry, now, true);
     }
     let ready = conn.is_runnable() && !std::mem::replace(&mut conn.in_ready, true);
     let unsent = !conn.outbound.is_empty() && conn.writable && !matches!(conn.phase, Phase::Connecting);
@@ -574,19 +584,26 @@ fn settle(mut entry: Box<Entry>, now: Instant) {
     });
 }
 
-/// The end of a connection: tells the handler, unless it knows, and frees everything.
-fn end(mut entry: Box<Entry>, now: Instant) {
-    let (how, reason) = match std::mem::replace(&mut entry.conn.phase, Phase::closing(CloseReason::Stopped)) {
+/// The end of a connection: tells the handler, unless it knows, and frees everything, unless the handler stays, if
+/// it may.
+fn end(mut entry: Box<Entry>, now: Instant, may_stay: bool) {
+    let (how, mut reason) = match std::mem::replace(&mut entry.conn.phase, Phase::closing(CloseReason::Stopped)) {
         Phase::Aborting(reason) => (CloseHow::Abort, Some(*reason)),
         Phase::Closing(closing) => (CloseHow::Graceful, Some(closing.reason)),
+        Phase::Outlasting(reason) => (CloseHow::Graceful, Some(*reason)),
         Phase::Lingering { .. } => (CloseHow::Graceful, None), // the handler has heard of it
         Phase::Connecting | Phase::Open => (CloseHow::Abort, Some(CloseReason::Stopped)),
     };
-    let key = entry.conn.key.take();
-    with(|core| {
-        if let Some(key) = key {
-            core.driver.close(key, how);
+    if let Some(key) = entry.conn.key.take() {
+        with(|core| core.driver.close(key, how));
+        if let Some(ends) = reason.take_if(|_| may_stay) {
+            match entry.stay(now, ends) {
+                Ok(()) => return,
+                Err((gone, ends)) => (entry, reason) = (gone, Some(ends)),
+            }
         }
+    }
+    with(|core| {
         if let Some((timer, _)) = entry.conn.check.take() {
             core.timers.cancel(timer);
         }

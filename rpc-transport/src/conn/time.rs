@@ -20,6 +20,7 @@ impl Conn {
             Phase::Closing(ref closing) => self.stall_at().into_iter().chain(closing.until).min(),
             Phase::Aborting(_) => self.stall_at(),
             Phase::Lingering { until } => Some(until),
+            Phase::Outlasting(_) => None,
         }
     }
 
@@ -69,7 +70,7 @@ impl Conn {
             Phase::Connecting if passed(self.connect_at()) => {
                 self.abort(CloseReason::ConnectTimeout(limits.connect_timeout));
             }
-            Phase::Connecting | Phase::Lingering { .. } | Phase::Aborting(_) => {}
+            Phase::Connecting | Phase::Lingering { .. } | Phase::Outlasting(_) | Phase::Aborting(_) => {}
             _ if passed(self.stall_at()) => self.abort(CloseReason::Limit("write_stall_timeout")),
             Phase::Closing(ref closing) if passed(closing.until) => {
                 self.abort(CloseReason::Limit("write_stall_timeout"))

@@ -25,15 +25,15 @@ impl World {
         if clients_first {
             self.dismiss_clients();
         }
-        for seat in &mut self.servers {
-            match &seat.handle {
+        for index in 0..self.servers.len() {
+            match &self.servers[index].handle {
                 Some(handle) if gently => {
                     handle.begin_shutdown();
-                    self.witness.leaves(&url(&seat.plan.url));
+                    self.witness.leaves(&url(&self.servers[index].plan.url));
                 }
                 _ => {
-                    self.witness.dies(&url(&seat.plan.url));
-                    seat.handle = None;
+                    self.dies(index);
+                    self.servers[index].handle = None;
                 }
             }
         }
@@ -47,9 +47,9 @@ impl World {
         }
         self.dismiss_clients();
         self.pipeliners.clear();
-        for seat in &mut self.servers {
-            if let Some(handle) = seat.handle.take() {
-                self.witness.dies(&url(&seat.plan.url));
+        for index in 0..self.servers.len() {
+            if let Some(handle) = self.servers[index].handle.take() {
+                self.dies(index);
                 handle.cut();
             }
         }
