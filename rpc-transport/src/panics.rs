@@ -25,6 +25,64 @@ fn discard(mut thrown: Box<dyn Any + Send>) {
     std::mem::forget(thrown); // there must be an end
 }
 
+/// A place in the midst of our own code where a test can have a panic, as if there were a mistake. Nothing in an ordinary build.
+#[inline(always)]
+pub(crate) fn fail_point() {
+    #[cfg(feature = "testing")]
+    fail_points::pass();
+}
+
+/// T31: panics of our own code, while a connection's handler does something with its connection. That connection alone may end.
+///
+/// They stand in [`Cx`](crate::Cx), through which every handler works, and so in the midst of what client and server do for a call. None
+/// stands under a lock: what is done there calls nobody else's code and cannot fail half-way, and no lock of ours remembers a
+/// panic (`tidy.rs`). None comes while a handler is told of its end: that is what tidies up.
+#[cfg(feature = "testing")]
+pub(crate) mod fail_points {
+    use std::cell::{Cell, RefCell};
+    use std::thread;
+
+    thread_local! {
+        static DICE: RefCell<Option<(fastrand::Rng, u32)>> = const { RefCell::new(None) };
+        static OPEN: Cell<bool> = const { Cell::new(false) };
+        static PANICS: Cell<u64> = const { Cell::new(0) };
+    }
+
+    /// From now on one of about so many fail points that this thread passes is a panic; 0: none is.
+    pub fn panic_at_times(seed: u64, one_in: u32) {
+        DICE.set((one_in > 0).then(|| (fastrand::Rng::with_seed(seed), one_in)));
+    }
+
+    /// How many there have been on this thread.
+    pub fn panics() -> u64 {
+        PANICS.get()
+    }
+
+    /// While this lives, fail points of this thread may be panics, or none may.
+    pub(crate) struct Open(bool);
+
+    impl Open {
+        pub(crate) fn new(open: bool) -> Open {
+            Open(OPEN.replace(open))
+        }
+    }
+
+    impl Drop for Open {
+        fn drop(&mut self) {
+            OPEN.set(self.0);
+        }
+    }
+
+    pub(super) fn pass() {
+        let hit = || DICE.with_borrow_mut(|dice| dice.as_mut().is_some_and(|(rng, one_in)| rng.u32(0..*one_in) == 0));
+        // A second panic would end the process.
+        if OPEN.get() && !thread::panicking() && hit() {
+            PANICS.set(PANICS.get() + 1);
+            panic!("as it was asked for");
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::panic::panic_any;

@@ -9,6 +9,7 @@ use crate::reactor::core::with;
 
 pub use crate::buffer::blocks_out;
 pub use crate::driver::sim::{Faults, Knobs, Network, Observer, RawListener, RawPeer, Received, Rest, Step};
+pub use crate::panics::fail_points::{panic_at_times, panics};
 pub use crate::reactor::audit::{ReactorAudit, audit};
 
 /// Shows each connection of a reactor that is turned by hand, if its handler is an `H`.

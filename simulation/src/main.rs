@@ -54,6 +54,7 @@ struct Sum {
     cut: u64,
     cancelled: u64,
     faults: u64,
+    panics: u64,
     virtual_time: Duration,
     violations: Vec<Violation>,
 }
@@ -70,6 +71,7 @@ impl Sum {
         self.cut += report.outcomes.cut;
         self.cancelled += report.outcomes.cancelled;
         self.faults += report.faults;
+        self.panics += report.panics;
         self.virtual_time += report.elapsed;
     }
 }
@@ -115,7 +117,7 @@ fn main() -> ExitCode {
     }
     println!(
         "{} seeds, {} violations, {} replayed to the same trace\n\
-         {} calls: {} replied, {} failed ({} late, {} refused by a limit, {} by their connection), {} dropped by their callers; {} faults; {} steps\n\
+         {} calls: {} replied, {} failed ({} late, {} refused by a limit, {} by their connection), {} dropped by their callers; {} faults; {} panics of our own code; {} steps\n\
          {:.1} s; virtual time {:.0} s, {:.0} times real time",
         sum.runs,
         sum.violations.len(),
@@ -128,6 +130,7 @@ fn main() -> ExitCode {
         sum.cut,
         sum.cancelled,
         sum.faults,
+        sum.panics,
         sum.steps,
         took.as_secs_f64(),
         sum.virtual_time.as_secs_f64(),

@@ -20,6 +20,8 @@ pub(crate) struct Plan {
     pub(crate) gentle: bool,
     /// How long a server may take to shut down before it is cut.
     pub(crate) grace: Duration,
+    /// T31: one in so many fail points of the framework's own code is a panic; 0: none is.
+    pub(crate) panics: u32,
 }
 
 pub(crate) struct ServerPlan {
@@ -233,6 +235,7 @@ impl Plan {
             wrap_after: rng.bool().then(|| rng.u32(0..5)),
             gentle,
             grace: if gentle { Duration::from_secs(25) } else { micros(rng, 1_000, 300_000) },
+            panics: if !gentle && rng.u32(0..4) == 0 { one_of(rng, &[20, 200, 2_000]) } else { 0 },
         }
     }
 }

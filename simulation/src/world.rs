@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use rpc_core::testing::{ChannelAudit, Jobs, audit_channel, audit_server, work_by_hand, wrap_ids_after};
 use rpc_core::{Channel, Logging, Middleware, Server, ServerHandle};
-use rpc_transport::testing::{Network, RawPeer, Received, Rest, Step, blocks_out};
+use rpc_transport::testing::{Network, RawPeer, Received, Rest, Step, blocks_out, panic_at_times, panics};
 use rpc_transport::{MemoryBudget, ReactorPool, Url, sleep};
 
 use crate::ledger::{Ledger, Outcomes};
@@ -46,6 +46,8 @@ pub struct Report {
     pub outcomes: Outcomes,
     /// What went wrong on purpose.
     pub faults: u64,
+    /// Panics in the midst of the framework's own code.
+    pub panics: u64,
 }
 
 /// An invariant that did not hold.
@@ -156,6 +158,8 @@ pub(crate) struct World {
     witness: Witness,
     grace: Duration,
     gentle: bool,
+    /// Fail points of the framework's own may be panics.
+    panics: bool,
     steps: u64,
     /// Steps since the clock moved.
     at_once: u32,
@@ -181,6 +185,7 @@ impl World {
     pub(crate) fn new(seed: u64, prints: bool) -> World {
         let plan = Plan::new(seed);
         work_by_hand();
+        panic_at_times(seed, plan.panics);
         wrap_ids_after(plan.wrap_after.unwrap_or(u32::MAX));
         let net = Network::new(seed, plan.knobs.clone());
         if prints {
@@ -208,6 +213,7 @@ impl World {
             witness,
             grace: plan.grace,
             gentle: plan.gentle,
+            panics: plan.panics > 0,
             steps: 0,
             at_once: 0,
             turned: None,
@@ -287,6 +293,7 @@ impl World {
                 elapsed,
                 outcomes: self.ledger.outcomes(),
                 faults: self.net.faults().total(),
+                panics: panics(),
             }),
             Err(what) => Err(Violation { seed, what, at, step, bare: false }),
         }
@@ -612,7 +619,9 @@ impl World {
                 }
                 Some(Attack::Oneway) => {
                     for _ in 0..3 {
-                        peer.write(&request);
+                        if peer.write(&request) < request.len() {
+                            break; // what followed would be another request, as above
+                        }
                     }
                 }
             }

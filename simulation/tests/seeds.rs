@@ -44,16 +44,18 @@ fn the_same_seed_is_the_same_run_and_another_is_not() {
 /// The calls of some seeds, so that a simulation in which nothing ever succeeds, or nothing ever fails, is noticed.
 #[test]
 fn calls_succeed_fail_and_are_given_up() {
-    let mut sum = [0; 5];
+    let (mut sum, mut panics) = ([0; 5], 0);
     for seed in 0..40 {
         let report = run(seed).expect("no violation");
         let calls = report.outcomes;
         for (sum, n) in sum.iter_mut().zip([calls.replied, calls.late, calls.refused, calls.cut, calls.cancelled]) {
             *sum += n;
         }
+        panics += report.panics;
         assert_eq!(calls.calls, calls.replied + calls.failed + calls.cancelled, "I1, seed {seed}");
     }
     assert!(sum.iter().all(|n| *n > 20), "replied, late, refused, cut, given up: {sum:?}");
+    assert!(panics > 20, "T31: {panics} panics in the midst of what handlers do");
 }
 
 #[test]

@@ -183,7 +183,7 @@ impl<'a> Wire<'a> {
             (None, Some((spec, body))) => {
                 Ok(self.start_foreign(cx, slot, Request { spec: Some(spec), body: body.into_link() }))
             }
-            (None, None) => Err(Error::closed("the connection's handler panicked")),
+            (None, None) => Err(Error::closed("the connection's handler panicked").with_phase(Phase::Write)),
         }
     }
 

@@ -274,11 +274,17 @@ impl ServerHandler {
             Started::Task(task, in_flight) => What::Task(task, in_flight),
             Started::Blocking(context) => What::Blocking(context),
         };
-        let timer = deadline.map(|at| cx.arm(at, key.to_timer()));
-        let call = RunningCall { what, began: now, timer, timeout, method, to, answered: false };
+        // First of all it is known and counted: whatever panics from here on, the end of the connection finds it.
+        let call = RunningCall { what, began: now, timer: None, timeout, method, to, answered: false };
         self.running.insert(call, &self.here.spare);
-        self.watch(cx);
         self.here.counters.in_flight.add(1);
+        if let Some(at) = deadline {
+            let timer = cx.arm(at, key.to_timer());
+            if let Some(call) = self.running.get(key) {
+                call.timer = Some(timer);
+            }
+        }
+        self.watch(cx);
         if flags & FLAG_OUT_OF_ORDER == 0 && !to.oneway {
             self.in_order = Some(key);
         }

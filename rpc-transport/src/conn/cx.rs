@@ -7,6 +7,7 @@ use std::time::Instant;
 use super::{Conn, ConnId, ConnRef, Phase, WhenRead};
 use crate::buffer::LinkBuffer;
 use crate::error::CloseReason;
+use crate::panics::fail_point;
 use crate::reactor::ReactorHandle;
 use crate::reactor::core::{TimerKey, with};
 use crate::stats::MemoryBudget;
@@ -54,6 +55,7 @@ impl<'a> Cx<'a> {
     /// Where output is written. It leaves in one gathered write at the end of the turn.
     #[inline]
     pub fn output(&mut self) -> &mut LinkBuffer {
+        fail_point();
         &mut self.conn.outbound
     }
 
@@ -94,24 +96,28 @@ impl<'a> Cx<'a> {
 
     /// Writes the output now instead of at the end of the turn.
     pub fn flush(&mut self) {
+        fail_point();
         self.conn.write_out();
     }
 
     /// Hands up no more frames until [`Cx::resume`]; the peer is not read meanwhile.
     #[inline]
     pub fn pause(&mut self) {
+        fail_point();
         self.conn.paused.by_handler = true;
     }
 
     /// Ends [`Cx::pause`].
     #[inline]
     pub fn resume(&mut self) {
+        fail_point();
         self.conn.paused.by_handler = false;
     }
 
     /// Calls [`Handler::on_deadline`](crate::Handler::on_deadline) with `key` at `at`, or up to a millisecond later.
     #[inline]
     pub fn arm(&mut self, at: Instant, key: u64) -> TimerId {
+        fail_point();
         let id = self.conn.id;
         self.conn.armed += 1;
         with(|core| core.arm_work(at, TimerKey::Handler(id, key)))
@@ -120,12 +126,14 @@ impl<'a> Cx<'a> {
     /// As [`Cx::arm`], for what is no work under way, such as a look at the peer from time to time: a reactor that blocking callers
     /// turn is left unattended all the same, so that it may come 20 ms late. The handler takes it back when the connection ends.
     pub fn remind(&mut self, at: Instant, key: u64) -> TimerId {
+        fail_point();
         let id = self.conn.id;
         with(|core| core.timers.insert(at, TimerKey::Reminder(id, key)))
     }
 
     /// Takes back [`Cx::remind`] of this connection. An id whose time has passed is ignored.
     pub fn forget(&mut self, reminder: TimerId) {
+        fail_point();
         let id = self.conn.id;
         with(|core| {
             if core.timers.get(reminder).is_some_and(|key| matches!(key, TimerKey::Reminder(of, _) if *of == id)) {
@@ -138,6 +146,7 @@ impl<'a> Cx<'a> {
     /// connection ends is taken back then.
     #[inline]
     pub fn disarm(&mut self, timer: TimerId) {
+        fail_point();
         let id = self.conn.id;
         let own = with(|core| {
             let own = core.timers.get(timer).is_some_and(|key| matches!(key, TimerKey::Handler(of, _) if *of == id));
@@ -153,6 +162,7 @@ impl<'a> Cx<'a> {
     /// Wakes a task of some other executor: at once if few are to be woken in this batch, else after the flush.
     pub fn wake(&mut self, waker: Waker) {
         with(|core| core.wakers.push(waker));
+        fail_point(); // not before: to lose the waker would be a mistake of its own
     }
 
     /// Whether the connection is being closed.

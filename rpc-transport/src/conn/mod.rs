@@ -46,6 +46,8 @@ use crate::error::CloseReason;
 use crate::listener::{Admission, ListenerShared};
 use crate::log_limit::LogLimit;
 use crate::panics::caught;
+#[cfg(feature = "testing")]
+use crate::panics::fail_points;
 use crate::reactor::core::{TimerKey, try_with, with};
 use crate::reactor::{ReactorHandle, guarded, wake};
 use crate::stats::MemoryBudget;
@@ -322,7 +324,11 @@ impl Entry {
     /// Runs the handler's code. A panic in it ends this connection, not the reactor.
     fn call<R>(&mut self, now: Instant, f: impl FnOnce(&mut dyn Pipeline, &mut Cx<'_>) -> R) -> Option<R> {
         let (pipeline, conn) = (&mut *self.pipeline, &mut self.conn);
-        let result = caught(|| f(pipeline, &mut Cx::new(conn, now)));
+        let result = caught(|| {
+            #[cfg(feature = "testing")]
+            let _open = fail_points::Open::new(true);
+            f(pipeline, &mut Cx::new(conn, now))
+        });
         if result.is_none() {
             static PANICS: LogLimit = LogLimit::new();
             if let Some(skipped) = PANICS.pass(now) {
@@ -336,7 +342,11 @@ impl Entry {
 
     fn tell_end(&mut self, now: Instant, reason: &CloseReason) {
         tracing::debug!(peer = %self.conn.peer, %reason, "connection closed");
-        self.call(now, |pipeline, cx| pipeline.on_close(cx, reason));
+        self.call(now, |pipeline, cx| {
+            #[cfg(feature = "testing")]
+            let _closed = fail_points::Open::new(false);
+            pipeline.on_close(cx, reason)
+        });
     }
 
     pub(crate) fn handler(&mut self) -> &mut dyn Any {
