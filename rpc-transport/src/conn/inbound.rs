@@ -46,8 +46,8 @@ pub(crate) struct Inbound {
     pub(crate) partial_since: Option<Instant>,
     /// A whole frame has been seen.
     pub(crate) frames_done: bool,
-    /// The block has room for all of a large frame, which has not come yet.
-    pub(crate) announced: Option<Announced>,
+    /// The block has room for all of a large frame, which has not come yet. Boxed: few connections have one, and idle ones pay for its room.
+    pub(crate) announced: Option<Box<Announced>>,
     /// Bytes moved from block to block, not yet counted.
     pub(crate) moved: usize,
     /// A read got all it asked for: the next ones ask for more.
@@ -151,7 +151,7 @@ impl Inbound {
         } else {
             fresh.release();
             if room > BLOCK_SIZE {
-                self.announced = memory.announce(room);
+                self.announced = memory.announce(room).map(Box::new);
             }
             let granted = if self.announced.is_some() { room } else { room.min(2 * block.len().max(BLOCK_SIZE)) };
             Block::exact(granted)
