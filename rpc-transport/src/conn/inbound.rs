@@ -46,6 +46,8 @@ pub(crate) struct Inbound {
     pub(crate) partial_since: Option<Instant>,
     /// A whole frame has been seen.
     pub(crate) frames_done: bool,
+    /// What there is lies in memory of its size.
+    fitted: bool,
     /// The block has room for all of a large frame, which has not come yet. Boxed: few connections have one, and idle ones pay for its room.
     pub(crate) announced: Option<Box<Announced>>,
     /// Bytes moved from block to block, not yet counted.
@@ -63,23 +65,27 @@ impl Inbound {
         self.batch.len() + self.block.as_ref().map_or(0, Block::len)
     }
 
-    /// Bytes of memory it keeps from others: of a block all of it, or what has arrived of the frame it is there for.
+    /// Bytes of memory it keeps from others: all of the block that content lies in; what has come, if that has a block of its size or one
+    /// that is there for an announced frame.
     pub(crate) fn pinned(&self) -> usize {
-        match &self.block {
-            Some(block) if self.announced.is_none() => block.size(), // the batch lies in it
-            _ => self.len(),
+        match (&self.block, self.len()) {
+            (_, len) if self.fitted || self.announced.is_some() => len,
+            (Some(block), _) => block.size(), // the batch lies in it
+            (None, 0) => 0,
+            (None, len) => len.max(BLOCK_SIZE),
         }
     }
 
-    /// Gives a block back of which a quarter or less is needed, and copies that; not one in which a whole frame lies, too, or that is there
-    /// for an announced one.
+    /// Gives a block back of which a quarter or less is needed, and copies that; not one that is there for an announced frame.
     pub(crate) fn shrink(&mut self) {
-        let is_free = self.announced.is_none() && self.batch.is_empty();
-        let wasteful = self.block.take_if(|block| is_free && block.len() <= block.size() / 4);
-        if let Some(block) = wasteful {
-            self.moved += block.len();
-            self.block = Some(block.shrunk());
+        let len = self.len();
+        if len == self.pinned() || len > self.pinned() / 4 {
+            return;
         }
+        self.batch = Bytes::copy_from_slice(&self.batch);
+        self.block = self.block.take().map(Block::shrunk);
+        self.moved += len;
+        self.fitted = true;
     }
 
     /// There are frames to hand up without reading.
@@ -93,6 +99,7 @@ impl Inbound {
         match self.block.take() {
             None => {
                 self.block = Some(Block::take());
+                self.fitted = false;
                 self.reading_large = false;
                 if self.last_was_large {
                     most = READ_AFTER_LARGE;
@@ -104,7 +111,7 @@ impl Inbound {
                 let is_early = block.size() <= BLOCK_SIZE || block.len() <= FIRST_READ;
                 self.block = Some(if block.spare() < MIN_READ || missing > block.spare() && is_early {
                     self.moved += block.len();
-                    self.announced = None;
+                    (self.fitted, self.announced) = (false, None);
                     self.moved(block, memory)
                 } else {
                     block
@@ -273,14 +280,25 @@ mod tests {
         more(&mut small, &memory, 1000);
         assert!(all_there(&small, 2000), "it goes on in another");
 
-        let mut full = begun(BLOCK_SIZE / 2, BLOCK_SIZE);
-        let mut with_batch = begun(1000, 0);
-        with_batch.batch = Bytes::from_static(b"a whole frame");
+        let mut whole = begun(1013, 0);
+        whole.batch = whole.block.as_mut().expect("begun").split_to(13);
+        let mut last = begun(13, 0);
+        last.batch = last.block.take().expect("begun").split_to(13);
+        let mut half = begun(BLOCK_SIZE / 2, BLOCK_SIZE);
         let mut announced = begun(1000, 600 << 10);
         more(&mut announced, &memory, 1);
-        for (inbound, pinned) in [(&mut full, BLOCK_SIZE), (&mut with_batch, BLOCK_SIZE), (&mut announced, 1001)] {
+        //                    before      after
+        let table = [
+            (&mut whole, BLOCK_SIZE, 1013),
+            (&mut last, BLOCK_SIZE, 13),
+            (&mut half, BLOCK_SIZE, BLOCK_SIZE),
+            (&mut announced, 1001, 1001),
+        ];
+        for (inbound, before, after) in table {
+            assert_eq!(inbound.pinned(), before);
             inbound.shrink();
-            assert_eq!(inbound.pinned(), pinned);
+            assert_eq!(inbound.pinned(), after);
         }
+        assert_eq!((&whole.batch[..], all_there(&whole, 1000)), ([7; 13].as_slice(), true));
     }
 }

@@ -25,7 +25,7 @@ impl Conn {
 
     /// Notes what is held, and what follows at once.
     pub(super) fn account(&mut self, now: Instant) {
-        if self.memory.is_tight() {
+        if self.memory.is_tight() || self.paused.by_output {
             self.inbound.shrink();
             if self.stalled_since.is_some() {
                 self.outbound.shrink();
