@@ -55,7 +55,7 @@ fn calls_succeed_fail_and_are_given_up() {
         assert_eq!(calls.calls, calls.replied + calls.failed + calls.cancelled, "I1, seed {seed}");
     }
     assert!(sum.iter().all(|n| *n > 20), "replied, late, refused, cut, given up: {sum:?}");
-    assert!(panics > 20, "T31: {panics} panics in the midst of what handlers do");
+    assert!(panics > 5, "T31: {panics} panics in the midst of what handlers do");
 }
 
 #[test]

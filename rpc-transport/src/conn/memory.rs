@@ -9,7 +9,8 @@ use crate::error::CloseReason;
 /// no place on the path of a call.
 pub(super) const ACCOUNT_STEP: usize = 4 * 1024;
 
-/// How often a connection is looked at that is not read for what it holds.
+/// How often a connection is looked at that is not read for what it holds; and how long its output has not moved when it is taken for
+/// stuck.
 pub(super) const RECHECK: Duration = Duration::from_millis(50);
 
 /// How long such a connection has to become smaller by an eighth while others' work is refused for what it and its like hold: long enough
@@ -17,19 +18,17 @@ pub(super) const RECHECK: Duration = Duration::from_millis(50);
 const PATIENCE: Duration = Duration::from_millis(250);
 
 impl Conn {
-    /// Bytes of memory that it keeps from others. Output that is about to be written has the block it lies in until then only.
+    /// Bytes of memory that it keeps from others. Output that is being written has its block until then only.
     pub(super) fn held(&self) -> usize {
-        let output = if self.stalled_since.is_some() { self.outbound.pinned() } else { self.outbound.len() };
-        self.inbound.pinned() + output
+        self.inbound.pinned() + if self.stuck { self.outbound.pinned() } else { self.outbound.len() }
     }
 
     /// Notes what is held, and what follows at once.
     pub(super) fn account(&mut self, now: Instant) {
-        if self.memory.is_tight() || self.paused.by_output {
+        self.stuck = self.stalled_since.is_some_and(|since| now >= since + RECHECK);
+        if self.stuck || self.memory.is_tight() {
             self.inbound.shrink();
-            if self.stalled_since.is_some() {
-                self.outbound.shrink();
-            }
+            self.outbound.shrink();
         }
         let held = self.held();
         if held.abs_diff(self.accounted) >= ACCOUNT_STEP || (held == 0 && self.accounted > 0) {

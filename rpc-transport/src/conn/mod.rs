@@ -100,6 +100,8 @@ pub(crate) struct Conn {
     /// Timers of the handler.
     armed: usize,
     stalled_since: Option<Instant>,
+    /// Its output has not moved for a while: the peer does not read.
+    stuck: bool,
     opened: Instant,
     last_active: Instant,
     heard: Instant,
@@ -219,6 +221,7 @@ pub(crate) fn open(
         was_paused: false,
         armed: 0,
         stalled_since: None,
+        stuck: false,
         opened: now,
         last_active: now,
         heard: now,
@@ -568,8 +571,9 @@ fn settle(mut entry: Box<Entry>, now: Instant) {
     let dirty = unsent && !std::mem::replace(&mut conn.in_dirty, true);
     let mut at = conn.next_check();
     if conn.paused.by_memory {
-        let soon = now + RECHECK;
-        at = Some(at.map_or(soon, |at| at.min(soon)));
+        at = at.into_iter().chain([now + RECHECK]).min();
+    } else if let Some(since) = conn.stalled_since.filter(|_| !conn.stuck) {
+        at = at.into_iter().chain([since + RECHECK]).min();
     }
     let id = conn.id;
     with(|core| {
