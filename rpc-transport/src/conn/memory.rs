@@ -27,14 +27,16 @@ impl Conn {
     pub(super) fn account(&mut self, now: Instant) {
         self.stuck = self.stalled_since.is_some_and(|since| now >= since + RECHECK);
         if self.stuck || self.memory.is_tight() {
-            self.inbound.shrink();
-            self.outbound.shrink();
+            self.shrink();
         }
         let held = self.held();
         if held.abs_diff(self.accounted) >= ACCOUNT_STEP || (held == 0 && self.accounted > 0) {
             let grown = held > self.accounted;
-            self.memory.adjust(self.accounted, held);
-            self.accounted = held;
+            self.report(held);
+            if grown && self.memory.is_tight() {
+                self.shrink(); // perhaps it was this that made it tight
+                self.report(self.held());
+            }
             self.pause_for_memory();
             if grown && self.paused.by_memory && self.memory.is_spent() {
                 self.abort(CloseReason::Limit("max_buffered_bytes"));
@@ -51,6 +53,16 @@ impl Conn {
                 self.opened = now;
             }
         }
+    }
+
+    fn report(&mut self, held: usize) {
+        self.memory.adjust(self.accounted, held);
+        self.accounted = held;
+    }
+
+    fn shrink(&mut self) {
+        self.inbound.shrink();
+        self.outbound.shrink();
     }
 
     /// Stops reading a connection that holds more than its share while memory is tight.
