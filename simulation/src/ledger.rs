@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use rpc_core::{Cause, Code, Error, Result, Sent};
 
 use rpc_transport::local;
+use rpc_transport::testing::panics;
 
 use crate::service::{self, Reply};
 
@@ -93,7 +94,9 @@ impl Drop for RunningHandler {
             return;
         };
         let expired = call.timeout.is_some_and(|timeout| local::now() >= self.began + timeout);
-        if call.certain && !self.ended && !expired && !thread::panicking() {
+        // A panic of our own code ends its connection, and with it what runs there.
+        let excused = expired || thread::panicking() || panics() > 0;
+        if call.certain && !self.ended && !excused {
             let number = self.number;
             Ledger::wrong(&mut book, format!("I6: the handler of call {number}, oneway, was dropped"));
         }
