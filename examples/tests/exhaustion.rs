@@ -87,8 +87,8 @@ impl Greedy {
     }
 }
 
-/// I10: what may be resident beside a budget of 32 MiB. An eighth of it for frames that are announced, an eighth for output that is about to be
-/// written and what the allocator keeps; on each of two threads spare blocks, an eighth at most; and 2 KiB a connection.
+/// I10: what may be resident with a budget of 32 MiB. A quarter more for frames that are announced, output that is about to be written and what
+/// the allocator keeps; an eighth on each of two threads for spare blocks, which live as long as the thread; and 2 KiB a connection.
 fn most_resident(connections: usize) -> u64 {
     (40 << 20) + 2 * (4 << 20) + 2048 * connections as u64
 }

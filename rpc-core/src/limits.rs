@@ -99,7 +99,8 @@ limits! {
     max_inflight_per_conn: usize = 1024, 1024;
     /// Handlers running in the whole server. Default 65,536. Beyond: `ResourceExhausted`, not executed.
     max_inflight: usize = 65_536, 65_536;
-    /// Open connections of a server. Default 16,384. Beyond: accepted, closed, counted.
+    /// Open connections of a server. Default 16,384. Beyond: accepted, closed, counted. One whose peer has left does not count, though oneway
+    /// messages of it may still be handled.
     max_connections: usize = 16_384, 16_384;
     /// Queued output of a connection, in bytes, from which on it is not read (server) or calls wait before they are written
     /// (client). Default 1 MiB.
@@ -115,6 +116,7 @@ limits! {
     /// Bytes of memory held for peers in the whole server or client: of unfinished frames and queued output, with the blocks they lie in.
     /// Default 256 MiB. At 75 % the largest connections are not read, at 95 % new calls are refused, at 100 % the largest are
     /// closed. An eighth of it may be resident besides for large frames that are announced, and an eighth a reactor for spare blocks.
+    /// Blocks have 64 KiB: with less than some of them nobody would be served.
     max_buffered_bytes: usize = 256 << 20, 256 << 20;
     /// Frames of one connection handled before other ready connections get their turn. Default 64; sixteen times as many while no
     /// other is ready, any number while there is no other.

@@ -136,6 +136,26 @@ fn oneway_handlers_outlast_their_connection_and_calls_do_not() {
     }
 }
 
+/// Their sockets are closed: they take nobody's place.
+#[test]
+fn handlers_that_outlast_their_connection_do_not_count_as_connections() {
+    let watched = Watched::new(&[("max_connections", "2")]);
+    for _ in 0..3 {
+        let mut socket = dial(&watched.server);
+        socket.write_all(&oneway(1, b"oneway")).expect("it reads");
+        watched.hear("oneway begins");
+        // At most one of those before has not been seen to leave when the next comes.
+    }
+    let mut socket = dial(&watched.server);
+    socket.write_all(&raw_request(1, b"echo")).expect("it reads");
+    assert!(read_raw(&mut socket).is_some(), "there is room");
+    assert_eq!(watched.server.stats().in_flight, 3);
+    drop(socket);
+    watched.open();
+    (0..3).for_each(|_| watched.hear("oneway ends"));
+    watched.check_over();
+}
+
 /// Handlers on the worker pool begin and end as well.
 #[test]
 fn oneways_on_the_worker_pool_are_handled_though_their_sender_has_left() {

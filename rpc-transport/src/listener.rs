@@ -93,14 +93,24 @@ impl ListenerShared {
 /// One connection's entry in its listener's books, from accepting it to its end, whatever that is.
 pub(crate) struct Admission {
     listener: Arc<ListenerShared>,
-    place: usize,
+    place: u32,
+    /// It counts as a connection of the listener.
+    counted: bool,
 }
 
 impl Admission {
     fn new(listener: Arc<ListenerShared>, place: usize) -> Self {
         listener.connections.fetch_add(1, Ordering::AcqRel);
         listener.placed[place].fetch_add(1, Ordering::Relaxed);
-        Admission { listener, place }
+        Admission { listener, place: place as u32, counted: true }
+    }
+
+    /// The socket is closed: another may come in its place, whatever its handler has left to do.
+    pub(crate) fn leave(&mut self) {
+        if std::mem::take(&mut self.counted) {
+            self.listener.placed[self.place as usize].fetch_sub(1, Ordering::Relaxed);
+            self.listener.connections.fetch_sub(1, Ordering::AcqRel);
+        }
     }
 
     pub(crate) fn is_of(&self, listener: &Arc<ListenerShared>) -> bool {
@@ -110,8 +120,7 @@ impl Admission {
 
 impl Drop for Admission {
     fn drop(&mut self) {
-        self.listener.placed[self.place].fetch_sub(1, Ordering::Relaxed);
-        self.listener.connections.fetch_sub(1, Ordering::AcqRel);
+        self.leave();
     }
 }
 

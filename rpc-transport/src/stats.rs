@@ -115,6 +115,11 @@ impl MemoryBudget {
         self.used() >= self.limit / 4 * 3
     }
 
+    /// Whether it would be so with that much more.
+    pub(crate) fn is_tight_with(&self, more: usize) -> bool {
+        self.used().saturating_add(more) >= self.limit / 4 * 3
+    }
+
     /// At 100 % the largest connection is closed.
     pub(crate) fn is_spent(&self) -> bool {
         self.used() >= self.limit

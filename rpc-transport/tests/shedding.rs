@@ -90,3 +90,32 @@ fn frames_that_hold_the_memory_are_handed_up() {
     assert_eq!(used.len(), FRAMES);
     assert!(used.iter().any(|used| *used > 60 << 10), "memory was short: {used:?}");
 }
+
+/// A block with one byte in it keeps 64 KiB from others, and is counted so; not for longer than its peer is quiet. Else a byte each from some
+/// hundred peers would have everybody else take turns.
+#[test]
+fn the_block_of_a_quiet_peer_is_given_back() {
+    const PEERS: usize = 200;
+    let net = Network::new(7, Knobs::default());
+    let pool = net.pool("server", 1);
+    let memory = Arc::new(MemoryBudget::new(16 << 20));
+    let options = ListenOptions { memory: Arc::clone(&memory), ..ListenOptions::default() };
+    let (tell, frames) = mpsc::channel();
+    let listener = listen(&pool, "tcp://10.0.0.1:9", options, move |_| {
+        let tell = tell.clone();
+        Script::new().frame(move |_, frame| tell.send(frame.bytes().to_vec()).expect("it is counted"))
+    });
+    let frame = wire(b"begun with one byte");
+    let mut peers: Vec<_> = (0..PEERS).map(|_| net.connect_raw(listener.url())).collect();
+    net.run_for(MS);
+    peers.iter_mut().for_each(|peer| assert_eq!(peer.write(&frame[..1]), 1));
+    net.run_for(5 * MS);
+    assert!(memory.used() >= PEERS * (60 << 10), "{} bytes", memory.used());
+    net.run_for(60 * MS);
+    assert!(memory.used() <= PEERS, "{} bytes", memory.used());
+    peers.iter_mut().for_each(|peer| assert_eq!(peer.write(&frame[1..]), frame.len() - 1));
+    net.run_for(5 * MS);
+    assert_eq!(frames.try_iter().filter(|frame| frame == b"begun with one byte").count(), PEERS);
+    net.audit(0).expect("it runs").expect("all is well");
+    assert_eq!(memory.used(), 0);
+}

@@ -40,12 +40,17 @@ impl Block {
         pool::take_room(len)
     }
 
-    /// The content in a block of its size, made for it and not of the pool.
-    pub(crate) fn shrunk(self) -> Block {
-        let mut fitting = Block::allocate(self.len());
+    /// The content in a block of `size`, made for it and not of the pool.
+    pub(crate) fn resized(self, size: usize) -> Block {
+        let mut fitting = Block::allocate(size);
         fitting.put_slice(self.as_slice());
         self.release();
         fitting
+    }
+
+    /// Whether slices of it are out, or were.
+    pub(crate) fn has_left(&self) -> bool {
+        self.buf.capacity() < self.size
     }
 
     /// Gives the block back to this thread's pool. Its content is discarded; slices that left it stay valid, and the block

@@ -85,10 +85,6 @@ impl Chain {
         self.inline[self.first..self.end].iter().flatten().chain(&self.more)
     }
 
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Bytes> {
-        self.inline[self.first..self.end].iter_mut().flatten().chain(&mut self.more)
-    }
-
     /// Adds a segment; an empty one leaves no trace.
     pub(super) fn push_back(&mut self, segment: Bytes) {
         if segment.is_empty() {

@@ -18,6 +18,9 @@ use super::chain::Chain;
 /// because somebody has to fetch them; it saves the memory of the copy.
 pub const LINK_MIN: usize = 8 * 1024;
 
+/// Least size, in bytes, of the block that [`LinkBuffer::shrink`] leaves.
+const MIN_TAIL: usize = 4 * 1024;
+
 /// Bytes that can be written through [`BufMut`] before it reports to be full: no frame is longer.
 const MAX_LEN: usize = u32::MAX as usize;
 
@@ -327,15 +330,17 @@ impl LinkBuffer {
         self.chain.pinned() + self.tail.as_ref().map_or(0, Block::size)
     }
 
-    /// Gives the block being written back if a quarter or less of it is content, and copies that; segments shorter than [`LINK_MIN`], too,
-    /// since they lie in such blocks.
+    /// Gives the block being written back if a quarter or less of it is content. That moves to a block in proportion to all there is, so
+    /// that what is added later is rarely moved again. What has left the block needs no copy: others write where there is room.
     pub(crate) fn shrink(&mut self) {
-        if self.tail.as_ref().is_none_or(|tail| tail.len() > tail.size() / 4) {
-            return;
-        }
-        self.seal();
-        for segment in self.chain.iter_mut().filter(|segment| segment.len() < LINK_MIN) {
-            *segment = Bytes::copy_from_slice(segment);
+        let room = self.len().max(MIN_TAIL);
+        let wasteful = |tail: &mut Block| tail.size() > room && tail.len() <= tail.size() / 4;
+        if let Some(tail) = self.tail.take_if(wasteful) {
+            if tail.is_empty() {
+                tail.release();
+            } else {
+                self.tail = Some(tail.resized(room));
+            }
         }
     }
 
@@ -651,13 +656,30 @@ mod tests {
         buffer.advance(90_004);
         assert_eq!((buffer.len(), buffer.pinned()), (10_004, 100_000 + BLOCK_SIZE));
         buffer.shrink();
-        assert_eq!((buffer.len(), buffer.pinned(), buffer.segments()), (10_004, 100_004, 2), "the block is given back");
+        assert_eq!((buffer.len(), buffer.pinned()), (10_004, 100_000 + 10_004), "what is large is not copied");
+        let there = buffer.pieces().map(<[u8]>::as_ptr).collect::<Vec<_>>();
         buffer.shrink();
-        assert_eq!(
-            buffer.next(10_000).map(|rest| rest.as_ptr()),
-            Some(large[90_000..].as_ptr()),
-            "what is large is not copied"
-        );
-        assert_eq!((buffer.next(4).as_deref(), buffer.pinned()), (Some(b"tail".as_slice()), 0));
+        buffer.put_slice(b"more");
+        buffer.shrink();
+        assert!(buffer.pieces().map(<[u8]>::as_ptr).eq(there), "nothing is copied again");
+        assert_eq!(buffer.next(10_000).map(|rest| rest.as_ptr()), Some(large[90_000..].as_ptr()));
+        assert_eq!(buffer.next(8).as_deref(), Some(b"tailmore".as_slice()));
+        buffer.shrink();
+        buffer.release_if_empty();
+        assert_eq!(buffer.pinned(), 0);
+    }
+
+    /// I13: a peer that does not take its replies, however small they are, costs no more for each than for the first.
+    #[test]
+    fn small_writes_are_rarely_moved_by_shrinking() {
+        let (mut buffer, mut moves, mut at) = (LinkBuffer::new(), 0, std::ptr::null());
+        for _ in 0..4000 {
+            buffer.put_slice(&[7; 40]);
+            buffer.shrink();
+            let last = buffer.tail.as_ref().map_or(std::ptr::null(), |tail| tail.as_slice().as_ptr());
+            moves += usize::from(std::mem::replace(&mut at, last) != last);
+        }
+        assert_eq!(buffer.len(), 160_000);
+        assert!(moves <= 16 && buffer.segments() <= 16, "{moves} moves, {} segments", buffer.segments());
     }
 }

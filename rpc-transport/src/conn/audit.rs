@@ -66,6 +66,9 @@ pub(crate) fn audit(id: ConnId, entry: &mut Entry) -> Result<ConnAudit, String> 
         }
         _ => {}
     }
+    if held < conn.inbound.len() + conn.outbound.len() {
+        return broken("it holds less than its content");
+    }
     if held.abs_diff(conn.accounted) > ACCOUNT_STEP {
         return broken(&format!(
             "it holds {held} bytes, and the process's budget knows of {} {}",

@@ -76,15 +76,22 @@ impl Inbound {
         }
     }
 
+    /// A quarter or less of what it keeps from others is needed.
+    pub(crate) fn is_wasteful(&self) -> bool {
+        self.len() <= self.pinned() / 4 && self.len() < self.pinned()
+    }
+
     /// Gives a block back of which a quarter or less is needed, and copies that; not one that is there for an announced frame.
     pub(crate) fn shrink(&mut self) {
-        let len = self.len();
-        if len == self.pinned() || len > self.pinned() / 4 {
+        if !self.is_wasteful() {
             return;
         }
         self.batch = Bytes::copy_from_slice(&self.batch);
-        self.block = self.block.take().map(Block::shrunk);
-        self.moved += len;
+        self.block = self.block.take().map(|block| {
+            let len = block.len();
+            block.resized(len)
+        });
+        self.moved += self.len();
         self.fitted = true;
     }
 
@@ -108,7 +115,8 @@ impl Inbound {
             Some(block) => {
                 let large = self.need > BLOCK_SIZE / 2;
                 let missing = self.need.saturating_sub(block.len());
-                let is_early = block.size() <= BLOCK_SIZE || block.len() <= FIRST_READ;
+                // One that has grown as far as it may is filled first.
+                let is_early = block.size() <= BLOCK_SIZE || block.has_left();
                 self.block = Some(if block.spare() < MIN_READ || missing > block.spare() && is_early {
                     self.moved += block.len();
                     (self.fitted, self.announced) = (false, None);
@@ -158,7 +166,7 @@ impl Inbound {
         } else {
             fresh.release();
             if room > BLOCK_SIZE {
-                self.announced = memory.announce(room).map(Box::new);
+                self.announced = memory.announce(self.need.saturating_sub(block.len())).map(Box::new);
             }
             let granted = if self.announced.is_some() { room } else { room.min(2 * block.len().max(BLOCK_SIZE)) };
             Block::exact(granted)

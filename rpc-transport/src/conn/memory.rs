@@ -6,7 +6,7 @@ use super::Conn;
 use crate::error::CloseReason;
 
 /// Changes of the held bytes below this are not reported to the process's budget: a counter that all reactors share has
-/// no place on the path of a call.
+/// no place on the path of a call. An unfinished frame is reported, since it holds a block.
 pub(super) const ACCOUNT_STEP: usize = 4 * 1024;
 
 /// How often a connection is looked at that is not read for what it holds; and how long its output has not moved when it is taken for
@@ -23,20 +23,34 @@ impl Conn {
         self.inbound.pinned() + if self.stuck { self.outbound.pinned() } else { self.outbound.len() }
     }
 
+    /// Gives back what is hardly used: of a peer that has been quiet for a while, and of anybody when memory is tight.
+    fn give_back(&mut self, now: Instant) {
+        self.stuck = self.stalled_since.is_some_and(|since| now >= since + RECHECK);
+        let tight = self.memory.is_tight_with(self.held().saturating_sub(self.accounted));
+        if tight || now >= self.heard + RECHECK {
+            self.inbound.shrink();
+        }
+        if tight || self.stuck {
+            self.outbound.shrink();
+        }
+    }
+
+    /// When there may be something to [give back](Conn::give_back) of a peer that is quiet.
+    pub(super) fn recheck_at(&self, now: Instant) -> Option<Instant> {
+        let unread = self.paused.by_memory.then_some(now);
+        let unfinished = self.inbound.is_wasteful().then_some(self.heard);
+        let untaken = self.stalled_since.filter(|_| !self.stuck);
+        [unread, unfinished, untaken].into_iter().flatten().min().map(|since| since + RECHECK)
+    }
+
     /// Notes what is held, and what follows at once.
     pub(super) fn account(&mut self, now: Instant) {
-        self.stuck = self.stalled_since.is_some_and(|since| now >= since + RECHECK);
-        if self.stuck || self.memory.is_tight() {
-            self.shrink();
-        }
+        self.give_back(now);
         let held = self.held();
         if held.abs_diff(self.accounted) >= ACCOUNT_STEP || (held == 0 && self.accounted > 0) {
             let grown = held > self.accounted;
-            self.report(held);
-            if grown && self.memory.is_tight() {
-                self.shrink(); // perhaps it was this that made it tight
-                self.report(self.held());
-            }
+            self.memory.adjust(self.accounted, held);
+            self.accounted = held;
             self.pause_for_memory();
             if grown && self.paused.by_memory && self.memory.is_spent() {
                 self.abort(CloseReason::Limit("max_buffered_bytes"));
@@ -53,16 +67,6 @@ impl Conn {
                 self.opened = now;
             }
         }
-    }
-
-    fn report(&mut self, held: usize) {
-        self.memory.adjust(self.accounted, held);
-        self.accounted = held;
-    }
-
-    fn shrink(&mut self) {
-        self.inbound.shrink();
-        self.outbound.shrink();
     }
 
     /// Stops reading a connection that holds more than its share while memory is tight.

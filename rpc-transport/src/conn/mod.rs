@@ -35,7 +35,7 @@ pub(crate) use conn_ref::Parcel;
 pub use cx::Cx;
 pub(crate) use framed::{EARLY_FLUSH_FRAMES, Framed, Pipeline, WAKERS_AT_ONCE};
 pub(crate) use inbound::Inbound;
-use memory::{ACCOUNT_STEP, RECHECK};
+use memory::ACCOUNT_STEP;
 pub use slab::ConnId;
 pub(crate) use slab::{Slab, Token};
 
@@ -511,7 +511,7 @@ impl Conn {
     /// It is so after most visits, two of which belong to every call.
     #[inline]
     fn is_unchanged(&self) -> bool {
-        let held = self.inbound.len() + self.outbound.len();
+        let held = self.outbound.len();
         matches!(self.phase, Phase::Open)
             && held.abs_diff(self.accounted) < ACCOUNT_STEP
             && (held > 0 || self.accounted == 0)
@@ -519,6 +519,7 @@ impl Conn {
             && !self.crowded
             && !self.paused.any()
             && !self.was_paused
+            && self.inbound.batch.is_empty()
             && (self.in_ready || !(self.readable || self.inbound.has_frames()))
             // The armed check is not too late: only idleness counts, and that moves away.
             && self.check.is_some()
@@ -569,12 +570,7 @@ fn settle(mut entry: Box<Entry>, now: Instant) {
     let ready = conn.is_runnable() && !std::mem::replace(&mut conn.in_ready, true);
     let unsent = !conn.outbound.is_empty() && conn.writable && !matches!(conn.phase, Phase::Connecting);
     let dirty = unsent && !std::mem::replace(&mut conn.in_dirty, true);
-    let mut at = conn.next_check();
-    if conn.paused.by_memory {
-        at = at.into_iter().chain([now + RECHECK]).min();
-    } else if let Some(since) = conn.stalled_since.filter(|_| !conn.stuck) {
-        at = at.into_iter().chain([since + RECHECK]).min();
-    }
+    let at = conn.next_check().into_iter().chain(conn.recheck_at(now)).min();
     let id = conn.id;
     with(|core| {
         let conn = &mut entry.conn;

@@ -18,6 +18,9 @@ impl Entry {
         conn.inbound = Inbound::default();
         conn.paused = Paused::default();
         conn.stop_writing();
+        if let Some(admission) = &mut conn.admission {
+            admission.leave();
+        }
         conn.memory.adjust(std::mem::take(&mut conn.accounted), 0);
         with(|core| {
             if let Some((timer, _)) = self.conn.check.take() {
@@ -39,6 +42,6 @@ impl Conn {
     /// What is written now reaches nobody.
     fn stop_writing(&mut self) {
         self.outbound = LinkBuffer::new();
-        self.stalled_since = None;
+        (self.stalled_since, self.stuck) = (None, false);
     }
 }

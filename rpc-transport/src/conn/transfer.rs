@@ -73,7 +73,7 @@ impl Conn {
                     self.written += n as u64;
                     self.outbound.advance(n);
                     self.last_active = now;
-                    self.stalled_since = None;
+                    (self.stalled_since, self.stuck) = (None, false);
                     if n < offered {
                         self.wait_for_room(key, now);
                     }

@@ -44,8 +44,9 @@ use crate::stats::ReactorStats;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::timer::TimerWheel;
 
-/// Connections with output that wait for each other to be written. Each keeps a block of 64 KiB until then, so that many ready at
-/// once would take as much memory as they are many.
+/// Connections that were read and have output which waits for each other's to be written. Each keeps a block of 64 KiB until then, so
+/// that many ready at once would take as much memory as they are many. Not of those that tasks write to: theirs come in any order, and
+/// would leave one by one.
 const DIRTY_MAX: usize = 32;
 
 /// A reactor, from any thread: cheap to clone. It stays valid when the reactor has stopped; what is asked of it then
