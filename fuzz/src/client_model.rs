@@ -101,8 +101,10 @@ impl Expected {
         let Ok(message) = reference::message(&tt.payload) else { return false };
         let (entries, error) = reference::entries(&tt.info);
         let many = entries.len() > 128;
-        let fatal = error.is_some() && !many;
-        if !fatal && !many && !self.agreed {
+        if error.is_some() && !many {
+            return false; // whoever the reply is for
+        }
+        if !many && !self.agreed {
             let bits = entries.iter().rev().find_map(|entry| match entry {
                 Entry::Int(31001, value) => Some(reference::number(value).and_then(|bits| u32::try_from(bits).ok())),
                 _ => None,
@@ -128,9 +130,6 @@ impl Expected {
                 self.glitches += 1;
                 return true;
             }
-        }
-        if fatal {
-            return false;
         }
         self.answers[call] = Answer::Error;
         if many {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use fuzz::TARGETS;
 
 /// Most files of one corpus, and most bytes of one file.
-const MOST_FILES: usize = 80;
+const MOST_FILES: usize = 100; // `minimise.sh` fills up to 80; what finds something comes on top
 const MOST_BYTES: usize = 1024;
 
 fn here(path: &str) -> PathBuf {
