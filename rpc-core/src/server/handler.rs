@@ -350,9 +350,6 @@ impl ServerHandler {
     /// Nobody waits for it any more.
     fn drop_call(&self, cx: &mut Cx<'_>, call: RunningCall) {
         self.here.counters.in_flight.sub(1);
-        if let Some(timer) = call.timer {
-            cx.disarm(timer);
-        }
         match call.what {
             What::Task(task, _) => {
                 if let Some(task) = local::cancel(task) {
@@ -360,6 +357,9 @@ impl ServerHandler {
                 }
             }
             What::Blocking(context) => context.cancel(),
+        }
+        if let Some(timer) = call.timer {
+            cx.disarm(timer);
         }
     }
 

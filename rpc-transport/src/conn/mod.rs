@@ -442,9 +442,9 @@ impl Entry {
             Some(Ok(handled)) => handled,
             Some(Err(reason)) => {
                 // Who accepted this may not read until its output is, which nobody here does any more: neither would drain.
-                match self.conn.admission {
-                    Some(_) => self.conn.close(reason),
-                    None => self.conn.abort(reason),
+                match (&self.conn.admission, &self.conn.phase) {
+                    (None, Phase::Open) => self.conn.abort(reason),
+                    _ => self.conn.close(reason),
                 }
                 0
             }
