@@ -5,15 +5,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 export RUSTC_BOOTSTRAP=1
 
-known=()
-for program in fuzz_targets/*.rs; do
-  known+=("$(basename "$program" .rs)")
-done
-for target in "$@"; do
-  [[ " ${known[*]} " == *" $target "* ]] || { echo "no target $target; there are: ${known[*]}" >&2; exit 2; }
-done
-targets=("$@")
-[ "$#" -gt 0 ] || targets=("${known[@]}")
+. ./targets.sh
 cargo fuzz build
 built=$(cd "${CARGO_TARGET_DIR:-target}" && pwd)
 programs=$built/$(rustc -vV | sed -n 's/^host: //p')/release

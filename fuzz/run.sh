@@ -19,15 +19,7 @@ shift
 for number in "$at_once" "$seconds"; do
   [[ $number =~ ^[1-9][0-9]*$ ]] || { echo "$usage" >&2; exit 2; }
 done
-known=()
-for program in fuzz_targets/*.rs; do
-  known+=("$(basename "$program" .rs)")
-done
-for target in "$@"; do
-  [[ " ${known[*]} " == *" $target "* ]] || { echo "no target $target; there are: ${known[*]}" >&2; exit 2; }
-done
-targets=("$@")
-[ "$#" -gt 0 ] || targets=("${known[@]}")
+. ./targets.sh
 
 cargo fuzz build
 built=$(cd "${CARGO_TARGET_DIR:-target}" && pwd)

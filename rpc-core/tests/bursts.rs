@@ -1,39 +1,17 @@
 //! What a burst of calls leaves behind: not the tables that it needed. Counts are the process's: one test, alone.
 
+#[path = "support/held.rs"]
+mod held;
 mod support;
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::future::poll_fn;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
 
+use held::{HELD, MOST};
 use rpc_core::{Channel, Server};
 use support::{Blob, EchoClient, EchoServer, on_reactor};
-
-struct Counting;
-
-static HELD: AtomicUsize = AtomicUsize::new(0);
-static MOST: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: every call is passed on to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let held = HELD.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
-        MOST.fetch_max(held, Ordering::Relaxed);
-        // SAFETY: the caller's promise is the one `System` asks for.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        HELD.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: as above.
-        unsafe { System.dealloc(at, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 /// Calls at once: of each the client keeps some 400 bytes, while it waits for its turn and for its reply.
 const BURST: usize = 30_000;
