@@ -333,7 +333,8 @@ impl LinkBuffer {
     /// Gives the block being written back if a quarter or less of it is content. That moves to a block in proportion to all there is, so
     /// that what is added later is rarely moved again. What has left the block needs no copy: others write where there is room.
     pub(crate) fn shrink(&mut self) {
-        let room = self.len().max(MIN_TAIL);
+        let tail_len = self.tail_len();
+        let room = (self.len() / 4).max(tail_len).max(MIN_TAIL);
         let wasteful = |tail: &mut Block| tail.size() > room && tail.len() <= tail.size() / 4;
         if let Some(tail) = self.tail.take_if(wasteful) {
             if tail.is_empty() {
@@ -656,7 +657,7 @@ mod tests {
         buffer.advance(90_004);
         assert_eq!((buffer.len(), buffer.pinned()), (10_004, 100_000 + BLOCK_SIZE));
         buffer.shrink();
-        assert_eq!((buffer.len(), buffer.pinned()), (10_004, 100_000 + 10_004), "what is large is not copied");
+        assert_eq!((buffer.len(), buffer.pinned()), (10_004, 100_000 + MIN_TAIL), "what is large is not copied");
         let there = buffer.pieces().map(<[u8]>::as_ptr).collect::<Vec<_>>();
         buffer.shrink();
         buffer.put_slice(b"more");

@@ -76,14 +76,15 @@ impl Inbound {
         }
     }
 
-    /// A quarter or less of what it keeps from others is needed.
-    pub(crate) fn is_wasteful(&self) -> bool {
-        self.len() <= self.pinned() / 4 && self.len() < self.pinned()
+    /// Bytes that it keeps from others and does not need.
+    pub(crate) fn waste(&self) -> usize {
+        self.pinned() - self.len()
     }
 
-    /// Gives a block back of which a quarter or less is needed, and copies that; not one that is there for an announced frame.
-    pub(crate) fn shrink(&mut self) {
-        if !self.is_wasteful() {
+    /// Copies what there is into memory of its size if a quarter or less of the block is needed, or if `most` or more is wasted; not from a
+    /// block that is there for an announced frame.
+    pub(crate) fn shrink(&mut self, most: usize) {
+        if self.waste() < most.min(self.pinned() / 4 * 3).max(1) {
             return;
         }
         self.batch = Bytes::copy_from_slice(&self.batch);
@@ -283,7 +284,7 @@ mod tests {
         let memory = Arc::new(MemoryBudget::new(8 << 20));
         let mut small = begun(1000, 2000);
         assert_eq!(small.pinned(), BLOCK_SIZE);
-        small.shrink();
+        small.shrink(usize::MAX);
         assert_eq!(small.pinned(), 1000);
         more(&mut small, &memory, 1000);
         assert!(all_there(&small, 2000), "it goes on in another");
@@ -304,7 +305,7 @@ mod tests {
         ];
         for (inbound, before, after) in table {
             assert_eq!(inbound.pinned(), before);
-            inbound.shrink();
+            inbound.shrink(usize::MAX);
             assert_eq!(inbound.pinned(), after);
         }
         assert_eq!((&whole.batch[..], all_there(&whole, 1000)), ([7; 13].as_slice(), true));

@@ -20,15 +20,20 @@ const PATIENCE: Duration = Duration::from_millis(250);
 impl Conn {
     /// Bytes of memory that it keeps from others. Output that is being written has its block until then only.
     pub(super) fn held(&self) -> usize {
-        self.inbound.pinned() + if self.stuck { self.outbound.pinned() } else { self.outbound.len() }
+        // The peer takes its replies in a moment, or is stuck.
+        let passing = self.paused.by_output && !self.stuck;
+        let input = if passing { self.inbound.len() } else { self.inbound.pinned() };
+        input + if self.stuck { self.outbound.pinned() } else { self.outbound.len() }
     }
 
     /// Gives back what is hardly used: of a peer that has been quiet for a while, and of anybody when memory is tight.
     fn give_back(&mut self, now: Instant) {
         self.stuck = self.stalled_since.is_some_and(|since| now >= since + RECHECK);
         let tight = self.memory.is_tight_with(self.held().saturating_sub(self.accounted));
-        if tight || now >= self.heard + RECHECK {
-            self.inbound.shrink();
+        if now >= self.heard + RECHECK {
+            self.inbound.shrink(ACCOUNT_STEP);
+        } else if tight {
+            self.inbound.shrink(usize::MAX);
         }
         if tight || self.stuck {
             self.outbound.shrink();
@@ -38,7 +43,7 @@ impl Conn {
     /// When there may be something to [give back](Conn::give_back) of a peer that is quiet.
     pub(super) fn recheck_at(&self, now: Instant) -> Option<Instant> {
         let unread = self.paused.by_memory.then_some(now);
-        let unfinished = self.inbound.is_wasteful().then_some(self.heard);
+        let unfinished = (self.inbound.waste() >= ACCOUNT_STEP).then_some(self.heard);
         let untaken = self.stalled_since.filter(|_| !self.stuck);
         [unread, unfinished, untaken].into_iter().flatten().min().map(|since| since + RECHECK)
     }
