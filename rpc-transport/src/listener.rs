@@ -75,6 +75,8 @@ pub(crate) struct ListenerShared {
     /// Accepted, and not with their reactor yet; and a close that has been asked for and is not over.
     arriving: AtomicUsize,
     closed: AtomicBool,
+    /// Its connections were ended after it had been closed: who is still on the way to a reactor is not taken in any more.
+    over: AtomicBool,
 }
 
 impl ListenerShared {
@@ -208,8 +210,10 @@ impl ListenerHandle {
         });
     }
 
-    /// Ends every connection at once.
+    /// Ends every connection at once; after [`ListenerHandle::close`] also those that are still being taken in.
     pub fn abort_connections(&self, why: &'static str) {
+        // Seen where they arrive, or else they have arrived by the time what follows runs there.
+        self.shared.over.fetch_or(self.shared.closed.load(Ordering::Acquire), Ordering::AcqRel);
         self.each_connection(move |id| conn::kill(id, crate::CloseReason::Local(why)));
     }
 
@@ -273,6 +277,7 @@ impl ReactorPool {
             placed: self.handles().iter().map(|_| AtomicUsize::new(0)).collect(),
             arriving: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
+            over: AtomicBool::new(false),
         };
         let bound =
             reactor.ask(move || bind(&endpoint, shared)).ok_or_else(|| io::Error::other("the reactor has stopped"))?;
@@ -424,7 +429,7 @@ fn hand_over(raw: RawSocket, peer: Url, shared: Arc<ListenerShared>) {
 
 fn adopt(raw: RawSocket, peer: Url, admission: Admission, reactor: ReactorHandle) {
     let shared = Arc::clone(&admission.listener);
-    if with(|core| core.stopping) {
+    if with(|core| core.stopping) || shared.over.load(Ordering::Acquire) {
         return;
     }
     let peer_text = Arc::from(peer.to_string());

@@ -107,7 +107,13 @@ impl MemoryBudget {
     /// At 95 % new work is refused.
     #[inline]
     pub fn refuses_work(&self) -> bool {
-        self.used() >= self.limit / 100 * 95
+        self.would_refuse_work_with(0)
+    }
+
+    /// Whether it would be so with that much more.
+    #[inline]
+    pub(crate) fn would_refuse_work_with(&self, more: usize) -> bool {
+        self.used().saturating_add(more) >= self.limit / 100 * 95
     }
 
     /// At 75 % the largest connections are not read any more.

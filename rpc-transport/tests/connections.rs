@@ -108,8 +108,7 @@ fn b04_frames_before_the_end_are_handled_before_it() {
         let whole = [7, 14, 23].iter().filter(|end| **end <= cut).count();
         let arrived = cut - [0, 7, 14, 23][whole];
         // The reactor is held until both are there, so that one event reports them.
-        let (go, gate) = mpsc::channel::<()>();
-        pool.handles()[0].run(move || _ = gate.recv_timeout(DEADLINE));
+        let go = hold(&pool.handles()[0]);
         socket.write_all(&conversation[..cut]).unwrap();
         socket.shutdown(Shutdown::Write).unwrap();
         until("all of it has arrived", || queued(&socket) == 0);
@@ -453,9 +452,7 @@ fn a_flood_leaves_the_others_their_turn() {
     let mut loud = dial(&listener);
     let mut polite = [0; 3].map(|_| dial(&listener));
     until("all are accepted", || listener.connections() == 4);
-    let (go, gate) = mpsc::channel::<()>();
-    on(&reactor, || ());
-    reactor.run(move || _ = gate.recv_timeout(DEADLINE));
+    let go = hold(&reactor);
     loud.write_all(&wire(&[0; 200]).repeat(300)).unwrap(); // many turns' worth, and in few reads
     for socket in &mut polite {
         socket.write_all(&wire(b"polite").repeat(3)).unwrap();
@@ -485,9 +482,7 @@ fn a_flood_is_read_in_one_go_only_where_there_is_nobody_else() {
         let mut loud = dial(&listener);
         let _quiet: Vec<_> = (0..quiet).map(|_| dial(&listener)).collect();
         until("all are accepted", || listener.connections() == 1 + quiet);
-        let (go, gate) = mpsc::channel::<()>();
-        on(&reactor, || ());
-        reactor.run(move || _ = gate.recv_timeout(DEADLINE));
+        let go = hold(&reactor);
         loud.write_all(&wire(&[0; 200]).repeat(FLOOD)).unwrap();
         until("all of it is in the kernel", || queued(&loud) == 0);
         drop(go);
@@ -596,8 +591,7 @@ fn last_words_are_not_lost_to_input_that_nobody_read() {
         });
         let mut socket = dial(&listener);
         // The reactor is held until all has arrived: two frames, of which it will read one.
-        let (go, gate) = mpsc::channel::<()>();
-        pool.handles()[0].run(move || _ = gate.recv_timeout(DEADLINE));
+        let go = hold(&pool.handles()[0]);
         socket.write_all(&[wire(b"a"), wire(&pattern(40_000))].concat()).unwrap();
         until("all of it has arrived", || queued(&socket) == 0);
         drop(go);

@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -14,8 +14,7 @@ use support::*;
 fn every_queued_connection_is_accepted() {
     let pool = pool(1);
     let listener = serve(&pool, |_| Script::new());
-    let (go, gate) = mpsc::channel::<()>();
-    pool.handles()[0].run(move || _ = gate.recv_timeout(DEADLINE));
+    let go = hold(&pool.handles()[0]);
     let sockets: Vec<_> = (0..300).map(|_| dial(&listener)).collect();
     drop(go);
     until("all are accepted", || listener.connections() == sockets.len());
@@ -26,8 +25,7 @@ fn every_queued_connection_is_accepted() {
 fn who_had_connected_before_the_end_is_served() {
     let pool = pool(2);
     let listener = serve(&pool, |_| Script::new());
-    let (go, gate) = mpsc::channel::<()>();
-    pool.handles()[0].run(move || _ = gate.recv_timeout(DEADLINE));
+    let go = hold(&pool.handles()[0]);
     let mut sockets: Vec<_> = (0..100).map(|_| dial(&listener)).collect();
     sockets.iter_mut().for_each(|socket| socket.write_all(&wire(b"hi")).unwrap());
     listener.close();
@@ -35,6 +33,27 @@ fn who_had_connected_before_the_end_is_served() {
     for socket in &mut sockets {
         assert_eq!(read_frame(socket), b"hi");
     }
+}
+
+/// Those that the listener's reactor handed to another after that one had ended all of its own stayed, without a listener and with nobody who
+/// knew of them.
+#[test]
+fn who_had_connected_before_all_is_cut_is_cut() {
+    let pool = pool(2);
+    let mut patient = ListenOptions::default();
+    patient.conn.first_frame_timeout = 10 * DEADLINE;
+    let listener = listen(&pool, "tcp://127.0.0.1:0", patient, |_| Script::new());
+    let go = hold(&pool.handles()[0]);
+    let mut sockets: Vec<_> = (0..20).map(|_| dial(&listener)).collect();
+    listener.close();
+    listener.abort_connections("the test says so");
+    on(&pool.handles()[1], || ());
+    drop(go);
+    for socket in &mut sockets {
+        let read = socket.read(&mut [0]);
+        assert!(matches!(&read, Ok(0)) || read.is_err_and(|e| e.kind() == ErrorKind::ConnectionReset));
+    }
+    until("none is left", || listener.connections() == 0);
 }
 
 /// B27: the limit is reached, and passed, like anything else.

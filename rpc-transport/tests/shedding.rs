@@ -119,3 +119,39 @@ fn the_block_of_a_quiet_peer_is_given_back() {
     net.audit(0).expect("it runs").expect("all is well");
     assert_eq!(memory.used(), 0);
 }
+
+/// Unfinished frames hold so much that none of them is read: each waits for what the others would give back. They are read on, a turn's bytes
+/// now and then, while there is room for that, and where there is none the first of them end. They waited for their time limit.
+#[test]
+fn unfinished_frames_that_hold_the_memory_do_not_wait_for_each_other() {
+    let check = |peers: usize, frame: usize, turn_bytes: usize, expected: usize| {
+        let net = Network::new(7, Knobs { buffer: 64 << 10, ..Knobs::default() });
+        let pool = net.pool("server", 1);
+        let memory = Arc::new(MemoryBudget::new(BUDGET));
+        let conn = ConnLimits { turn_bytes, ..ConnLimits::default() };
+        let options = ListenOptions { memory: Arc::clone(&memory), conn, ..ListenOptions::default() };
+        let (tell, frames) = mpsc::channel();
+        let listener = listen(&pool, "tcp://10.0.0.1:9", options, move |_| {
+            let tell = tell.clone();
+            Script::new().frame(move |_, _| tell.send(()).expect("it is counted"))
+        });
+        let mut peers: Vec<_> = (0..peers).map(|_| net.connect_raw(listener.url())).collect();
+        net.run_for(MS);
+        let sent = wire(&vec![7; frame]);
+        let (most, rest) = sent.split_at(56 << 10);
+        peers.iter_mut().for_each(|peer| assert_eq!(peer.write(most), most.len()));
+        net.run_for(100 * MS);
+        assert!(memory.used() >= BUDGET / 4 * 3 && !memory.refuses_work(), "memory is short: {}", memory.used());
+        peers.iter_mut().for_each(|peer| assert_eq!(peer.write(rest), rest.len()));
+        for _ in 0..100 {
+            net.run_for(10 * MS);
+            net.audit(0).expect("it runs").expect("all is well");
+            assert!(!memory.refuses_work());
+        }
+        assert_eq!(frames.try_iter().count(), expected, "of {} frames", peers.len());
+        assert_eq!(memory.used(), 0);
+    };
+    //    peers  frame      turn_bytes   whole
+    check(58, 60 << 10, 256 << 10, 58);
+    check(58, 60 << 10, 1 << 20, 54);
+}

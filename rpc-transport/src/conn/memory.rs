@@ -42,7 +42,7 @@ impl Conn {
 
     /// When there may be something to [give back](Conn::give_back) of a peer that is quiet.
     pub(super) fn recheck_at(&self, now: Instant) -> Option<Instant> {
-        let unread = self.paused.by_memory.then_some(now);
+        let unread = (self.paused.by_memory || self.looked.is_some()).then_some(now);
         let unfinished = (self.inbound.waste() >= ACCOUNT_STEP).then_some(self.heard);
         let untaken = self.stalled_since.filter(|_| !self.stuck);
         [unread, unfinished, untaken].into_iter().flatten().min().map(|since| since + RECHECK)
@@ -64,8 +64,9 @@ impl Conn {
         if self.outbound.len() > self.limits.write_hard {
             self.abort(CloseReason::Limit("write_hard"));
         }
-        // A pause that is over, for whatever reason: from now on the peer is awaited again.
-        let paused = self.paused.any();
+        // A pause that is over: from now on the peer is awaited again. One for memory does not count: what has come of a frame may be what
+        // memory is short of, and nobody else would ever give that back.
+        let paused = self.paused.frames_wait();
         if std::mem::replace(&mut self.was_paused, paused) && !paused {
             self.inbound.partial_since = self.inbound.partial_since.map(|_| now);
             if !self.inbound.frames_done {
@@ -80,17 +81,26 @@ impl Conn {
         self.paused.by_memory = self.memory.is_tight() && self.accounted > share / 2;
     }
 
-    /// At a check: ends a connection that is not read for what it holds, while others' work is refused for that, unless its output
-    /// drains. Time tells, so this is not for a moment in which it has just written some of it.
-    pub(super) fn shed_memory(&mut self, now: Instant) {
+    /// At a check of a connection that is not read for what it holds, and has not become smaller: lets it read a little more if there is
+    /// room, for an unfinished frame of it may be what all wait for; ends it if there is none, or others' work is refused for that. Time tells,
+    /// so this is not for a moment in which it has just written some output.
+    pub(super) fn step_or_shed(&mut self, now: Instant) {
         self.pause_for_memory();
-        match self.looked.as_deref() {
-            _ if !self.paused.by_memory => self.looked = None,
-            Some((at, _)) if now < *at + PATIENCE => {}
-            Some((_, before)) if self.accounted > before - before / 8 && self.memory.sheds() => {
+        if !self.paused.by_memory {
+            self.looked = None;
+            return;
+        }
+        let before = match self.looked.as_deref() {
+            Some((at, _)) if now < *at + PATIENCE => return,
+            looked => looked.map(|(_, before)| *before),
+        };
+        self.looked = Some(Box::new((now, self.accounted)));
+        if before.is_some_and(|before| self.accounted > before - before / 8) {
+            let is_full = self.memory.would_refuse_work_with(self.limits.turn_bytes) && !self.paused.frames_wait();
+            if is_full || self.memory.sheds() {
                 self.abort(CloseReason::Limit("max_buffered_bytes"));
             }
-            _ => self.looked = Some(Box::new((now, self.accounted))),
+            self.paused.by_memory = false; // until the next look
         }
     }
 }

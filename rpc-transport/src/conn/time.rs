@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Conn, Paused, Phase};
+use super::{Conn, Phase};
 use crate::error::CloseReason;
 
 /// How fast a peer must read what is left for it when the connection closes, in bytes a second.
@@ -47,18 +47,15 @@ impl Conn {
         self.last_active.checked_add(self.limits.idle_timeout)
     }
 
-    /// Until when the first frame must be there. While the connection is not read its peer cannot help it.
+    /// Until when the first frame must be there. While its frames wait its peer cannot help it.
     fn first_frame_at(&self) -> Option<Instant> {
         let awaited = self.admission.is_some() && !self.inbound.frames_done && !self.was_paused;
         awaited.then(|| self.opened.checked_add(self.limits.first_frame_timeout)).flatten()
     }
 
-    /// Until when more of an unfinished frame must be there; likewise, unless want of memory is all that keeps it from being read: what
-    /// has come of it may be what memory is short of, and nobody else would ever give that back.
+    /// Until when more of an unfinished frame must be there; likewise.
     fn partial_at(&self) -> Option<Instant> {
-        let Paused { by_handler, by_output, by_memory } = self.paused;
-        let held_up = self.was_paused && (by_handler || by_output || !by_memory);
-        let awaited = !self.inbound.has_frames() && !held_up;
+        let awaited = !self.inbound.has_frames() && !self.was_paused;
         awaited.then(|| self.inbound.give_up_at(self.limits.frame_progress)).flatten()
     }
 
@@ -76,7 +73,7 @@ impl Conn {
                 self.abort(CloseReason::Limit("write_stall_timeout"))
             }
             Phase::Closing(_) => {} // nothing else may cut it short
-            Phase::Open if passed(self.partial_at()) && self.paused.by_memory => {
+            Phase::Open if self.paused.by_memory && (passed(self.partial_at()) || passed(self.first_frame_at())) => {
                 self.abort(CloseReason::Limit("max_buffered_bytes"));
             }
             Phase::Open if passed(self.partial_at()) => self.close(CloseReason::Limit("frame_progress")),
@@ -85,6 +82,6 @@ impl Conn {
             Phase::Open if passed(self.idle_at()) => self.last_active = now,
             Phase::Open => {}
         }
-        self.shed_memory(now);
+        self.step_or_shed(now);
     }
 }

@@ -194,6 +194,19 @@ pub fn on<T: Send + 'static>(reactor: &ReactorHandle, f: impl FnOnce() -> T + Se
     hear.recv_timeout(DEADLINE).expect("the reactor did not come to it")
 }
 
+/// Holds a reactor until what this gives is dropped. It stands still when this returns, and has events of nothing that happens from then on:
+/// of what happened while it was on its way here it would have some, and not others.
+pub fn hold(reactor: &ReactorHandle) -> mpsc::Sender<()> {
+    let (go, gate) = mpsc::channel();
+    let (tell, stands) = mpsc::channel();
+    reactor.run(move || {
+        tell.send(()).unwrap_or(());
+        _ = gate.recv_timeout(DEADLINE);
+    });
+    hear(&stands);
+    go
+}
+
 #[track_caller]
 pub fn hear<T>(from: &Receiver<T>) -> T {
     from.recv_timeout(DEADLINE).expect("nothing was heard within the deadline")
