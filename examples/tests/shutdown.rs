@@ -147,7 +147,7 @@ fn running_calls_end_before_the_server_does() {
     let (many, one) = (server.client(), Channel::builder(server.url()).ping_pong().build().expect("a channel"));
     let one = TesteeClient::new(one);
     thread::scope(|scope| {
-        let calls = [&many, &one].map(|client| scope.spawn(|| ask_to_sleep(client, 700)));
+        let calls = [&many, &one].map(|client| scope.spawn(|| ask_to_sleep(client, 3_000)));
         assert!(eventually(LIMIT, || server.stats().get("in_flight") == 2));
         server.terminate();
         // The listener is closed at once.
@@ -223,8 +223,8 @@ fn peers_are_told_in_their_own_way() {
         socket
     };
     let (mut many, mut one) = (dial(), dial());
-    many.write_all(&raw::request(1, "Sleep", &raw::number(500))).expect("sent");
-    one.write_all(&raw::ttheader(0, 1, b"", &raw::framed(raw::CALL, "Sleep", 1, &raw::number(500)))).expect("sent");
+    many.write_all(&raw::request(1, "Sleep", &raw::number(3_000))).expect("sent");
+    one.write_all(&raw::ttheader(0, 1, b"", &raw::framed(raw::CALL, "Sleep", 1, &raw::number(3_000)))).expect("sent");
     assert!(eventually(LIMIT, || server.stats().get("in_flight") == 2));
     server.terminate();
     let reply = raw::read_frame(&mut many).expect("a frame").expect("the reply first");

@@ -269,7 +269,7 @@ fn t35_hang_up_and_interrupt() {
         let mut server = Testee::start(BIN, [] as [&str; 0]);
         let (client, rss) = (server.client(), server.rss());
         thread::scope(|scope| {
-            let call = scope.spawn(|| client.sleep(Millis { ms: 300, kind: String::new() }).wait());
+            let call = scope.spawn(|| client.sleep(Millis { ms: 3_000, kind: String::new() }).wait());
             assert!(eventually(LIMIT, || server.stats().get("in_flight") == 1));
             let (calls, memory) = (polite(&server.client()), grown(&server, rss));
             server.signal(signal);

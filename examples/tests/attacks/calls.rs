@@ -61,10 +61,12 @@ fn t09_equal_ids_in_flight_are_each_answered() {
 fn t17_handlers_of_a_gone_peer_end_and_speak_to_nobody() {
     const SLEEPING: i32 = 984;
     const SPINNING: i32 = 16;
+    /// The first id of who comes next.
+    const NEXT: i32 = 2_000;
     attack("T17").limits(&["max_inflight_per_conn=2000"]).run(|scene| {
         let mut socket = scene.dial();
         let sleeps = (1..=SLEEPING).flat_map(|seq| raw::request(seq, "Sleep", &raw::number(60_000)));
-        let spins = (1..=SPINNING).flat_map(|seq| raw::request(SLEEPING + seq, "Spin", &raw::number(400)));
+        let spins = (1..=SPINNING).flat_map(|seq| raw::request(SLEEPING + seq, "Spin", &raw::number(5_000)));
         socket.write_all(&sleeps.chain(spins).collect::<Vec<_>>()).expect("sent");
         let all = (SLEEPING + SPINNING) as u64;
         assert!(eventually(GONE, || scene.stats().get("in_flight") == all), "{:?}", scene.stats());
@@ -72,17 +74,20 @@ fn t17_handlers_of_a_gone_peer_end_and_speak_to_nobody() {
         drop(socket);
         assert!(eventually(GONE, || scene.stats().get("in_flight") == 0), "{:?}", scene.stats());
         let ended = start.elapsed();
-        // As many as were open: one of them has the number. They hear their own replies and nothing else, for as long as a worker runs.
+        // As many as were open: one of them has the number. They hear their own replies and nothing else for as long as a worker runs: those to
+        // what is blocked on behind it come when it is free.
         let mut next: Vec<_> = iter::repeat_with(|| scene.dial()).take(3).collect();
         assert!(eventually(GONE, || scene.server.fds() > fds), "they are open");
         for socket in &mut next {
             scene.still_works(socket);
-            socket.set_read_timeout(Some(Duration::from_millis(300))).expect("a timeout can be set");
+            let spins = (NEXT..NEXT + SPINNING).flat_map(|seq| raw::request(seq, "Spin", &raw::number(100)));
+            socket.write_all(&spins.collect::<Vec<_>>()).expect("sent");
         }
         for socket in &mut next {
-            let heard = raw::read_bytes(socket).map_err(|e| e.kind());
-            assert!(heard.is_err(), "a reply to another connection's call: {heard:?}");
-            socket.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout can be set");
+            let mut heard: Vec<_> =
+                (0..SPINNING).map(|_| raw::read_frame(socket).expect("a frame").expect("a reply").seq).collect();
+            heard.sort_unstable();
+            assert!(heard.iter().copied().eq(NEXT..NEXT + SPINNING), "a reply to another's call: {heard:?}");
             scene.still_works(socket);
         }
         format!(
@@ -172,7 +177,7 @@ fn t19_a_held_reactor_is_told_of_and_the_others_serve() {
         let (before, start) = (scene.polite_calls(), Instant::now());
         let body = [&raw::number(2_000)[..], b"\x12\x04hold"].concat();
         socket.write_all(&raw::request(1, "Sleep", &body)).expect("sent");
-        assert!(eventually(3 * GONE, || scene.stats().sum("stalls") == 1), "the counter rises");
+        assert!(eventually(3 * GONE, || scene.stats().sum("stalls") >= 1), "the counter rises");
         // Its own neighbours wait, and are served then.
         let mut frames = raw::request(2, "Echo", b"");
         frames.extend(raw::request(3, "Echo", b""));
@@ -183,10 +188,11 @@ fn t19_a_held_reactor_is_told_of_and_the_others_serve() {
         }
         let (took, beside) = (start.elapsed(), scene.polite_calls() - before);
         assert!(beside >= 20, "{beside} calls beside a held reactor in {took:?}");
+        // On a machine that stands still for a moment other turns may take long, too.
         let log = scene.server.errors();
-        let told: Vec<_> = log.lines().filter(|line| line.contains("a reactor is held")).collect();
-        assert!(told.len() == 1 && told[0].contains("method=testee.Testee/Sleep"), "{log}");
-        assert_eq!(scene.stats().sum("stalls"), 1, "told of once");
+        let told = log.lines().filter(|line| line.contains("a reactor is held"));
+        let named = told.filter(|line| line.contains("method=testee.Testee/Sleep")).count();
+        assert_eq!(named, 1, "told of once, by name: {log}");
         format!("held a reactor for {took:?}, told of once, by name; meanwhile {beside} polite calls on the other one")
     });
 }
@@ -331,7 +337,7 @@ fn glitches_have_a_budget() {
 #[test]
 fn running_handlers_of_a_connection_are_bounded() {
     attack("I9").limits(&["max_inflight_per_conn=8", "max_inflight=20"]).run(|scene| {
-        let sleeps: Vec<_> = (1..=30).flat_map(|seq| raw::request(seq, "Sleep", &raw::number(100))).collect();
+        let sleeps: Vec<_> = (1..=30).flat_map(|seq| raw::request(seq, "Sleep", &raw::number(1_000))).collect();
         let mut one = scene.dial();
         one.write_all(&sleeps).expect("sent");
         assert!(eventually(GONE, || scene.stats().get("in_flight") == 8));
@@ -349,7 +355,7 @@ fn running_handlers_of_a_connection_are_bounded() {
 #[test]
 fn running_handlers_are_bounded() {
     let server = Testee::start(BIN, ["--set", "max_inflight_per_conn=8", "--set", "max_inflight=20"]);
-    let sleeps: Vec<_> = (1..=30).flat_map(|seq| raw::request(seq, "Sleep", &raw::number(100))).collect();
+    let sleeps: Vec<_> = (1..=30).flat_map(|seq| raw::request(seq, "Sleep", &raw::number(1_000))).collect();
     let mut many: Vec<_> = (0..4).map(|_| TcpStream::connect(server.addr()).expect("it listens")).collect();
     many.iter_mut().for_each(|socket| socket.write_all(&sleeps).expect("sent"));
     let mut refused = 0;
