@@ -9,16 +9,16 @@ use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
 use std::time::Duration;
+use std::{fs, thread};
 
 use rpc_core::{Channel, Code, Sent};
 use socket2::SockRef;
-use testee::idl::testee::{Blob, TesteeClient};
-use testee::{Attack, GONE, Testee, eventually, make, raw, reset};
+use testee::idl::testee::{Blob, Nonce, TesteeClient};
+use testee::{Attack, GONE, Testee, eventually, make, raw, reset, scratch};
 
 const BIN: &str = env!("CARGO_BIN_EXE_testee");
-const SLACK: Duration = Duration::from_secs(3);
+const SLACK: Duration = Duration::from_secs(20);
 
 fn dial(addr: &str) -> TcpStream {
     let socket = TcpStream::connect(addr).expect("it listens");
@@ -189,41 +189,44 @@ fn pass(client: TcpStream, server: TcpStream, left: &AtomicU64, to_client: bool,
 
 /// Breaks three calls of our client after every byte of one direction; each ends once, precisely, and the next ones succeed.
 fn check(to_client: bool, end: End) {
-    let server = Testee::start(BIN, [] as [&str; 0]);
+    let exec_log = scratch("exec");
+    let server = Testee::start(BIN, ["--exec-log", exec_log.to_str().expect("text")]);
     let fds = server.at_rest();
     let chaos = Chaos::start(server.addr(), to_client, end);
     let channel = Channel::builder(&chaos.url).connections(1).build().expect("a channel");
     let client = TesteeClient::new(channel);
-    let three = || -> [rpc_core::Result<Blob>; 3] {
+    let three = |cut: u64| -> [rpc_core::Result<()>; 3] {
         thread::scope(|scope| {
-            let calls = [1, 2, 3].map(|n| {
-                let client = &client;
-                scope.spawn(move || client.echo(Blob { payload: make(n, 20) }).timeout(SLACK).wait())
-            });
+            let echo = |n| {
+                let reply = client.echo(Blob { payload: make(n, 20) }).timeout(SLACK).wait()?;
+                assert_eq!(testee::check(n, 20, &reply.payload), Ok(()));
+                Ok(())
+            };
+            let once = || client.once(Nonce { value: cut.to_string() }).timeout(SLACK).wait().map(|_| ());
+            let calls = [scope.spawn(move || echo(1)), scope.spawn(once), scope.spawn(move || echo(3))];
             calls.map(|call| call.join().expect("no panic"))
         })
     };
     let (mut broken, mut whole) = (0, 0);
+    let mut onces = Vec::new();
     for cut in 1.. {
         // A fresh connection that works; it may have to wait for the pause after failures.
         assert!(eventually(SLACK, || client.echo(Blob::default()).wait().is_ok()), "the proxy passes all again");
         chaos.left.store(cut, Ordering::Release);
-        let outcomes = three();
+        let outcomes = three(cut);
         let untouched = chaos.left.swap(u64::MAX, Ordering::AcqRel);
-        for (n, outcome) in (1..).zip(&outcomes) {
+        for outcome in &outcomes {
             match outcome {
-                Ok(reply) => {
-                    assert_eq!(testee::check(n, 20, &reply.payload), Ok(()));
-                    whole += 1;
-                }
+                Ok(()) => whole += 1,
                 Err(error) => {
                     assert_eq!(error.code(), Code::Unavailable, "{end:?} after {cut} bytes: {error}");
                     // Not sent: a call that moved on to the next connection, which is not tried yet.
-                    assert!(error.sent() == Sent::Maybe || !error.to_string().is_empty());
+                    assert!(error.sent() == Sent::Maybe || error.is_retryable(), "{end:?} after {cut} bytes: {error}");
                     broken += 1;
                 }
             }
         }
+        onces.push((cut, outcomes[1].as_ref().map_err(|error| error.sent()).copied()));
         if untouched > 0 && outcomes.iter().all(Result::is_ok) {
             break; // beyond the end of the conversation
         }
@@ -236,6 +239,18 @@ fn check(to_client: bool, end: End) {
     drop(client);
     server.returns_to(&fds, GONE);
     assert_eq!(server.stats().get("in_flight"), 0);
+    // I6: what each caller was told is what has happened.
+    let log = fs::read_to_string(&exec_log).expect("a log");
+    for (cut, outcome) in onces {
+        let ran = log.lines().filter(|line| *line == cut.to_string()).count();
+        let told = match outcome {
+            Ok(()) => ran == 1,
+            Err(Sent::No) => ran == 0,
+            Err(Sent::Maybe) => ran <= 1,
+        };
+        assert!(told, "{end:?} after {cut} bytes: {outcome:?}, and it ran {ran} times");
+    }
+    let _ = fs::remove_file(exec_log);
 }
 
 #[test]
@@ -258,35 +273,28 @@ fn t22_calls_end_once_when_replies_end_in_fin() {
     check(true, End::Fin);
 }
 
-/// T22, B04: replies and the FIN in one segment: the replies count.
+/// T22, B04: the reply and the FIN in one segment: the reply counts, each time.
 #[test]
 fn t22_replies_before_a_fin_arrive() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let url = format!("tcp://{}", listener.local_addr().expect("bound"));
-    let server = thread::spawn(move || {
-        for _ in 0..20 {
-            let (mut socket, _) = listener.accept().expect("a client");
-            let request = raw::read_frame(&mut socket).expect("a frame").expect("a request");
+    thread::spawn(move || {
+        for mut socket in listener.incoming().flatten() {
+            // A client that connects again, and has nothing more to ask, is none that counts.
+            let Ok(Some(request)) = raw::read_frame(&mut socket) else { continue };
+            #[cfg(target_os = "linux")]
+            SockRef::from(&socket).set_tcp_cork(true).expect("held back until the FIN");
             socket.write_all(&raw::reply(request.seq, &request.method, &request.body)).expect("sent");
-            socket.shutdown(Shutdown::Both).expect("open");
+            socket.shutdown(Shutdown::Write).expect("open");
         }
     });
-    let client = TesteeClient::new(Channel::builder(url).connections(1).build().expect("a channel"));
     for n in 0..20 {
-        let mut reply = client.echo(Blob { payload: make(n, 30) }).wait();
-        while reply.as_ref().is_err_and(|error| error.is_retryable()) {
-            reply = client.echo(Blob { payload: make(n, 30) }).wait(); // met the old connection's end, unsent
-        }
-        match reply {
-            Ok(reply) => assert_eq!(testee::check(n, 30, &reply.payload), Ok(())),
-            // Written to the connection whose FIN was under way: lost with it, and the client says so.
-            Err(error) => {
-                assert_eq!((error.code(), error.sent()), (Code::Unavailable, Sent::Maybe), "{error}");
-            }
-        }
+        // A connection of its own for each call: none meets the end of the one before.
+        let client = TesteeClient::new(Channel::builder(&url).connections(1).build().expect("a channel"));
+        let reply = client.echo(Blob { payload: make(n, 30) }).wait();
+        let reply = reply.unwrap_or_else(|error| panic!("call {n} has its reply, and then the end: {error}"));
+        assert_eq!(testee::check(n, 30, &reply.payload), Ok(()));
     }
-    drop(client);
-    drop(server); // it may wait for connections that were not needed
 }
 
 /// T23 towards the client.
