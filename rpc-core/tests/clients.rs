@@ -312,3 +312,98 @@ fn an_exception_is_taken_whatever_its_payload_s_id_is() {
     }
     assert_eq!(channel.stats().connects.get(), 1, "the connection is kept");
 }
+
+/// A peer that answers nothing until it is told to, and notes what it was asked to do.
+struct Slow {
+    url: String,
+    go: Sender<()>,
+    reads: mpsc::Receiver<()>,
+    done: Arc<Mutex<Vec<Vec<u8>>>>,
+}
+
+fn slow_peer() -> Slow {
+    let ((go, wait), (tell, reads), done) = (mpsc::channel::<()>(), mpsc::channel(), Arc::<Mutex<Vec<_>>>::default());
+    let (both, noted) = (Mutex::new((wait, tell)), Arc::clone(&done));
+    let url = peer(move |_, mut socket| {
+        let both = both.lock().unwrap();
+        while let Some(request) = read_raw(&mut socket) {
+            noted.lock().unwrap().push(blob(&request.body));
+            let _ = both.1.send(());
+            let _ = both.0.recv(); // at once when the other end is gone
+            let _ = socket.write_all(&raw_reply(request.seq, &request.body));
+        }
+    });
+    Slow { url, go, reads, done }
+}
+
+/// I3, I6, I7: an id comes round after 32,767 uses, and calls that were given up while they waited for their turn have had it: none of
+/// them is sent, least of all for who has the id now.
+#[test]
+fn what_was_given_up_in_the_queue_is_never_sent() {
+    const LIVE: [&[u8]; 4] = [b"live 0", b"live 1", b"live 2", b"live 3"];
+    let Slow { url, go, reads, done } = slow_peer();
+    let channel =
+        Channel::builder(url).connections(1).set("client_max_inflight", "1").pool(one_reactor()).build().unwrap();
+    let first = call_apart(&channel, b"first", LIMIT);
+    reads.recv_timeout(LIMIT).expect("it is on the wire");
+    let late = call(&channel, b"too late", Duration::from_millis(1));
+    assert_eq!(on_reactor(&channel, late).unwrap_err().sent(), Sent::No);
+    let reactor = channel.reactors().next().unwrap().clone();
+    let waiting = channel.clone();
+    let live = there(&reactor, move || {
+        for _ in 0..40_000 {
+            assert!(poll_once(&mut call(&waiting, b"given up", LIMIT)).is_pending(), "there is room in the queue");
+        }
+        let mut live = LIVE.map(|payload| call(&waiting, payload, LIMIT));
+        assert!(live.iter_mut().all(|call| poll_once(call).is_pending()));
+        live
+    });
+    drop(go);
+    assert_eq!(&first.recv_timeout(LIMIT).unwrap().expect("an echo")[..], b"first");
+    for (call, payload) in live.into_iter().zip(LIVE) {
+        assert_eq!(&on_reactor(&channel, call).expect("an echo")[..], payload);
+    }
+    assert_eq!(*done.lock().unwrap(), [&[&b"first"[..]], &LIVE[..]].concat());
+}
+
+/// Who has given up waits no more, and takes nobody's place: neither by number nor by bytes.
+#[test]
+fn calls_given_up_in_the_queue_make_room_at_once() {
+    static LARGE: [u8; 100 << 10] = [7; 100 << 10];
+    //                          room for  what is refused says
+    for (payload, room, limit) in [(&b"small"[..], 8, "client_max_waiting"), (&LARGE, 3, "limit 262144")] {
+        let Slow { url, go, reads, done } = slow_peer();
+        let set =
+            [("max_frame_size", "128KiB"), ("write_low", "64KiB"), ("write_high", "64KiB"), ("write_hard", "256KiB")];
+        let builder = Channel::builder(url).set("client_max_inflight", "1").set("client_max_waiting", "8");
+        let builder = set.iter().fold(builder, |builder, (name, value)| builder.set(*name, *value));
+        let channel = builder.connections(1).pool(one_reactor()).build().unwrap();
+        let first = call_apart(&channel, b"first", LIMIT);
+        reads.recv_timeout(LIMIT).expect("it is on the wire");
+        let reactor = channel.reactors().next().unwrap().clone();
+        let waiting = channel.clone();
+        let live = there(&reactor, move || {
+            let mut calls = Vec::new();
+            for round in 0..50 {
+                calls.clear();
+                for n in 0..room {
+                    let mut next = call(&waiting, payload, LIMIT);
+                    assert!(poll_once(&mut next).is_pending(), "{limit}: {n} calls wait in round {round}");
+                    calls.push(next);
+                }
+                let Poll::Ready(Err(error)) = poll_once(&mut call(&waiting, payload, LIMIT)) else {
+                    panic!("{limit}: one more than there is room for");
+                };
+                assert_eq!(error.code(), Code::ResourceExhausted, "{error}");
+                assert!(error.to_string().contains(limit), "{error}");
+            }
+            calls
+        });
+        drop(go);
+        assert_eq!(&first.recv_timeout(LIMIT).unwrap().expect("an echo")[..], b"first");
+        for call in live {
+            assert_eq!(on_reactor(&channel, call).expect("an echo"), payload);
+        }
+        assert_eq!(done.lock().unwrap().len(), 1 + room);
+    }
+}

@@ -1,16 +1,16 @@
 //! The client's side of one connection: requests out, replies to their callers.
 
 use std::any::Any;
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use rpc_transport::{CloseReason, Cx, Frame, Handler, LinkBuffer, LogLimit, TaskId, TimerId, local};
+use rpc_transport::{CloseReason, Cx, Frame, Handler, LogLimit, TaskId, TimerId, local};
 
 use super::channel::{ChannelInner, Slot};
 use super::checksum;
 use super::control::KEEPALIVE;
+use super::queue::{Queue, Queued, Ticket};
 use super::refusals::{expired, refusal_error, timeout_ms, too_large};
 use crate::codegen::MethodDescriptor;
 use crate::error::{Error, Phase, Refusal, Sent};
@@ -18,16 +18,11 @@ use crate::glitch::{Glitches, Verdict};
 use crate::mux::{Abandon, Arrived, Body, Found, Keepalive, Outcome, Pending, ReplyCell, Request, SeqId, Spec};
 use crate::protocol::ttheader::RequestHead;
 
-/// Calls that an empty queue keeps room for: 70 KiB.
-const QUEUE_KEPT: usize = 256;
-
 pub(crate) struct ClientHandler {
     pub(super) channel: Arc<ChannelInner>,
     pub(super) slot: usize,
     pub(super) pending: Pending<Entry>,
-    /// Calls that have an id and wait for their turn on the wire, oldest first. Those that ended meanwhile stay until their turn.
-    queue: VecDeque<(SeqId, Spec, LinkBuffer)>,
-    queued_bytes: usize,
+    queue: Queue,
     on_wire: usize,
     /// Calls of local callers that ended without a reply, which may still come, and were not fetched since.
     pub(super) unfetched: usize,
@@ -68,8 +63,8 @@ pub(super) struct Entry {
 }
 
 pub(super) enum Place {
-    /// Waiting for its turn.
-    Queued,
+    /// Waiting for its turn, in the queue under this ticket.
+    Queued(Ticket),
     /// Written; where its frame begins in the stream.
     OnWire(u64),
     /// What came of it waits for a local caller; what becomes of the id when it has been fetched.
@@ -93,8 +88,7 @@ impl ClientHandler {
         ClientHandler {
             slot,
             pending: Pending::new(max_on_wire + limits.client_max_waiting),
-            queue: VecDeque::new(),
-            queued_bytes: 0,
+            queue: Queue::default(),
             write_hard: limits.conn().write_hard,
             on_wire: 0,
             unfetched: 0,
@@ -129,7 +123,7 @@ impl ClientHandler {
         let (mut on_wire, mut queued, mut unfetched) = (0, 0, 0);
         for entry in self.pending.calls() {
             match entry.place {
-                Place::Queued => queued += 1,
+                Place::Queued(_) => queued += 1,
                 Place::OnWire(_) => on_wire += 1,
                 Place::Done(_, how) => {
                     unfetched += usize::from(how == Abandon::OnWire);
@@ -150,17 +144,16 @@ impl ClientHandler {
             let given_up = self.given_up_ids();
             return Err(format!("{on_wire} calls on the wire, {given_up} given up, {} allowed", self.max_on_wire));
         }
-        let live = self
-            .queue
-            .iter()
-            .filter(|(seq, ..)| self.pending.get(*seq).is_some_and(|entry| matches!(entry.place, Place::Queued)));
-        let live = live.count();
-        if live != queued {
-            return Err(format!("{queued} calls wait for their turn, {live} of them in the queue"));
+        let bytes: usize = self.queue.iter().map(|(_, call)| call.body.len()).sum();
+        if (self.queue.len(), self.queue.bytes()) != (queued, bytes) {
+            let counted = (self.queue.len(), self.queue.bytes());
+            return Err(format!("{queued} calls of {bytes} bytes wait for their turn, {counted:?} counted"));
         }
-        let bytes: usize = self.queue.iter().map(|(_, _, body)| body.len()).sum();
-        if bytes != self.queued_bytes {
-            return Err(format!("{bytes} bytes wait, {} counted", self.queued_bytes));
+        for (ticket, call) in self.queue.iter() {
+            if !self.pending.get(call.seq).is_some_and(|entry| matches!(entry.place, Place::Queued(at) if at == ticket))
+            {
+                return Err("a call in the queue does not wait for its turn".to_owned());
+            }
         }
         let (waiting, abandoned) = (self.pending.waiting(), self.pending.abandoned());
         Ok(super::audit::ChannelAudit { connections: 1, waiting, on_wire, abandoned, orphans: 0 })
@@ -187,7 +180,7 @@ impl ClientHandler {
         waiter: Waiter,
     ) -> Result<SeqId, Error> {
         let limits = &self.channel.config.limits;
-        let held = cx.output_len() + self.queued_bytes;
+        let held = cx.output_len() + self.queue.bytes();
         if held >= self.write_hard {
             let refusal = Refusal::Overcrowded { queued: held, limit: self.write_hard };
             return Err(refusal_error(refusal));
@@ -201,7 +194,7 @@ impl ClientHandler {
         }
         let (deadline, timeout, method) = (spec.deadline, spec.timeout, spec.method);
         let start = cx.written() + cx.output_len() as u64;
-        let place = if write_now { Place::OnWire(start) } else { Place::Queued };
+        let place = if write_now { Place::OnWire(start) } else { Place::Queued(self.queue.next_ticket()) };
         let entry = Entry { waiter, method, timer: None, timeout, place };
         let seq = match self.pending.insert(entry) {
             Ok(seq) => seq,
@@ -218,8 +211,7 @@ impl ClientHandler {
             }
             self.on_wire += 1;
         } else {
-            self.queued_bytes += body.len();
-            self.queue.push_back((seq, spec, body.into_link()));
+            self.queue.push(Queued { seq, spec, body: body.into_link() });
         }
         self.calls += 1;
         self.watch(cx);
@@ -275,14 +267,9 @@ impl ClientHandler {
     /// Writes queued calls as far as there is room.
     fn pump(&mut self, cx: &mut Cx<'_>) {
         while self.has_room(cx) {
-            let Some((seq, spec, body)) = self.queue.pop_front() else {
-                return self.queue.shrink_to(QUEUE_KEPT); // or a burst's would stay
-            };
-            self.queued_bytes -= body.len();
+            let Some(Queued { seq, spec, body }) = self.queue.pop() else { return };
             let start = cx.written() + cx.output_len() as u64;
-            let Some(entry) = self.pending.get(seq).filter(|entry| matches!(entry.place, Place::Queued)) else {
-                continue;
-            };
+            let Some(entry) = self.pending.get(seq) else { continue };
             entry.place = Place::OnWire(start);
             self.on_wire += 1;
             if let Err(error) = self.write(cx, seq, &spec, body) {
@@ -299,7 +286,7 @@ impl ClientHandler {
     fn settle(&mut self, cx: &mut Cx<'_>, seq: SeqId, found: Found, how: Abandon) {
         let Some(entry) = self.pending.get(seq) else { return };
         match entry.place {
-            Place::Queued => {}
+            Place::Queued(ticket) => drop(self.queue.remove(ticket)),
             Place::OnWire(_) => self.on_wire -= 1,
             Place::Done(..) => return,
         }
@@ -381,7 +368,10 @@ impl ClientHandler {
             cx.disarm(timer);
         }
         let how = match &entry.place {
-            Place::Queued => Abandon::Unsent,
+            Place::Queued(ticket) => {
+                self.queue.remove(*ticket);
+                Abandon::Unsent
+            }
             Place::OnWire(_) => {
                 self.on_wire -= 1;
                 self.tell_cancelled(cx, seq);
@@ -429,12 +419,9 @@ impl ClientHandler {
 
     /// Calls of which nothing has been written go back to their callers, who try another connection.
     fn give_back_queued(&mut self, cx: &mut Cx<'_>) {
-        self.queued_bytes = 0;
-        for (seq, spec, body) in std::mem::take(&mut self.queue) {
-            if self.pending.get(seq).is_some_and(|entry| matches!(entry.place, Place::Queued)) {
-                let request = Box::new(Request { spec: Some(spec), body });
-                self.settle(cx, seq, Found::Returned(request), Abandon::Unsent);
-            }
+        while let Some(Queued { seq, spec, body }) = self.queue.pop() {
+            let request = Box::new(Request { spec: Some(spec), body });
+            self.settle(cx, seq, Found::Returned(request), Abandon::Unsent);
         }
     }
 
@@ -526,7 +513,7 @@ impl Handler for ClientHandler {
         let (_, phase) = where_it_was(&entry.place, cx.is_open(), written);
         // What stands in the output will be sent, even if it has not been yet.
         let (sent, how) = match entry.place {
-            Place::Queued => (Sent::No, Abandon::Unsent),
+            Place::Queued(_) => (Sent::No, Abandon::Unsent),
             _ => (Sent::Maybe, Abandon::OnWire),
         };
         let error = Error::deadline(entry.timeout).with_sent(sent).with_phase(phase);
@@ -571,7 +558,7 @@ impl Handler for ClientHandler {
             let (sent, phase) = where_it_was(&entry.place, connected, cx.written());
             let found = match entry.place {
                 Place::Done(found, _) => found,
-                Place::Queued | Place::OnWire(_) => {
+                Place::Queued(_) | Place::OnWire(_) => {
                     let error = Error::closed(why.clone()).with_sent(sent).with_phase(phase);
                     Found::Done(Err(error.with_id(seq.to_wire())))
                 }
@@ -609,7 +596,7 @@ impl Waiter {
 fn where_it_was(place: &Place, connected: bool, written: u64) -> (Sent, Phase) {
     match place {
         _ if !connected => (Sent::No, Phase::Connect),
-        Place::Queued => (Sent::No, Phase::Queue),
+        Place::Queued(_) => (Sent::No, Phase::Queue),
         Place::OnWire(start) if written <= *start => (Sent::No, Phase::Write),
         Place::OnWire(_) | Place::Done(..) => (Sent::Maybe, Phase::Wait),
     }

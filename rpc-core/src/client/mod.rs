@@ -16,6 +16,7 @@ mod checksum;
 mod control;
 mod handler;
 mod pooled;
+mod queue;
 mod refusals;
 mod replies;
 mod wire;

@@ -46,7 +46,7 @@ impl ClientHandler {
                     self.works();
                     return Ok(());
                 }
-                Place::Done(..) | Place::Queued => {
+                Place::Done(..) | Place::Queued(_) => {
                     self.glitch(cx, "a second reply to a call, or a reply to one not yet sent");
                     return Ok(());
                 }
