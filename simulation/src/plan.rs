@@ -255,6 +255,7 @@ pub(crate) fn knobs(rng: &mut Rng) -> Knobs {
         backlog: one_of(rng, &[1, 4, 128]),
         turn: Duration::from_micros(one_of(rng, &[0, 1, 10, 200])),
         short_write,
+        empty_write: 0, // that is no network, but a broken system
         spurious,
         stale,
         late_event,

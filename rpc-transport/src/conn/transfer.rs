@@ -67,6 +67,8 @@ impl Conn {
             stats.writes.add(1);
             stats.iovecs.add(count as u64);
             match result {
+                // A socket that takes nothing, though it has room for something, would be asked for ever (B08).
+                Ok(0) => return self.give_up(io::ErrorKind::WriteZero.into()),
                 Ok(n) => {
                     let now = with(|core| core.now);
                     stats.bytes_out.add(n as u64);
@@ -82,13 +84,7 @@ impl Conn {
                     let now = with(|core| core.now);
                     self.wait_for_room(key, now);
                 }
-                Err(e) => {
-                    self.phase = Phase::Aborting(match std::mem::replace(&mut self.phase, Phase::Open) {
-                        Phase::Closing(first) => Box::new(first.reason), // the first reason counts
-                        _ => Box::new(CloseReason::Io(e)),
-                    });
-                    return;
-                }
+                Err(e) => return self.give_up(e),
             }
         }
         if self.outbound.is_empty() {
@@ -102,6 +98,14 @@ impl Conn {
         if self.outbound.len() <= self.limits.write_low {
             self.paused.by_output = false;
         }
+    }
+
+    /// Nothing can be written any more.
+    fn give_up(&mut self, e: io::Error) {
+        self.phase = Phase::Aborting(match std::mem::replace(&mut self.phase, Phase::Open) {
+            Phase::Closing(first) => Box::new(first.reason), // the first reason counts
+            _ => Box::new(CloseReason::Io(e)),
+        });
     }
 
     fn wait_for_room(&mut self, key: Key, now: Instant) {

@@ -14,6 +14,7 @@ pub struct Faults {
     pub finishes: u64,
     pub stalls: u64,
     pub short_writes: u64,
+    pub empty_writes: u64,
     pub spurious: u64,
     pub stale: u64,
     pub late_events: u64,
@@ -32,6 +33,7 @@ impl Faults {
             + self.finishes
             + self.stalls
             + self.short_writes
+            + self.empty_writes
             + self.spurious
             + self.stale
             + self.late_events

@@ -17,6 +17,8 @@ pub struct Knobs {
     pub turn: Duration,
     /// A write takes less than there is room for.
     pub short_write: u32,
+    /// A write takes nothing though there is room, and does not say that it would block. No system is known to do so.
+    pub empty_write: u32,
     /// A wait reports readiness that is none.
     pub spurious: u32,
     /// A wait reports a token whose socket was closed a while ago.
@@ -49,6 +51,7 @@ impl Default for Knobs {
             backlog: 128,
             turn: Duration::from_micros(5),
             short_write: 0,
+            empty_write: 0,
             spurious: 0,
             stale: 0,
             late_event: 0,

@@ -523,6 +523,10 @@ impl State {
             self.tell(|observer| observer.written(id.0, false));
             return Err(io::ErrorKind::WouldBlock.into());
         }
+        if self.chance(self.knobs.empty_write) {
+            self.faults.empty_writes += 1;
+            return Ok(0);
+        }
         let mut n = total.min(room);
         if n > 1 && self.chance(self.knobs.short_write) {
             self.faults.short_writes += 1;
