@@ -14,6 +14,7 @@ pub fn ttheader(data: &[u8]) {
         Ok(Form::Framed) => assert_eq!(data[4..6], [0x90, 0x01]),
         Err(error) => assert!(matches!(error.kind(), "short" | "magic")),
     }
+    reach::note("rpc-core/src/protocol/ttheader/control.rs", "is", &ControlFrame::is(data));
     let (decoded, held) = meter::peak(|| TtFrame::decode(data));
     assert_eq!(held, 0, "taking a frame apart allocates");
     reach::note("rpc-core/src/protocol/ttheader/decode.rs", "decode", &decoded);
@@ -38,6 +39,7 @@ pub fn ttheader(data: &[u8]) {
 
     let (found, error) = meter::framing(data.len(), || entries(frame.info));
     let (entries, expected) = reference::entries(frame.info);
+    reach::note("rpc-core/src/protocol/ttheader/pairs.rs", "new", &error.is_none());
     assert_eq!((&found, error), (&entries, expected));
     if error.is_none() && frame.payload.len() < 1024 {
         written_again(&frame);

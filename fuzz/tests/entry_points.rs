@@ -8,12 +8,16 @@ use std::path::{Path, PathBuf};
 use fuzz::reach::{self, Reached};
 use fuzz::{TARGETS, Target};
 
-/// Where every function counts that others can call and that can refuse bytes or text.
+/// Where every function counts that others can call with bytes or text, whatever it makes of them.
 const WIRE: &[&str] = &["rpc-core/src/protocol/", "rpc-transport/src/framing/"];
 
-/// Everywhere else functions of these names count, if they take bytes, text or a frame.
-const PARSERS: &[&str] =
-    &["decode", "find", "from_str", "from_text", "from_wire_name", "generate", "on_frame", "parse", "read", "set"];
+/// Everywhere functions of these names count, if they take bytes, text or a frame.
+#[rustfmt::skip]
+const PARSERS: &[&str] = &["decode", "find", "from_str", "from_text", "from_wire_name", "generate", "next", "on_frame", "parse", "read",
+                           "set", "takes"];
+
+/// What is bytes, text or a frame.
+const INPUT: &[&str] = &["[u8", "&str", "Bytes", "FrameBuf", "LinkBuffer", "Frame<", "impl Buf", "impl Files"];
 
 const CRATES: &[&str] = &["rpc-transport/src", "rpc-core/src", "rpc-codegen/src"];
 
@@ -32,11 +36,13 @@ const REACHED: &[(&str, &str, &[&str])] = &[
     ("rpc-core/src/protocol/header.rs",          "form_of",        &["ttheader", "detect"]),
     ("rpc-core/src/protocol/payload.rs",         "decode",         &["payload", "ttheader_write"]),
     ("rpc-core/src/protocol/ttheader/control.rs", "decode",        &["control", "ttheader"]),
+    ("rpc-core/src/protocol/ttheader/control.rs", "is",            &["ttheader"]),
     ("rpc-core/src/protocol/ttheader/decode.rs", "decode",         &["ttheader"]),
     ("rpc-core/src/protocol/ttheader/encode.rs", "new",            &["ttheader_write"]),
     ("rpc-core/src/protocol/ttheader/info.rs",   "parse",          &["metadata"]),
     ("rpc-core/src/protocol/ttheader/info.rs",   "update",         &["metadata"]),
     ("rpc-core/src/protocol/ttheader/json.rs",   "read",           &["extras"]),
+    ("rpc-core/src/protocol/ttheader/pairs.rs",  "new",            &["ttheader"]),
     ("rpc-core/src/protocol/ttheader/pairs.rs",  "push",           &["ttheader_write", "extras"]),
     ("rpc-core/src/protocol/ttheader/pairs.rs",  "push_backward",  &["ttheader_write"]),
     ("rpc-core/src/status.rs",                   "from_wire_name", &["metadata"]),
@@ -64,26 +70,41 @@ const REFUSES_NOTHING: &[(&str, &str, &str, &str)] = &[
     ("ttheader_write", "rpc-core/src/protocol/payload.rs",        "decode", "as above"),
 ];
 
-/// Functions that take text, and why no target is for them.
+/// What refuses nothing, and which of the above hands its input on to it: what reaches that one reaches both.
+#[rustfmt::skip]
+const WITHIN: &[(&str, &str, &str, &str)] = &[
+    ("rpc-core/src/protocol/checksum.rs",        "of",              "rpc-core/src/protocol/checksum.rs",         "check"),
+    ("rpc-core/src/protocol/error.rs",           "into_frame_error", "rpc-core/src/protocol/detect.rs",          "next"),
+    ("rpc-core/src/protocol/error.rs",           "of",              "rpc-core/src/protocol/ttheader/decode.rs",  "decode"),
+    ("rpc-core/src/protocol/ttheader/layout.rs", "is_reserved",     "rpc-core/src/protocol/ttheader/pairs.rs",   "push_backward"),
+    ("rpc-transport/src/framing/mod.rs",         "invalid",         "rpc-transport/src/framing/length_field.rs", "next"),
+];
+
+/// Functions that take bytes or text, and why no target is for them.
 #[rustfmt::skip]
 const OURS: &[(&str, &str, &str)] = &[
     ("rpc-core/src/client/builder.rs",        "set",    "passes on to Limits::set"),
     ("rpc-core/src/server/builder.rs",        "set",    "passes on to Limits::set"),
     ("rpc-core/src/middleware/mod.rs",        "decode", "the message of the user's, by prost: target protobuf"),
+    ("rpc-core/src/protocol/checksum.rs",     "of_message", "of a message that this side sends"),
     ("rpc-core/src/server/handler.rs",        "find",   "compares with the name before, then asks the router"),
+    ("rpc-core/src/server/handler.rs",        "takes",  "asks ControlFrame::is: target ttheader"),
     ("rpc-core/src/server/router.rs",         "find",   "compares with names that are known"),
-    ("rpc-transport/src/conn/linger.rs",      "on_frame", "drops what it gets: the connection is over"),
+    ("rpc-transport/src/conn/linger.rs",      "next",   "counts what it gets, and asks for more: the connection is over"),
+    ("rpc-transport/src/conn/linger.rs",      "on_frame", "drops what it gets, likewise"),
     ("rpc-transport/src/driver/sim/state.rs", "read",   "the simulated network itself"),
     ("rpc-transport/src/framing/codec.rs",    "decode", "asks a Framing: targets length_field and detect"),
     ("rpc-transport/src/framing/mod.rs",      "next",   "the trait"),
     ("rpc-transport/src/handler.rs",          "on_frame", "the trait"),
+    ("rpc-transport/src/handler.rs",          "takes",  "the trait"),
 ];
 
 #[test]
 fn every_entry_point_has_a_target() {
     let found = entry_points();
-    let listed =
-        REACHED.iter().map(|(file, name, _)| (*file, *name)).chain(OURS.iter().map(|(file, name, _)| (*file, *name)));
+    let reached = REACHED.iter().map(|(file, name, _)| (*file, *name));
+    let within = WITHIN.iter().map(|(file, name, ..)| (*file, *name));
+    let listed = reached.clone().chain(within).chain(OURS.iter().map(|(file, name, _)| (*file, *name)));
     let listed: BTreeSet<(String, String)> = listed.map(|(file, name)| (file.to_owned(), name.to_owned())).collect();
     let missing: Vec<_> = found.difference(&listed).collect();
     assert!(missing.is_empty(), "without a target: write one, and name it in REACHED: {missing:#?}");
@@ -95,7 +116,12 @@ fn every_entry_point_has_a_target() {
             assert!(TARGETS.iter().any(|(known, _)| known == target), "{file}: {name}: there is no target {target}");
         }
     }
-    println!("{} entry points, {} targets", REACHED.len(), TARGETS.len());
+    for (file, name, caller, called_by) in WITHIN {
+        let is_reached = reached.clone().any(|known| known == (*caller, *called_by));
+        let calls = fs::read_to_string(root().join(caller)).expect("a file").contains(&format!("{name}("));
+        assert!(is_reached && calls, "{file}: {name} within {caller}: {called_by}");
+    }
+    println!("{} entry points, {} within them, {} targets", REACHED.len(), WITHIN.len(), TARGETS.len());
 }
 
 /// What the files of a target's corpus reach.
@@ -145,13 +171,17 @@ fn the_rule_finds_what_it_is_meant_to_find() {
     assert_eq!(found(wire, "pub(super) fn look(text: &str) -> Option<u8> {"), ["look"]);
     assert_eq!(found(wire, "pub fn write(out: &mut impl BufMut, body: &[u8]) -> Result<(), E> {"), [""; 0]);
     assert_eq!(found(wire, "fn len(bytes: &[u8]) -> usize {"), [""; 0]);
+    assert_eq!(found(wire, "pub fn is(frame: &[u8]) -> bool {"), ["is"]);
+    assert_eq!(found(wire, "pub(crate) fn of(first: [u8; 8]) -> FirstBytes {"), ["of"]);
+    assert_eq!(found("rpc-transport/src/new.rs", "fn next(&mut self, input: &[u8]) -> Result<Next, E> {"), ["next"]);
+    assert_eq!(found("rpc-transport/src/new.rs", "fn next(&mut self) -> Option<&[u8]> {"), [""; 0]);
     assert_eq!(found(wire, "#[cfg(test)]\nmod tests {\n fn look(text: &str) -> Option<u8> {"), [""; 0]);
     assert_eq!(found("rpc-core/src/new.rs", "pub fn parse(text: &str) -> Self {"), ["parse"]);
     assert_eq!(found("rpc-core/src/new.rs", "pub fn name(text: &str) -> Option<Self> {"), [""; 0]);
 }
 
 fn entry_points() -> BTreeSet<(String, String)> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the repository");
+    let root = root();
     let mut directories: Vec<PathBuf> = CRATES.iter().map(|name| root.join(name)).collect();
     let mut found = BTreeSet::new();
     while let Some(directory) = directories.pop() {
@@ -161,12 +191,16 @@ fn entry_points() -> BTreeSet<(String, String)> {
                 directories.push(path);
             } else if path.extension().is_some_and(|extension| extension == "rs") && !path.ends_with("tests.rs") {
                 let text = fs::read_to_string(&path).expect("a readable file");
-                let file = path.strip_prefix(root).expect("it is inside").to_string_lossy().into_owned();
+                let file = path.strip_prefix(&root).expect("it is inside").to_string_lossy().into_owned();
                 found.extend(parsers(&file, &text).into_iter().map(|name| (file.clone(), name)));
             }
         }
     }
     found
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the repository").to_owned()
 }
 
 /// Names of the functions of a file that take bytes or text from outside.
@@ -182,14 +216,12 @@ fn parsers(file: &str, text: &str) -> Vec<String> {
         }
         let signature = code[at + 3..].split(['{', ';']).next().unwrap_or_default();
         let name: String = signature.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
-        let (arguments, result) = signature.split_once("->").unwrap_or((signature, ""));
+        let arguments = signature.split("->").next().unwrap_or_default();
         let arguments = arguments.split_once('(').map_or("", |(_, arguments)| arguments);
-        let takes = ["[u8]", "&str", "BytesMut", "Frame<", "impl Files"].iter().any(|kind| arguments.contains(kind));
+        let takes = INPUT.iter().any(|kind| arguments.contains(kind));
         let writes = arguments.contains("out: ") || arguments.contains("BufMut");
-        let refuses = result.contains("Result<") || result.contains("Option<");
         let line = code[..at].rsplit('\n').next().unwrap_or_default();
-        let shared = line.contains("pub") || name == "next";
-        let wire = WIRE.iter().any(|place| file.starts_with(place)) && refuses && shared && !writes;
+        let wire = WIRE.iter().any(|place| file.starts_with(place)) && line.contains("pub") && !writes;
         if takes && (wire || PARSERS.contains(&name.as_str())) {
             found.push(name);
         }
