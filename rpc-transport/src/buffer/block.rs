@@ -269,7 +269,9 @@ mod tests {
     /// B08: a full block is no end of file.
     #[test]
     fn b08_no_room_is_an_error() {
-        let (_peer, socket) = UnixStream::pair().unwrap();
+        let (mut peer, socket) = UnixStream::pair().unwrap();
+        socket.set_nonblocking(true).unwrap();
+        peer.write_all(b"something").unwrap();
         let mut block = Block::exact(BLOCK_SIZE);
         block.put_slice(&vec![0; block.spare()]);
         assert!(!block.push(1));
