@@ -49,9 +49,17 @@ impl Fault {
     /// All of them, in the order of [`Counts`].
     pub const ALL: [Fault; 7] =
         [Fault::Cut, Fault::Reset, Fault::Stall, Fault::Split, Fault::Coalesce, Fault::HalfClose, Fault::Slow];
+
+    /// Those that end a connection or hold it up, which a call has to survive. They are drawn twice as often as the others.
+    pub const HARD: [Fault; 3] = [Fault::Cut, Fault::Reset, Fault::Stall];
+
+    fn draw(dice: &mut Dice) -> Fault {
+        let drawn = dice.below((Fault::ALL.len() + Fault::HARD.len()) as u64) as usize;
+        *Fault::ALL.iter().chain(&Fault::HARD).nth(drawn).expect("below the end")
+    }
 }
 
-/// How many faults of each kind were done, in the order of [`Fault::ALL`].
+/// How many faults of each kind have acted, in the order of [`Fault::ALL`].
 pub type Counts = [u64; Fault::ALL.len()];
 
 /// What a proxy is to do.
@@ -138,7 +146,8 @@ impl Proxy {
         self.shared.calm.store(true, Ordering::Release);
     }
 
-    /// Faults done until now, by kind.
+    /// Faults that have acted until now, by kind: drawn where a connection had ended already is not one, nor is a stall that such an end
+    /// broke off.
     pub fn faults(&self) -> Counts {
         std::array::from_fn(|kind| self.shared.faults[kind].load(Ordering::Relaxed))
     }
@@ -201,15 +210,16 @@ impl Link {
         self.broken.load(Ordering::Acquire)
     }
 
-    /// Ends both directions. The way that is blocked looks at the flag within [`STEP`].
-    fn break_off(&self, reset: bool) {
+    /// Ends both directions; false if that has been done before. The way that is blocked looks at the flag within [`STEP`].
+    fn break_off(&self, reset: bool) -> bool {
         if self.broken.swap(true, Ordering::AcqRel) {
-            return; // nor does a FIN follow a reset
+            return false; // nor does a FIN follow a reset
         }
         for end in &self.ends {
             // Zero seconds of lingering turn the close into a reset.
             let _ = if reset { end.set_linger(Some(Duration::ZERO)) } else { end.shutdown(Shutdown::Write) };
         }
+        true
     }
 }
 
@@ -255,20 +265,18 @@ impl Way {
 
     /// Does one fault; `rest` has been read and not passed on, `from` moves by what this passes of it. False if the way ends here.
     fn act(&mut self, rest: &[u8], from: &mut usize) -> io::Result<bool> {
-        let kind = self.dice.below(Fault::ALL.len() as u64) as usize;
-        self.shared.faults[kind].fetch_add(1, Ordering::Relaxed);
+        let fault = Fault::draw(&mut self.dice);
         let near = &rest[..rest.len().min(self.dice.below(PIECE) as usize)];
-        match Fault::ALL[kind] {
-            Fault::Cut => {
-                self.link.break_off(false);
-                return Ok(false);
-            }
-            Fault::Reset => {
-                self.link.break_off(true);
+        match fault {
+            Fault::Cut | Fault::Reset => {
+                if self.link.break_off(fault == Fault::Reset) {
+                    self.count(fault);
+                }
                 return Ok(false);
             }
             Fault::HalfClose => {
                 self.sink().shutdown(Shutdown::Write)?;
+                self.count(fault);
                 // The rest of this direction goes nowhere, as behind a peer that has stopped listening.
                 let mut nowhere = [0; 4096];
                 while self.read(&mut nowhere)? > 0 {}
@@ -277,7 +285,7 @@ impl Way {
             Fault::Stall => {
                 let whole = self.shared.plan.stall;
                 let long = self.dice.below(8) == 0;
-                self.pause(if long { whole } else { whole / 20 });
+                self.pause(if long { whole } else { whole / 20 })?;
             }
             Fault::Split => {
                 near.chunks(1).try_for_each(|byte| self.write(byte))?;
@@ -285,7 +293,7 @@ impl Way {
             }
             Fault::Coalesce => {
                 let mut all = rest.to_vec();
-                self.pause(Duration::from_millis(10));
+                self.pause(Duration::from_millis(10))?;
                 let mut more = vec![0; 64 << 10];
                 let n = self.read_now(&mut more)?;
                 all.extend(&more[..n]);
@@ -295,12 +303,17 @@ impl Way {
             Fault::Slow => {
                 for piece in near.chunks(64) {
                     self.write(piece)?;
-                    self.pause(Duration::from_millis(2));
+                    self.pause(Duration::from_millis(2))?;
                 }
                 *from += near.len();
             }
         }
+        self.count(fault);
         Ok(true)
+    }
+
+    fn count(&self, fault: Fault) {
+        self.shared.faults[fault as usize].fetch_add(1, Ordering::Relaxed);
     }
 
     fn source(&self) -> &Socket {
@@ -341,12 +354,13 @@ impl Way {
         Ok(())
     }
 
-    fn pause(&self, span: Duration) {
+    fn pause(&self, span: Duration) -> io::Result<()> {
         let until = std::time::Instant::now() + span;
-        while self.check().is_ok() {
+        loop {
+            self.check()?;
             match until.checked_duration_since(std::time::Instant::now()) {
                 Some(left) if !left.is_zero() => thread::sleep(left.min(STEP)), // of the stall that is asked for
-                _ => break,
+                _ => return Ok(()),
             }
         }
     }
@@ -400,13 +414,19 @@ mod tests {
     fn a_seed_repeats_its_faults() {
         let draw = |seed, connection, to_client| {
             let mut dice = Dice::new(seed, connection, to_client);
-            (0..50).map(|_| (dice.gap(1000), dice.below(7))).collect::<Vec<_>>()
+            (0..50).map(|_| (dice.gap(1000), Fault::draw(&mut dice) as usize)).collect::<Vec<_>>()
         };
         assert_eq!(draw(1, 2, true), draw(1, 2, true));
         assert_ne!(draw(1, 2, true), draw(1, 2, false));
         assert_ne!(draw(1, 2, true), draw(1, 3, true));
         assert_ne!(draw(1, 2, true), draw(2, 2, true));
         let mut dice = Dice::seeded(1);
+        let mut drawn = [0; Fault::ALL.len()];
+        (0..10_000).for_each(|_| drawn[Fault::draw(&mut dice) as usize] += 1);
+        for (fault, n) in Fault::ALL.iter().zip(drawn) {
+            let due = if Fault::HARD.contains(fault) { 1_800..2_200 } else { 850..1_150 };
+            assert!(due.contains(&n), "{fault:?}: {n} of 10,000");
+        }
         let sum: u64 = (0..10_000).map(|_| dice.gap(1000)).sum();
         assert!((9_000_000..11_000_000).contains(&sum), "on average 1,000: {sum} in 10,000");
     }
