@@ -3,6 +3,8 @@
 //!
 //! `RPC_TEST_SIZE=full` makes fifty rounds; `SEED=n` chooses the moments.
 
+use std::collections::HashSet;
+use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::{Command, Stdio};
@@ -14,8 +16,8 @@ use std::time::{Duration, Instant};
 use rpc_core::{Channel, Code, Sent};
 use socket2::SockRef;
 use testee::chaos::Dice;
-use testee::idl::testee::{Blob, Millis, Size, TesteeClient};
-use testee::{Figures, Testee, eventually, full, make, raw, resident, seed};
+use testee::idl::testee::{Blob, Millis, Nonce, Size, TesteeClient};
+use testee::{Figures, Testee, eventually, full, make, raw, resident, scratch, seed};
 
 const BIN: &str = env!("CARGO_BIN_EXE_testee");
 const GRACE: Duration = Duration::from_secs(5);
@@ -71,7 +73,8 @@ struct Lane {
     connections: usize,
     /// Its connections know control frames: no call of theirs may come to an unknown end.
     negotiated: bool,
-    call: fn(&TesteeClient, u32) -> rpc_core::Result<()>,
+    /// The call of a caller and its number. Where ends may be unknown each leaves a trace of having begun.
+    call: fn(&TesteeClient, u32, u32) -> rpc_core::Result<()>,
 }
 
 const LANES: [Lane; 6] = [
@@ -80,45 +83,55 @@ const LANES: [Lane; 6] = [
         callers: 50,
         connections: 1,
         negotiated: true,
-        call: |client, n| client.sleep(Millis { ms: n * 7 % 120, kind: String::new() }).wait().map(|_| ()),
+        call: |client, _, n| client.sleep(Millis { ms: n * 7 % 120, kind: String::new() }).wait().map(|_| ()),
     },
     Lane {
         what: "give",
         callers: 50,
         connections: 2,
         negotiated: true,
-        call: |client, _| client.give(Size { bytes: 100_000 }).wait().map(|_| ()),
+        call: |client, _, _| client.give(Size { bytes: 100_000 }).wait().map(|_| ()),
     },
     Lane {
         what: "spin",
         callers: 50,
         connections: 1,
         negotiated: true,
-        call: |client, n| client.spin(Millis { ms: n % 3, kind: String::new() }).wait().map(|_| ()),
+        call: |client, _, n| client.spin(Millis { ms: n % 3, kind: String::new() }).wait().map(|_| ()),
     },
-    Lane { what: "echo", callers: 100, connections: 2, negotiated: true, call: echo },
+    Lane { what: "echo", callers: 100, connections: 2, negotiated: true, call: |client, _, n| echo(client, n) },
     // One call at a time knows no control frames: a request may cross the end of its connection.
-    Lane { what: "ping-pong", callers: 16, connections: 16, negotiated: false, call: echo },
+    Lane { what: "ping-pong", callers: 16, connections: 16, negotiated: false, call: once },
     // The system makes connections that the server never takes in, and resets them, whatever was written there.
-    Lane { what: "connect", callers: 2, connections: 0, negotiated: false, call: echo },
+    Lane { what: "connect", callers: 2, connections: 0, negotiated: false, call: once },
 ];
 
 fn echo(client: &TesteeClient, n: u32) -> rpc_core::Result<()> {
     client.echo(Blob { payload: vec![7; n as usize % 5000].into() }).wait().map(|_| ())
 }
 
+fn once(client: &TesteeClient, caller: u32, n: u32) -> rpc_core::Result<()> {
+    client.once(Nonce { value: nonce(caller, n) }).wait().map(|_| ())
+}
+
+fn nonce(caller: u32, n: u32) -> String {
+    format!("{caller}-{n}")
+}
+
 /// What the callers of a lane saw: each call is one of these.
-#[derive(Clone, Copy, Default)]
+#[derive(Default)]
 struct Log {
     answered: u64,
+    /// Those of the answered calls that have left a trace, by what they left.
+    traced: Vec<String>,
     /// Not begun there: refused by name, or never sent.
     unsent: u64,
     maybe: u64,
 }
 
 impl Lane {
-    /// Begins its callers. `warm` counts those that have had an answer.
-    fn begin(&'static self, url: &str, warm: &Arc<AtomicU32>) -> Vec<JoinHandle<Log>> {
+    /// Begins its callers, numbered from `first` on. `warm` counts those that have had an answer.
+    fn begin(&'static self, url: &str, first: u32, warm: &Arc<AtomicU32>) -> Vec<JoinHandle<Log>> {
         let url = url.to_owned();
         let client = move |lane: &Lane| {
             let builder = Channel::builder(&url).connections(lane.connections.max(1));
@@ -126,14 +139,17 @@ impl Lane {
             TesteeClient::new(builder.build().expect("a channel"))
         };
         let shared = client(self);
-        let callers = (0..self.callers).map(|caller| {
+        let callers = (first..first + self.callers).map(|caller| {
             let (warm, client, shared) = (Arc::clone(warm), client.clone(), shared.clone());
             thread::spawn(move || {
                 let mut log = Log::default();
                 for n in caller.. {
                     let own = (self.connections == 0).then(|| client(self));
-                    match (self.call)(own.as_ref().unwrap_or(&shared), n) {
-                        Ok(()) => log.answered += 1,
+                    match (self.call)(own.as_ref().unwrap_or(&shared), caller, n) {
+                        Ok(()) => {
+                            log.answered += 1;
+                            log.traced.extend((!self.negotiated).then(|| nonce(caller, n)));
+                        }
                         Err(error) => {
                             assert_eq!(error.code(), Code::Unavailable, "{}: {error}", self.what);
                             let maybe = error.sent() == Sent::Maybe;
@@ -163,10 +179,18 @@ fn t35_sigterm_at_any_moment_loses_no_accepted_call() {
         let mut dice = Dice::seeded(seed() << 8 | round);
         // With few at a time requests wait unread, and the answers to the server's ping behind them.
         let at_a_time = ["max_inflight_per_conn=1024", "max_inflight_per_conn=2"][round as usize % 2];
-        let mut server = Testee::start(BIN, ["--set", "shutdown_grace=10s", "--set", at_a_time]);
+        let exec_log = scratch("exec");
+        let exec_log = exec_log.to_str().expect("text");
+        let mut server =
+            Testee::start(BIN, ["--set", "shutdown_grace=10s", "--set", at_a_time, "--exec-log", exec_log]);
         let (url, rss) = (server.url().to_owned(), server.rss());
         let warm = Arc::new(AtomicU32::new(0));
-        let lanes = LANES.each_ref().map(|lane| lane.begin(&url, &warm));
+        let mut next = 0;
+        let lanes = LANES.each_ref().map(|lane| {
+            let first = next;
+            next += lane.callers;
+            lane.begin(&url, first, &warm)
+        });
         let polite = polite_to_the_end(server.client());
         assert!(eventually(LIMIT, || warm.load(Ordering::Relaxed) == callers), "the load is on: {warm:?}");
         thread::sleep(Duration::from_micros(dice.below(120_000))); // the moment
@@ -181,6 +205,7 @@ fn t35_sigterm_at_any_moment_loses_no_accepted_call() {
             seen.answered += log.answered;
             seen.unsent += log.unsent;
             seen.maybe += log.maybe;
+            seen.traced.extend(log.traced);
         }
         assert_eq!(status.code(), Some(0), "round {round}: {}", server.errors());
         let counts = (figures.get("replied"), figures.get("cut_calls"), figures.get("cut_connections"));
@@ -188,6 +213,13 @@ fn t35_sigterm_at_any_moment_loses_no_accepted_call() {
         assert_eq!(counts, (accepted, 0, 0), "round {round}: replied, cut; {accepted} accepted");
         // What the server says it answered with success is what callers have.
         assert!(accepted >= seen.answered, "round {round}: {accepted} accepted, {} answered", seen.answered);
+        // A call of unknown end is one that the server has not begun: what it has begun, once, is what its callers have answers to.
+        let text = fs::read_to_string(exec_log).expect("a log");
+        let begun: HashSet<&str> = text.lines().collect();
+        assert_eq!(begun.len(), text.lines().count(), "round {round}: none ran twice");
+        let known: HashSet<&str> = seen.traced.iter().map(String::as_str).collect();
+        assert_eq!(begun, known, "round {round}: begun, and answered");
+        let _ = fs::remove_file(exec_log);
         assert!(took < 2 * GRACE, "round {round}: {took:?}");
         sum.answered += seen.answered;
         sum.unsent += seen.unsent;
@@ -197,7 +229,7 @@ fn t35_sigterm_at_any_moment_loses_no_accepted_call() {
     }
     println!(
         "T35: SIGTERM {rounds} times with {callers} calls under way: {} answered, {refused} refused unbegun, {} callers ended unsent, \
-         0 cut; 0 negotiated ones of unknown end, {} others that crossed the end of a connection; exit 0 within {slowest:?} | \
+         0 cut; 0 negotiated ones of unknown end, {} others, none of which had begun; exit 0 within {slowest:?} | \
          polite: each call to the end | memory: {most} KiB more at most | descriptors: ended with it",
         sum.answered, sum.unsent, sum.maybe
     );
@@ -271,13 +303,16 @@ fn t35_hang_up_and_interrupt() {
         thread::scope(|scope| {
             let call = scope.spawn(|| client.sleep(Millis { ms: 3_000, kind: String::new() }).wait());
             assert!(eventually(LIMIT, || server.stats().get("in_flight") == 1));
-            let (calls, memory) = (polite(&server.client()), grown(&server, rss));
+            let beside = server.client();
+            let (before, memory) = (polite(&beside), grown(&server, rss));
+            let beside = polite_to_the_end(beside);
             server.signal(signal);
             let (status, out) = server.wait(LIMIT);
             assert_eq!((status.code(), stopped(&out).get("cut_calls")), (Some(0), 0), "SIG{signal}: {out}");
             call.join().expect("no panic").expect("it was accepted before the signal");
+            let calls = before as u64 + beside.join().expect("polite calls end unsent");
             println!(
-                "T35: SIG{signal}: the running call is answered, exit 0 | polite: {calls} of {calls} calls before the signal | \
+                "T35: SIG{signal}: the running call is answered, exit 0 | polite: {calls} of {calls} calls until it was told to go | \
                  memory: {memory} KiB more at most"
             );
         });
@@ -289,8 +324,9 @@ fn t35_hang_up_and_interrupt() {
     let line = String::from_utf8_lossy(&line[..n]).into_owned();
     let url = line.trim().strip_prefix("LISTENING ").expect("it listens").to_owned();
     let kill = |name: &str| Command::new("kill").args([name, &child.id().to_string()]).status().expect("kill is there");
-    kill("-HUP");
     let client = TesteeClient::new(Channel::builder(&url).build().expect("a channel"));
+    let beside = polite_to_the_end(client.clone());
+    kill("-HUP");
     let lives = (0..5).all(|_| client.echo(Blob::default()).wait().is_ok());
     // Handlers are set up a moment after LISTENING; before that SIGTERM would end it with its default meaning.
     let ready = eventually(LIMIT, || mask(child.id(), "SigCgt:") >> 14 & 1 == 1);
@@ -299,12 +335,13 @@ fn t35_hang_up_and_interrupt() {
     let status = child.wait().expect("a child can be waited for");
     assert!(lives && ready && ignored, "answers {lives}, handles SIGTERM {ready}, still ignores SIGHUP {ignored}");
     assert_eq!(status.code(), Some(0));
-    println!("T35: SIGHUP under nohup: it goes on");
+    let calls = beside.join().expect("polite calls end unsent");
+    println!("T35: SIGHUP under nohup: it goes on | polite: {calls} of {calls} calls until SIGTERM");
 }
 
 /// Which signals a process treats in some way, a bit each.
 fn mask(pid: u32, name: &str) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let mask = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix(name)?.trim(), 16).ok());
     mask.unwrap_or(0)
 }
@@ -319,9 +356,13 @@ fn t35_sigkill_during_the_drain() {
             .map(|_| scope.spawn(|| client.sleep(Millis { ms: 8_000, kind: String::new() }).timeout(LIMIT).wait()))
             .collect();
         assert!(eventually(LIMIT, || server.stats().get("in_flight") == 20));
-        let (polite, memory) = (polite(&server.client()), grown(&server, rss));
+        let beside = server.client();
+        let (before, memory) = (polite(&beside), grown(&server, rss));
+        let beside = polite_to_the_end(beside);
         server.terminate();
         assert!(eventually(LIMIT, || TcpStream::connect(server.addr()).is_err()), "it has begun to stop");
+        let polite =
+            before as u64 + beside.join().expect("polite calls end unsent, told to go before the second signal");
         let start = Instant::now();
         server.signal("KILL");
         for call in calls {
@@ -329,7 +370,7 @@ fn t35_sigkill_during_the_drain() {
             assert_eq!((error.code(), error.sent()), (Code::Unavailable, Sent::Maybe), "{error}");
         }
         println!(
-            "T35: SIGKILL while 20 calls drain: each ended within {:?} | polite: {polite} of {polite} calls before the signal | \
+            "T35: SIGKILL while 20 calls drain: each ended within {:?} | polite: {polite} of {polite} calls until it was told to go | \
              memory: {memory} KiB more at most",
             start.elapsed()
         );
