@@ -11,10 +11,11 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rpc_core::Channel;
+use rpc_core::{Channel, Code};
 use testee::idl::testee::{Blob, TesteeClient};
 use testee::{Figures, Testee, eventually, full, make, output_of, resident, scratch};
 
@@ -29,6 +30,9 @@ const ERRNOS: [&str; 8] = ["EINTR", "EAGAIN", "ENOBUFS", "ENOMEM", "EPERM", "ECO
 /// What a server calls while it serves.
 const SERVING: [&str; 9] =
     ["epoll_wait", "epoll_ctl", "accept4", "recvfrom", "sendto", "sendmsg", "setsockopt", "write", "close"];
+
+/// Those of them that a connection which stands does not need: who has one has every call answered.
+const OTHERS: [&str; 3] = ["accept4", "setsockopt", "close"];
 
 /// What a server calls while it starts.
 const STARTING: [&str; 9] =
@@ -150,6 +154,25 @@ fn load(url: &str, calls: u32) -> Figures {
     Figures::parse(&text)
 }
 
+/// Calls of a client that was connected before the errors began, until told to stop, once at least: each ends, with its own reply or with the
+/// end of a connection: the errors are of the whole process. How many there were, and how many succeeded.
+fn polite_beside(client: &TesteeClient, over: &AtomicBool) -> (u64, u64) {
+    let (mut calls, mut good) = (0, 0);
+    while calls == 0 || !over.load(Ordering::Acquire) {
+        let payload = make(calls, 100);
+        calls += 1;
+        match client.echo(Blob { payload: payload.clone() }).timeout(LIMIT).wait() {
+            Ok(reply) => {
+                assert_eq!(reply.payload, payload);
+                good += 1;
+            }
+            Err(error) => assert_eq!(error.code(), Code::Unavailable, "{error}"),
+        }
+        thread::sleep(Duration::from_millis(2)); // it is not the load
+    }
+    (calls, good)
+}
+
 #[test]
 fn t34_errors_under_a_serving_server() {
     if !has_strace() {
@@ -165,9 +188,19 @@ fn t34_errors_under_a_serving_server() {
     load(server.url(), 50);
     let (mut fds, rss) = (server.at_rest(), server.rss());
     let (mut tried, mut well_after) = (0, 0);
+    let (mut beside, mut well_beside) = (0, 0);
     for (call, errno) in cells(&SERVING) {
+        let polite = server.client();
+        polite.echo(Blob::default()).wait().expect("nothing fails yet");
         let injection = Injection::into_process(server.pid(), call, errno);
-        let figures = load(server.url(), 60);
+        let over = AtomicBool::new(false);
+        let (figures, (calls, good)) = thread::scope(|scope| {
+            let polite = scope.spawn(|| polite_beside(&polite, &over));
+            let figures = load(server.url(), 60);
+            over.store(true, Ordering::Release);
+            (figures, polite.join().expect("each polite call ends as it may"))
+        });
+        (beside, well_beside) = (beside + calls, well_beside + good);
         assert!(eventually(LIMIT, || injection.trace.injected() > 0), "{call} {errno}: no error was injected");
         // While nothing is asked of it, and the errors go on: no spin.
         thread::sleep(Duration::from_millis(200)); // what the load's end left to do
@@ -176,15 +209,16 @@ fn t34_errors_under_a_serving_server() {
         let (used, span, more) = (server.cpu().saturating_sub(cpu), from.elapsed(), injection.trace.calls() - traced);
         let injected = injection.end();
         println!(
-            "T34 server {call} {errno}: {injected} injected, {} of 60 calls succeeded; at rest {used:?} of {span:?}, {more} such calls",
+            "T34 server {call} {errno}: {injected} injected, {} of 60 calls succeeded, {good} of {calls} polite ones; at rest {used:?} of \
+             {span:?}, {more} such calls",
             figures.get("Ok")
         );
         assert!(used * 2 <= span && more < 100, "{call} {errno}: it spins");
         assert!(server.is_alive(), "{call} {errno}: {}", server.errors());
-        let well = || server.client().echo(Blob { payload: make(1, 100) }).wait().is_ok();
+        assert!(good == calls || !OTHERS.contains(&call), "{call} {errno}: {good} of {calls} polite calls beside");
+        let well = || polite.echo(Blob { payload: make(1, 100) }).wait().is_ok();
         assert!(eventually(LIMIT, well), "{call} {errno}: it serves again");
-        // The errors are of the whole process: a polite client can have all its calls only when they are over.
-        let polite = server.client();
+        // The same client has all its calls when the errors are over.
         for n in 0..POLITE {
             tried += 1;
             well_after += u32::from(polite.echo(Blob { payload: make(n, 100) }).wait().is_ok());
@@ -197,12 +231,12 @@ fn t34_errors_under_a_serving_server() {
         }
         server.returns_to(&fds, LIMIT);
         if errno == "EINTR" && call != "close" && is_made_again(call) {
-            assert_eq!(figures.get("Ok"), 60, "{call}: a signal is no reason to fail");
+            assert_eq!((figures.get("Ok"), good), (60, calls), "{call}: a signal is no reason to fail");
         }
     }
     let grown = server.peak_rss().saturating_sub(rss);
     println!(
-        "T34 server: polite: {well_after} of {tried} calls after the errors | memory: {} KiB more at most | descriptors: {} after, as many \
+        "T34 server: polite: {well_beside} of {beside} calls beside the errors, {well_after} of {tried} after them | memory: {} KiB more at most | descriptors: {} after, as many \
          as before each",
         grown / 1024,
         server.fds()
