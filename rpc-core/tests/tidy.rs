@@ -20,6 +20,9 @@ const PRODUCT: &[&str] = &["rpc-transport/src/", "rpc-core/src/", "rpc-codegen/s
 /// The crate of requests and replies, which leaves sockets to the transport.
 const CORE: &[&str] = &["rpc-core/src/"];
 
+/// What serves and calls: its tables may hold what a peer has chosen.
+const AT_RUN_TIME: &[&str] = &["rpc-transport/src/", "rpc-core/src/"];
+
 /// Everything above the driver's seam: connections, reactors, handlers.
 const ABOVE_THE_DRIVER: &[&str] = &[
     "rpc-transport/src/buffer/",
@@ -50,6 +53,10 @@ const BANNED: &[(&[&str], &str, &str)] = &[
     (PRODUCT,          "todo!",               "an error, or an entry in docs/status.md"),
     (PRODUCT,          "unimplemented!",      "an error, or an entry in docs/status.md"),
     (PRODUCT,          "SystemTime",          "`Instant`: the wall clock may jump"),
+    (AT_RUN_TIME,      "Hasher",              "std's tables as they are: their keys are random, so nobody can choose what collides (T42)"),
+    (AT_RUN_TIME,      "BuildHasher",         "std's tables as they are: their keys are random, so nobody can choose what collides (T42)"),
+    (AT_RUN_TIME,      "BuildHasherDefault",  "std's tables as they are: their keys are random, so nobody can choose what collides (T42)"),
+    (AT_RUN_TIME,      "DefaultHasher",       "std's tables as they are: the keys of this one are the same everywhere (T42)"),
     (PRODUCT,          "cfg!(put_back",       "`put_back!`, which no build but a model's can have"),
 ];
 
@@ -57,6 +64,7 @@ const BANNED: &[(&[&str], &str, &str)] = &[
 #[rustfmt::skip]
 const ALLOWED: &[(&str, &str)] = &[
     ("rpc-transport/src/buffer/block.rs", "socket2"), // `fill_from`: a read into spare capacity
+    ("rpc-transport/src/driver/readiness.rs", "BuildHasher"), // of std's `RandomState`, as a source of randomness; no table
     ("rpc-core/src/server/runtime.rs", "tokio::"),
     ("rpc-transport/src/reactor/on_tokio.rs", "tokio::"),
     ("rpc-transport/src/framing/codec.rs", "tokio_util::"),
@@ -86,9 +94,15 @@ const BUGS: usize = 36;
 #[rustfmt::skip]
 const ABSENT: &[(&str, &[&str])] = &[
     ("rpc-transport/Cargo.toml", &["rpc-core", "rpc-codegen"]),
+    ("rpc-transport/Cargo.toml", HASHERS),
+    ("rpc-core/Cargo.toml",      HASHERS),
     ("rpc-codegen/Cargo.toml",   &["rpc-core", "rpc-transport", "tokio"]),
     ("rpc-core/Cargo.toml",      &["rpc-codegen", "mio", "socket2"]),
 ];
+
+/// Tables without the random keys of std's, or that can be had without them.
+const HASHERS: &[&str] =
+    &["ahash", "fnv", "foldhash", "fxhash", "hashbrown", "indexmap", "phf", "rustc-hash", "twox-hash"];
 
 /// What a crate may have by a feature only, and for its tests; no default feature brings it in.
 #[rustfmt::skip]
@@ -185,6 +199,13 @@ fn the_rules_bite() {
     assert_eq!(banned(&file("rpc-transport/src/conn/mod.rs", "use mio::Token;")).len(), 1);
     assert_eq!(banned(&file("rpc-core/src/client/call.rs", "state.lock().unwrap().x = 1;")).len(), 1);
     assert_eq!(banned(&file("rpc-codegen/src/lower.rs", "todo!(\"enums\")")).len(), 1);
+    let table = "type Names<V> = HashMap<String, V, BuildHasherDefault<Own>>;\nimpl Hasher for Own {}";
+    assert_eq!(banned(&file("rpc-core/src/metadata.rs", table)).len(), 2);
+    assert_eq!(
+        banned(&file("rpc-transport/src/driver/readiness.rs", "use std::hash::{BuildHasher, RandomState};")),
+        [""; 0]
+    );
+    assert_eq!(named("m", "[dependencies]\nahash = \"0.8\"\n", HASHERS).len(), 1);
 
     let cast = "let a = \"unsafe\";\nfn f() {\n    unsafe {\n        g();\n    }\n}\nunsafe impl S for T {}\n";
     assert_eq!(unsafe_elsewhere(&file("rpc-transport/src/conn/mod.rs", cast)).len(), 2);
