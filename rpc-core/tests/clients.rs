@@ -376,7 +376,7 @@ fn calls_given_up_in_the_queue_make_room_at_once() {
         let set =
             [("max_frame_size", "128KiB"), ("write_low", "64KiB"), ("write_high", "64KiB"), ("write_hard", "256KiB")];
         let builder = Channel::builder(url).set("client_max_inflight", "1").set("client_max_waiting", "8");
-        let builder = set.iter().fold(builder, |builder, (name, value)| builder.set(*name, *value));
+        let builder = set.iter().fold(builder, |builder, (name, value)| builder.set(name, value));
         let channel = builder.connections(1).pool(one_reactor()).build().unwrap();
         let first = call_apart(&channel, b"first", LIMIT);
         reads.recv_timeout(LIMIT).expect("it is on the wire");
