@@ -108,8 +108,8 @@ limits! {
     /// Queued output, in bytes, at which reading goes on. Default 256 KiB.
     write_low: usize = 256 << 10, 256 << 10;
     /// Queued output, in bytes, at which the connection is closed (server), or output and waiting calls at which new calls are refused
-    /// (client: `ResourceExhausted`, not sent). Default 17 MiB; never less than `max_frame_size` +
-    /// `write_high` in effect.
+    /// (client: `ResourceExhausted`, not sent). Default 17 MiB; never less than `max_frame_size` + `write_high` in effect. For length
+    /// fields and control frames there are 4 KiB beside it.
     write_hard: usize = 17 << 20, 17 << 20;
     /// Queued output must move within this time. Default 30 s. Then: closed with a reset.
     write_stall_timeout: Duration = secs(30), secs(30);
@@ -144,6 +144,10 @@ limits! {
     /// Connecting takes at most this time. Default 1 s.
     connect_timeout: Duration = secs(1), secs(1);
 }
+
+/// What a connection's output may have over `write_hard`, in bytes: a frame that is begun just below `write_high` brings its length field,
+/// and control frames are written whatever else waits. They are short, and a peer that does not read gets few.
+const BESIDES: usize = 4 << 10;
 
 impl Limits {
     /// Checks every limit, and what they must be to each other. Binding a server and building a channel do it.
@@ -198,11 +202,16 @@ impl Limits {
             connect_timeout: self.connect_timeout,
             write_high: self.write_high,
             write_low: self.write_low,
-            write_hard: self.write_hard.max(self.write_high.saturating_add(self.max_frame_size as usize)),
+            write_hard: self.hard().saturating_add(BESIDES),
             write_stall_timeout: self.write_stall_timeout,
             turn_frames: self.turn_frames,
             turn_bytes: self.turn_bytes,
         }
+    }
+
+    /// `write_hard` in effect.
+    pub(crate) fn hard(&self) -> usize {
+        self.write_hard.max(self.write_high.saturating_add(self.max_frame_size as usize))
     }
 
     pub(crate) fn listen(&self) -> ListenLimits {

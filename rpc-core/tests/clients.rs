@@ -407,3 +407,43 @@ fn calls_given_up_in_the_queue_make_room_at_once() {
         assert_eq!(done.lock().unwrap().len(), 1 + room);
     }
 }
+
+/// As at a server: a client's own output does not make it end the connection.
+#[test]
+fn the_largest_request_fits_into_an_output_just_below_write_high() {
+    const MAX: usize = 12_000;
+    static PAYLOAD: [u8; MAX + 1] = [7; MAX + 1];
+    for high in [10_000_usize, 1] {
+        let (tell, sizes) = mpsc::channel();
+        let tell = Mutex::new(tell);
+        let url = peer(move |_, mut socket| {
+            while let Some(request) = read_raw(&mut socket) {
+                let _ = tell.lock().unwrap().send(request.frame.len());
+                let _ = socket.write_all(&raw_reply(request.seq, b""));
+            }
+        });
+        let set = [("max_frame_size", MAX), ("write_low", 1), ("write_high", high), ("write_hard", 1)];
+        let builder = Channel::builder(url).connections(1).pool(one_reactor());
+        let channel = set.iter().fold(builder, |b, (name, value)| b.set(name, &value.to_string())).build().unwrap();
+        // What a request has besides its payload, with its length field.
+        on_reactor(&channel, call(&channel, &PAYLOAD[..5_000], LIMIT)).expect("a reply");
+        let besides = sizes.recv_timeout(LIMIT).expect("it came") - 5_000;
+        let largest = MAX + 4 - besides;
+        let before = (high > 1).then(|| high - 1 - besides); // nothing, or a byte less than `write_high`
+        let lens: Vec<_> = before.into_iter().chain([largest]).collect();
+        let (reactor, callers, at_once) = (channel.reactors().next().unwrap().clone(), channel.clone(), lens.clone());
+        let calls = there(&reactor, move || {
+            let mut calls: Vec<_> = at_once.iter().map(|len| call(&callers, &PAYLOAD[..*len], LIMIT)).collect();
+            assert!(calls.iter_mut().all(|call| poll_once(call).is_pending()));
+            calls
+        });
+        for call in calls {
+            on_reactor(&channel, call).expect("a reply");
+        }
+        for len in lens {
+            assert_eq!(sizes.recv_timeout(LIMIT), Ok(len + besides), "write_high {high}");
+        }
+        let more = on_reactor(&channel, call(&channel, &PAYLOAD[..=largest], LIMIT)).unwrap_err();
+        assert_eq!((more.code(), channel.stats().connects.get()), (Code::ResourceExhausted, 1), "{more}");
+    }
+}

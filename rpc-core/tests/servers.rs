@@ -12,6 +12,7 @@ use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use rpc_core::protocol::ttheader::ControlFrame;
 use rpc_core::protocol::{Exception, MessageType};
 use rpc_core::transport::{PoolOptions, ReactorPool};
 use rpc_core::{Channel, Code, Context, Error, Sent, Server, ServerBuilder, ServerHandle};
@@ -430,4 +431,48 @@ fn a_malformed_header_is_no_accepted_call() {
     socket.write_all(&frame).unwrap();
     assert!(read_raw(&mut socket).is_none());
     assert_eq!((server.stats().accepted, server.stats().replied), (0, 0));
+}
+
+/// `write_hard` leaves room for what a server may have in its output whatever its peer does: a byte less than `write_high`, and then the
+/// largest frame with its length field, and words beside calls.
+#[test]
+fn the_largest_reply_fits_into_an_output_just_below_write_high() {
+    const MAX: usize = 12_000;
+    for high in [10_000_usize, 1] {
+        let service = AnyServer::new(|cx: Context, req: Blob| async move {
+            let len = std::str::from_utf8(&req.payload).ok().and_then(|text| text.parse().ok()).unwrap_or(0);
+            // Both replies are written in a later part of the turn, without a look at the socket in between.
+            let mut waited = false;
+            let once = |cx: &mut std::task::Context<'_>| {
+                cx.waker().wake_by_ref();
+                if std::mem::replace(&mut waited, true) { Poll::Ready(()) } else { Poll::Pending }
+            };
+            poll_fn(once).await;
+            (cx, Ok(Blob { payload: Bytes::from(vec![7; len]) }))
+        });
+        let (max, high_text) = (MAX.to_string(), high.to_string());
+        let set = [("max_frame_size", &max[..]), ("write_low", "1"), ("write_high", &high_text), ("write_hard", "1")];
+        let server = support::bind(service, &set);
+        let mut socket = support::negotiated(&server);
+        let ask = |seq, len: usize| support::raw_request(seq, len.to_string().into_bytes().leak());
+        // What a reply has besides its payload, with its length field.
+        socket.write_all(&ask(2, 5_000)).expect("it reads");
+        let besides = read_raw(&mut socket).expect("a reply").frame.len() - 5_000;
+        let largest = MAX + 4 - besides;
+        let before = (high > 1).then(|| high - 1 - besides); // nothing, or a byte less than `write_high`
+        let pings = support::control(ControlFrame::Ping(1));
+        let asked: Vec<_> = before.into_iter().chain([largest]).collect();
+        let requests = (3..).zip(&asked).flat_map(|(seq, len)| ask(seq, *len));
+        socket.write_all(&pings.into_iter().chain(requests).collect::<Vec<_>>()).expect("it reads");
+        let mut sizes = Vec::new();
+        while sizes.len() < asked.len() {
+            let frame = read_raw(&mut socket).expect("the connection stays");
+            sizes.extend(frame.kind.map(|_| frame.frame.len())); // not the pong's
+        }
+        assert_eq!(sizes, asked.iter().map(|len| len + besides).collect::<Vec<_>>(), "write_high {high}");
+        assert_eq!(sizes.last(), Some(&(4 + MAX)));
+        socket.write_all(&ask(5, largest + 1)).expect("it reads");
+        let more = read_raw(&mut socket).expect("the connection stays");
+        assert_eq!(more.kind, Some(MessageType::Exception), "a byte more than a frame may have");
+    }
 }

@@ -89,7 +89,7 @@ impl ClientHandler {
             slot,
             pending: Pending::new(max_on_wire + limits.client_max_waiting),
             queue: Queue::default(),
-            write_hard: limits.conn().write_hard,
+            write_hard: limits.hard(),
             on_wire: 0,
             unfetched: 0,
             max_on_wire,
