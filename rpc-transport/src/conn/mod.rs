@@ -49,7 +49,7 @@ use crate::panics::caught;
 #[cfg(feature = "testing")]
 use crate::panics::fail_points;
 use crate::reactor::core::{TimerKey, try_with, with};
-use crate::reactor::{ReactorHandle, guarded, wake};
+use crate::reactor::{ReactorHandle, guarded, wake_others};
 use crate::stats::MemoryBudget;
 use crate::timer::TimerId;
 
@@ -450,11 +450,7 @@ impl Entry {
             }
             None => 0,
         };
-        let few = with(|core| (core.wakers.len() <= WAKERS_AT_ONCE).then(|| std::mem::take(&mut core.wakers)));
-        if let Some(mut few) = few {
-            few.drain(..).for_each(wake);
-            with(|core| core.keep_wakers_vec(few));
-        }
+        wake_others(WAKERS_AT_ONCE);
         handled
     }
 }

@@ -133,7 +133,11 @@ impl Core {
             && self.dirty.is_empty()
             && self.wakers.is_empty()
             && !self.main_woken
-            && !self.listeners.iter().flatten().any(Listener::is_ready)
+            && !self.has_ready_listener()
+    }
+
+    pub(crate) fn has_ready_listener(&self) -> bool {
+        self.listeners.iter().flatten().any(Listener::is_ready)
     }
 
     /// Whether something must happen without anybody asking for it.

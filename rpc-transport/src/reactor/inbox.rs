@@ -105,13 +105,15 @@ impl Inbox {
         !queue.commands.is_empty() || queue.closed
     }
 
-    /// Takes everything that waits, in order; `into` must be empty and lends its memory to the queue.
-    pub(crate) fn drain(&self, into: &mut Vec<Command>) {
-        if self.filled.load(Ordering::Relaxed) {
+    /// Takes everything that waits, in order, and says whether there is something; `into` must be empty and lends its memory to the queue.
+    pub(crate) fn drain(&self, into: &mut Vec<Command>) -> bool {
+        let filled = self.filled.load(Ordering::Relaxed);
+        if filled {
             let mut queue = self.queue.lock();
             std::mem::swap(&mut queue.commands, into);
             self.filled.store(false, Ordering::Relaxed);
         }
+        filled
     }
 
     /// From now on every submit fails; returns what was still waiting.

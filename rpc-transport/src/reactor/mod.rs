@@ -391,15 +391,17 @@ fn work() {
         }
         core.events = events;
     });
-    let mut commands = with(|core| {
-        let mut commands = std::mem::take(&mut core.commands);
-        core.handle.0.inbox.drain(&mut commands);
-        commands
+    let asked = with(|core| {
+        let Core { handle, commands, .. } = core;
+        handle.0.inbox.drain(commands).then(|| std::mem::take(commands))
     });
-    commands.drain(..).for_each(obey);
-    with(|core| core.commands = commands);
-
-    listener::accept_all();
+    if let Some(mut commands) = asked {
+        commands.drain(..).for_each(obey);
+        with(|core| core.commands = commands);
+    }
+    if with(|core| core.has_ready_listener()) {
+        listener::accept_all();
+    }
     for _ in 0..with(|core| core.ready.len()) {
         let Some((id, others)) = with(|core| core.ready.pop_front().map(|id| (id, !core.ready.is_empty()))) else {
             break;
@@ -421,9 +423,7 @@ fn work() {
 /// Writes all output, and wakes who was to be woken after that.
 fn finish_turn() {
     flush_all();
-    let mut wakers = with(|core| std::mem::take(&mut core.wakers));
-    wakers.drain(..).for_each(wake);
-    with(|core| core.keep_wakers_vec(wakers));
+    wake_others(usize::MAX);
 }
 
 fn obey(command: Command) {
@@ -500,8 +500,17 @@ fn flush_all() {
     }
 }
 
+/// Wakes who was to be woken, unless they are more than `most`.
+pub(crate) fn wake_others(most: usize) {
+    let taken = with(|core| (1..=most).contains(&core.wakers.len()).then(|| std::mem::take(&mut core.wakers)));
+    if let Some(mut wakers) = taken {
+        wakers.drain(..).for_each(wake);
+        with(|core| core.keep_wakers_vec(wakers));
+    }
+}
+
 /// Wakes somebody outside; what a waker does is not ours.
-pub(crate) fn wake(waker: Waker) {
+fn wake(waker: Waker) {
     guarded("a waker", || waker.wake());
 }
 
