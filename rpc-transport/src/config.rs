@@ -8,7 +8,7 @@ pub struct ConnLimits {
     /// A server's connection must complete its first frame within this time. Default 10 s. Then: closed.
     pub first_frame_timeout: Duration,
     /// A frame that has begun must be complete within this time, and after 5 s must have come at 1 KiB/s at least. Default
-    /// 30 s. Then: closed (slow loris). Time in which this side does not read does not count.
+    /// 30 s. Then: closed (slow loris). Time in which this side does not read does not count, unless that is for want of memory.
     pub frame_progress: Duration,
     /// A connection on which nothing arrived, nothing is queued and the handler holds no work is closed after this
     /// time. Default 10 min for servers; clients use 1 min.

@@ -5,7 +5,7 @@ mod support;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use rpc_transport::testing::{Knobs, Network, Received};
+use rpc_transport::testing::{Knobs, Network, RawPeer, Received};
 use rpc_transport::{ConnLimits, ListenOptions, MemoryBudget};
 use support::*;
 
@@ -124,10 +124,11 @@ fn the_block_of_a_quiet_peer_is_given_back() {
 /// now and then, while there is room for that, and where there is none the first of them end. They waited for their time limit.
 #[test]
 fn unfinished_frames_that_hold_the_memory_do_not_wait_for_each_other() {
-    let check = |peers: usize, frame: usize, turn_bytes: usize, expected: usize| {
+    const PEERS: usize = 58;
+    let check = |budget: usize, first: usize, frame: usize, turn_bytes: usize, least: usize, most: u32| {
         let net = Network::new(7, Knobs { buffer: 64 << 10, ..Knobs::default() });
         let pool = net.pool("server", 1);
-        let memory = Arc::new(MemoryBudget::new(BUDGET));
+        let memory = Arc::new(MemoryBudget::new(budget));
         let conn = ConnLimits { turn_bytes, ..ConnLimits::default() };
         let options = ListenOptions { memory: Arc::clone(&memory), conn, ..ListenOptions::default() };
         let (tell, frames) = mpsc::channel();
@@ -135,23 +136,58 @@ fn unfinished_frames_that_hold_the_memory_do_not_wait_for_each_other() {
             let tell = tell.clone();
             Script::new().frame(move |_, _| tell.send(()).expect("it is counted"))
         });
-        let mut peers: Vec<_> = (0..peers).map(|_| net.connect_raw(listener.url())).collect();
-        net.run_for(MS);
+        let mut peers: Vec<_> = (0..PEERS).map(|_| (net.connect_raw(listener.url()), 0)).collect();
         let sent = wire(&vec![7; frame]);
-        let (most, rest) = sent.split_at(56 << 10);
-        peers.iter_mut().for_each(|peer| assert_eq!(peer.write(most), most.len()));
-        net.run_for(100 * MS);
-        assert!(memory.used() >= BUDGET / 4 * 3 && !memory.refuses_work(), "memory is short: {}", memory.used());
-        peers.iter_mut().for_each(|peer| assert_eq!(peer.write(rest), rest.len()));
-        for _ in 0..100 {
-            net.run_for(10 * MS);
-            net.audit(0).expect("it runs").expect("all is well");
-            assert!(!memory.refuses_work());
-        }
-        assert_eq!(frames.try_iter().count(), expected, "of {} frames", peers.len());
+        let mut refused = 0;
+        let mut send = |until: usize, times: usize, span: Duration| {
+            for _ in 0..times {
+                for (peer, written) in &mut peers {
+                    *written += peer.write(&sent[*written..until]);
+                }
+                net.run_for(span);
+                net.audit(0).expect("it runs").expect("all is well");
+                refused += u32::from(memory.refuses_work());
+            }
+        };
+        send(first, 20, MS);
+        send(first, 10, 10 * MS); // what is there is made to fit
+        assert!(memory.used() >= budget / 4 * 3, "memory is short: {} bytes", memory.used());
+        send(sent.len(), 1000, 10 * MS);
+        let whole = frames.try_iter().count();
+        assert!(whole >= least && refused <= most, "{whole} of {PEERS} frames; work was refused at {refused} looks");
+
         assert_eq!(memory.used(), 0);
     };
-    //    peers  frame      turn_bytes   whole
-    check(58, 60 << 10, 256 << 10, 58);
-    check(58, 60 << 10, 1 << 20, 54);
+    //    budget   first      frame      turn_bytes  whole, looks at which work is refused
+    check(4 << 20, 56 << 10, 60 << 10, 256 << 10, 58, 0);
+    check(4 << 20, 56 << 10, 60 << 10, 1 << 20, 54, 0);
+    check(17 << 19, 120 << 10, 400 << 10, 64 << 10, 30, 5);
+}
+
+/// It is for unfinished frames: who holds output that nobody takes would only hold more of it.
+#[test]
+fn a_peer_that_does_not_read_gets_no_more_for_that() {
+    let net = Network::new(7, Knobs { buffer: 16 << 10, ..Knobs::default() });
+    let pool = net.pool("server", 1);
+    let memory = Arc::new(MemoryBudget::new(BUDGET));
+    let conn = ConnLimits { turn_frames: 1, ..ConnLimits::default() };
+    let options = ListenOptions { memory: Arc::clone(&memory), conn, ..ListenOptions::default() };
+    let listener = listen(&pool, "tcp://10.0.0.1:9", options, move |_| {
+        Script::new().frame(|cx, _| cx.output().write_bytes(vec![7; 30 << 10].into()))
+    });
+    let mut peers: Vec<_> = (0..20).map(|_| net.connect_raw(listener.url())).collect();
+    net.run_for(MS);
+    let ask = |peers: &mut Vec<RawPeer>| peers.iter_mut().for_each(|peer| _ = peer.write(&wire(b"more")));
+    while memory.used() < BUDGET / 4 * 3 {
+        ask(&mut peers);
+        net.run_for(MS);
+    }
+    net.run_for(100 * MS); // each has written what it had read
+    let before = memory.used();
+    for _ in 0..200 {
+        ask(&mut peers);
+        net.run_for(10 * MS);
+        assert!(memory.used() <= before, "{} bytes, and {before} before", memory.used());
+    }
+    assert_eq!(listener.connections(), 20);
 }

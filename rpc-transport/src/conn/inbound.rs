@@ -48,6 +48,8 @@ pub(crate) struct Inbound {
     pub(crate) frames_done: bool,
     /// What there is lies in memory of its size.
     fitted: bool,
+    /// How much that was when the block of the frame at the front was made to fit last.
+    fitted_at: usize,
     /// The block has room for all of a large frame, which has not come yet. Boxed: few connections have one, and idle ones pay for its room.
     pub(crate) announced: Option<Box<Announced>>,
     /// Bytes moved from block to block, not yet counted.
@@ -76,9 +78,23 @@ impl Inbound {
         }
     }
 
-    /// Bytes that it keeps from others and does not need.
+    /// Bytes that it keeps from others and does not need. A large frame has room to double since it was copied last: else one that
+    /// trickles would be copied as often as its peer is quiet.
     pub(crate) fn waste(&self) -> usize {
-        self.pinned() - self.len()
+        let len = self.len();
+        match len > BLOCK_SIZE && len / 2 < self.fitted_at {
+            true => 0,
+            false => self.pinned() - len,
+        }
+    }
+
+    /// About how much more it will keep from others when so many bytes more have come: a new block is twice the content, and an eighth.
+    pub(crate) fn growth(&self, bytes: usize) -> usize {
+        match &self.block {
+            _ if self.announced.is_some() => bytes,
+            Some(block) if !self.fitted && block.spare() >= bytes => 0,
+            _ => bytes.max(self.pinned() / 4 * 5),
+        }
     }
 
     /// Copies what there is into memory of its size if a quarter or less of the block is needed, or if `most` or more is wasted; not from a
@@ -92,8 +108,8 @@ impl Inbound {
             let len = block.len();
             block.resized(len)
         });
-        self.moved += self.len();
-        self.fitted = true;
+        (self.fitted, self.fitted_at) = (true, self.len());
+        self.moved += self.fitted_at;
     }
 
     /// There are frames to hand up without reading.
@@ -184,7 +200,7 @@ impl Inbound {
             self.need = 0;
         }
         if self.block.is_none() {
-            self.announced = None;
+            (self.announced, self.fitted_at) = (None, 0);
             self.partial_since = None;
         } else if self.partial_since.is_none() {
             self.partial_since = Some(now);
@@ -277,6 +293,28 @@ mod tests {
         let mut third = begun(20 << 10, FRAME);
         more(&mut third, &memory, 1);
         assert_eq!(third.pinned(), (20 << 10) + 1, "what one gives back another has");
+    }
+
+    /// I13: a byte now and then of a large frame had all of it copied twice each time.
+    #[test]
+    fn a_frame_that_trickles_is_copied_when_it_doubles() {
+        const LEN: usize = 5 << 20;
+        let memory = Arc::new(MemoryBudget::new(8 << 20)); // of which nothing is left for what is announced
+        let _others = memory.announce(8 << 20);
+        let mut inbound = begun(1000, LEN);
+        let mut len = 1000;
+        let mut trickle = |inbound: &mut Inbound, most: usize| {
+            inbound.shrink(4 << 10); // it has been quiet
+            let (block, _) = inbound.room(&memory);
+            let n = block.spare().min(most);
+            block.put_slice(&vec![7; n]);
+            len += n;
+            len
+        };
+        while trickle(&mut inbound, 20 << 10) < LEN / 2 {}
+        (0..1000).for_each(|_| _ = trickle(&mut inbound, 1));
+        assert!(all_there(&inbound, len));
+        assert!(inbound.moved <= 6 * len, "{} KiB moved for {} KiB", inbound.moved >> 10, len >> 10);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::Conn;
+use super::{Conn, Phase};
 use crate::error::CloseReason;
 
 /// Changes of the held bytes below this are not reported to the process's budget: a counter that all reactors share has
@@ -42,7 +42,7 @@ impl Conn {
 
     /// When there may be something to [give back](Conn::give_back) of a peer that is quiet.
     pub(super) fn recheck_at(&self, now: Instant) -> Option<Instant> {
-        let unread = (self.paused.by_memory || self.looked.is_some()).then_some(now);
+        let unread = self.is_held_back().then_some(now);
         let unfinished = (self.inbound.waste() >= ACCOUNT_STEP).then_some(self.heard);
         let untaken = self.stalled_since.filter(|_| !self.stuck);
         [unread, unfinished, untaken].into_iter().flatten().min().map(|since| since + RECHECK)
@@ -81,13 +81,15 @@ impl Conn {
         self.paused.by_memory = self.memory.is_tight() && self.accounted > share / 2;
     }
 
-    /// At a check of a connection that is not read for what it holds, and has not become smaller: lets it read a little more if there is
-    /// room, for an unfinished frame of it may be what all wait for; ends it if there is none, or others' work is refused for that. Time tells,
-    /// so this is not for a moment in which it has just written some output.
+    /// At a check of a connection that is not read for what it holds, and has not become smaller: ends it if others' work is refused for that.
+    /// Otherwise, if an unfinished frame is most of it, the others may wait for just that: it may read on while there is room, and ends
+    /// when there is none. Time tells, so this is not for a moment in which it has just written some output.
     pub(super) fn step_or_shed(&mut self, now: Instant) {
         self.pause_for_memory();
         if !self.paused.by_memory {
-            self.looked = None;
+            if self.looked.take().is_some() && !self.inbound.frames_done {
+                self.opened = now;
+            }
             return;
         }
         let before = match self.looked.as_deref() {
@@ -96,11 +98,36 @@ impl Conn {
         };
         self.looked = Some(Box::new((now, self.accounted)));
         if before.is_some_and(|before| self.accounted > before - before / 8) {
-            let is_full = self.memory.would_refuse_work_with(self.limits.turn_bytes) && !self.paused.frames_wait();
-            if is_full || self.memory.sheds() {
+            let unfinished = matches!(self.phase, Phase::Open)
+                && !self.paused.frames_wait()
+                && self.inbound.pinned() > self.accounted / 2;
+            if self.memory.sheds() || unfinished && !self.has_room_to_step() {
                 self.abort(CloseReason::Limit("max_buffered_bytes"));
             }
-            self.paused.by_memory = false; // until the next look
+            self.paused.by_memory = !unfinished; // until the next look
         }
+    }
+
+    /// How much it may read now, of `most`, as others have left it: nothing if memory has become tight and it holds more than its share, little
+    /// if it was let read on all the same.
+    pub(super) fn allowed(&mut self, most: usize) -> usize {
+        if self.looked.is_none() {
+            if self.memory.is_tight() {
+                self.pause_for_memory();
+            }
+            return most;
+        }
+        self.paused.by_memory |= !self.has_room_to_step();
+        self.limits.turn_bytes.min(most)
+    }
+
+    /// Whether it can read for a turn, and its block grow for that, without others' work being refused.
+    fn has_room_to_step(&self) -> bool {
+        !self.memory.would_refuse_work_with(self.inbound.growth(self.limits.turn_bytes))
+    }
+
+    /// Whether want of memory keeps it from being read, or allows it a little now and then.
+    pub(super) fn is_held_back(&self) -> bool {
+        self.paused.by_memory || self.looked.is_some()
     }
 }

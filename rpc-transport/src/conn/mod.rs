@@ -401,6 +401,7 @@ impl Entry {
             (false, 2..) => (bytes, turn.saturating_mul(TURNS_ALONE)),
             (false, _) => (bytes.saturating_mul(TURNS_ALONE), usize::MAX),
         };
+        budget = self.conn.allowed(budget);
         loop {
             while self.conn.has_frames_to_hand_up() && frames > 0 {
                 frames -= self.hand_up(now, frames).min(frames);

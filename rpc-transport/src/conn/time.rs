@@ -47,13 +47,14 @@ impl Conn {
         self.last_active.checked_add(self.limits.idle_timeout)
     }
 
-    /// Until when the first frame must be there. While its frames wait its peer cannot help it.
+    /// Until when the first frame must be there. While this side keeps it waiting its peer cannot help it.
     fn first_frame_at(&self) -> Option<Instant> {
-        let awaited = self.admission.is_some() && !self.inbound.frames_done && !self.was_paused;
+        let awaited = self.admission.is_some() && !self.inbound.frames_done && !self.was_paused && !self.is_held_back();
         awaited.then(|| self.opened.checked_add(self.limits.first_frame_timeout)).flatten()
     }
 
-    /// Until when more of an unfinished frame must be there; likewise.
+    /// Until when more of an unfinished frame must be there; likewise, but for want of memory: what has come of it may be what memory is
+    /// short of.
     fn partial_at(&self) -> Option<Instant> {
         let awaited = !self.inbound.has_frames() && !self.was_paused;
         awaited.then(|| self.inbound.give_up_at(self.limits.frame_progress)).flatten()
@@ -73,7 +74,7 @@ impl Conn {
                 self.abort(CloseReason::Limit("write_stall_timeout"))
             }
             Phase::Closing(_) => {} // nothing else may cut it short
-            Phase::Open if self.paused.by_memory && (passed(self.partial_at()) || passed(self.first_frame_at())) => {
+            Phase::Open if passed(self.partial_at()) && self.is_held_back() => {
                 self.abort(CloseReason::Limit("max_buffered_bytes"));
             }
             Phase::Open if passed(self.partial_at()) => self.close(CloseReason::Limit("frame_progress")),
