@@ -93,8 +93,8 @@ fn most_resident(connections: usize) -> u64 {
     (40 << 20) + 2 * (4 << 20) + 2048 * connections as u64
 }
 
-#[test]
-fn t28_five_hundred_greedy_clients_within_64_mib() {
+/// A server with these limits that is killed at [`CAP`], where such a cap can be had.
+fn capped(limits: &[&str]) -> Testee {
     let cap = match MemoryCap::new(CAP) {
         Ok(_) if sanitized() => None, // the sanitizer alone takes more
         Ok(cap) => Some(cap),
@@ -103,8 +103,16 @@ fn t28_five_hundred_greedy_clients_within_64_mib() {
             None
         }
     };
-    let args = LIMITS.iter().flat_map(|limit| ["--set", limit]);
-    let mut server = Testee::under(cap, BIN, &["tcp://127.0.0.1:0"], args);
+    under(cap, limits)
+}
+
+fn under(cap: Option<MemoryCap>, limits: &[&str]) -> Testee {
+    Testee::under(cap, BIN, &["tcp://127.0.0.1:0"], limits.iter().flat_map(|limit| ["--set", limit]))
+}
+
+#[test]
+fn t28_five_hundred_greedy_clients_within_64_mib() {
+    let mut server = capped(&LIMITS);
     let (fds, before) = (server.at_rest(), server.own_memory());
     let (over, served, refused) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
     let client = server.client();
@@ -169,14 +177,22 @@ fn t28_five_hundred_greedy_clients_within_64_mib() {
 
 /// What large frames that have come left behind must not stay resident under frames that are announced and never come: such memory is
 /// counted nowhere, and each round would add as much as the budget holds.
+///
+/// Once with the allocator as users have it, which is what gives such memory out again. Under a cap each large piece is a mapping of its own,
+/// so that the second time shows what a server has that is killed beyond 64 MiB, and less of this.
 #[test]
 fn t28_freed_memory_does_not_pile_up_under_announced_frames() {
+    let limits = ["max_frame_size=1MiB", "max_buffered_bytes=32MiB", "frame_progress=60s", "first_frame_timeout=60s"];
+    pile_up(&under(None, &limits));
+    let server = capped(&limits);
+    pile_up(&server);
+    assert_eq!(server.cap().map_or(0, MemoryCap::kills), 0, "never killed for memory");
+}
+
+fn pile_up(server: &Testee) {
     const ROUNDS: usize = 8;
     const SENDERS: usize = 12;
     const STALLERS: usize = 12;
-    let limits = ["max_frame_size=1MiB", "max_buffered_bytes=32MiB", "frame_progress=60s", "first_frame_timeout=60s"];
-    let args = limits.iter().flat_map(|limit| ["--set", limit]);
-    let server = Testee::under(None, BIN, &["tcp://127.0.0.1:0"], args);
     let before = server.own_memory();
     let mut frame = raw::request(1, "Echo", &raw::blob(&make(1, (1 << 20) - 64)));
     frame.pop();
@@ -200,11 +216,12 @@ fn t28_freed_memory_does_not_pile_up_under_announced_frames() {
         rss = rss.max(server.own_memory());
     }
     println!(
-        "T28: {} frames of 1 MiB that never come, after {} that came: own resident memory at most {} KiB ({} before)",
+        "T28: {} frames of 1 MiB that never come, after {} that came: own resident memory at most {} KiB ({} before){}",
         ROUNDS * STALLERS,
         ROUNDS * SENDERS,
         rss / 1024,
-        before / 1024
+        before / 1024,
+        server.cap().map_or(String::new(), |cap| format!(", peak in the group {} KiB of 64 MiB", cap.peak() / 1024))
     );
     let bound = before + resident(most_resident(ROUNDS * STALLERS + SENDERS));
     assert!(rss <= bound, "{rss} bytes resident, bound {bound}");
