@@ -191,3 +191,33 @@ fn a_peer_that_does_not_read_gets_no_more_for_that() {
     }
     assert_eq!(listener.connections(), 20);
 }
+
+/// Each that comes holds a little less than is large among those that hold something by then. Those who came first are large when others
+/// have come, and were never looked at again: together they held more than the limit, and others' calls were refused for it.
+#[test]
+fn many_that_hold_little_are_shed_when_they_hold_too_much_together() {
+    let net = Network::new(7, Knobs { buffer: 1 << 20, ..Knobs::default() });
+    let pool = net.pool("server", 1);
+    let memory = Arc::new(MemoryBudget::new(BUDGET));
+    let options = ListenOptions { memory: Arc::clone(&memory), ..ListenOptions::default() };
+    let (tell, ends) = mpsc::channel();
+    let listener = listen(&pool, "tcp://10.0.0.1:9", options, move |_| Script::new().end_to(tell.clone()));
+    let frame = wire(&vec![7; BUDGET]);
+    let mut most = 0;
+    let mut come = |n: usize| {
+        let mut peer = net.connect_raw(listener.url());
+        net.run_for(MS);
+        let little = BUDGET / n.max(4) / 2 - 200;
+        assert_eq!(peer.write(&frame[..little]), little);
+        net.run_for(2 * MS);
+        most = most.max(memory.used());
+        peer
+    };
+    let peers: Vec<_> = (1..=400).map(&mut come).collect();
+    net.run_for(1000 * MS);
+    net.audit(0).expect("it runs").expect("all is well");
+    assert!(!memory.refuses_work(), "{} bytes, once {most}", memory.used());
+    assert!(most < BUDGET / 2 * 3, "{most} bytes");
+    let ended = ends.try_iter().count();
+    assert!((1..peers.len() / 2).contains(&ended), "{ended} of {} ended", peers.len());
+}

@@ -40,12 +40,16 @@ impl Conn {
         }
     }
 
-    /// When there may be something to [give back](Conn::give_back) of a peer that is quiet.
+    /// When there may be something to [give back](Conn::give_back) of a peer that is quiet; and when its share may have become too large for it,
+    /// because others have come. Who holds what while little is in use needs no such look: all of that is a quarter, and with the half
+    /// that small shares come to it is less than is tight.
     pub(super) fn recheck_at(&self, now: Instant) -> Option<Instant> {
         let unread = self.is_held_back().then_some(now);
         let unfinished = (self.inbound.waste() >= ACCOUNT_STEP).then_some(self.heard);
         let untaken = self.stalled_since.filter(|_| !self.stuck);
-        [unread, unfinished, untaken].into_iter().flatten().min().map(|since| since + RECHECK)
+        let soon = [unread, unfinished, untaken].into_iter().flatten().min().map(|since| since + RECHECK);
+        let holds = self.accounted >= ACCOUNT_STEP && self.memory.used() >= self.memory.limit() / 4;
+        soon.into_iter().chain(holds.then(|| now + PATIENCE)).min()
     }
 
     /// Notes what is held, and what follows at once.
