@@ -12,12 +12,6 @@ fn no_seed_breaks_an_invariant() {
     }
 }
 
-/// Of what was found once and takes more seeds than a test run has: whole frames that memory waited for were not handed up.
-#[test]
-fn seeds_that_found_something() {
-    run(8519).unwrap_or_else(|violation| panic!("{violation}"));
-}
-
 /// I22: handlers that close, abort, panic and write whenever they like hear of everything once, and in order.
 #[test]
 fn no_seed_of_the_transport_alone_breaks_an_invariant() {
