@@ -77,6 +77,11 @@ impl Metadata {
         self.pairs.as_deref().map_or(&[], Vec::as_slice)
     }
 
+    /// Bytes of memory that the list of pairs has, without what the pairs refer to.
+    pub(crate) fn list_memory(&self) -> usize {
+        self.pairs.as_ref().map_or(0, |pairs| pairs.capacity() * size_of::<(Bytes, Bytes)>())
+    }
+
     /// Makes metadata of pairs in which keys may repeat, in time linear in their number.
     pub(crate) fn from_repeating(mut pairs: Vec<(Bytes, Bytes)>) -> Metadata {
         if pairs.is_empty() {

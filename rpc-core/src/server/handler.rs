@@ -11,7 +11,7 @@ use super::drain::{DRAIN, Drain, Reason};
 use super::reply::{self, ReplyTo};
 use super::runner::{Finished, Incoming, Started};
 use super::running::{CallKey, Running, RunningCall, What};
-use super::shared::{InFlight, OnReactor, Open, ServerShared, Table, TableEntry};
+use super::shared::{InFlight, LARGE_HEADER, OnReactor, Open, ServerShared, Table, TableEntry};
 use crate::error::{Error, Peer, Refusal, Sent};
 use crate::glitch::{Glitches, Verdict};
 use crate::metadata::Metadata;
@@ -31,6 +31,8 @@ pub(crate) struct ServerHandler {
     pub(super) peer: Peer,
     /// The last request's header: most have the same, which costs one comparison. Other connections may share it.
     info: Arc<RequestInfo>,
+    /// It is too large to be kept any longer than for a batch.
+    large: bool,
     /// The method that the last header and name led to.
     last: Option<u32>,
     /// The last request's header has a checksum, and checksums are compared here.
@@ -57,6 +59,7 @@ impl ServerHandler {
             table: None,
             peer,
             info: Arc::clone(&here.no_header),
+            large: false,
             last: None,
             checked: false,
             running: Running::default(),
@@ -207,7 +210,15 @@ impl ServerHandler {
     fn read_info(&mut self, info: &[u8]) -> Result<(), crate::InfoError> {
         self.info = self.here.read_header(info, &self.shared.limits.header())?;
         self.checked = self.shared.checksum && self.info.checksum().is_some();
+        self.large = self.info.memory() > LARGE_HEADER;
         Ok(())
+    }
+
+    /// As before the first request.
+    #[cold]
+    fn forget_info(&mut self) {
+        self.info = Arc::clone(&self.here.no_header);
+        (self.large, self.checked, self.last) = (false, false, None);
     }
 
     #[allow(clippy::too_many_arguments, reason = "the parts of one request, taken apart a moment ago")]
@@ -249,6 +260,7 @@ impl ServerHandler {
                 body,
                 to,
                 info: &self.info,
+                large: self.large,
                 peer: &self.peer,
                 now,
                 deadline,
@@ -409,6 +421,9 @@ impl Handler for ServerHandler {
     fn on_batch_end(&mut self, cx: &mut Cx<'_>) {
         if let Some(table) = self.table.take() {
             *self.here.table.lock() = Some(table);
+        }
+        if self.large {
+            self.forget_info();
         }
         self.pay(cx);
         self.go_on_draining(cx);

@@ -47,6 +47,8 @@ pub(crate) struct Incoming<'a> {
     pub(crate) body: &'a [u8],
     pub(crate) to: ReplyTo,
     pub(crate) info: &'a Arc<RequestInfo>,
+    /// The header is too large to be kept after the call.
+    pub(crate) large: bool,
     pub(crate) peer: &'a Peer,
     pub(crate) now: Instant,
     pub(crate) deadline: Option<Instant>,
@@ -115,6 +117,8 @@ struct Slot<S, Fut> {
     kept: Weak<Kept<S, Fut>>,
     polling: Arc<Polling>,
     runtime: Runtime,
+    /// It is not used again: what it keeps has the call's header, which is large.
+    once: bool,
     to: Option<(ConnId, CallKey, ReplyTo)>,
 }
 
@@ -139,6 +143,7 @@ where
         let (service, mut context) = slot.parts.take().unwrap_or_else(|| (Arc::clone(&self.service), Context::take()));
         context.receive(self.method, call.peer, call.info, call.now, call.deadline);
         slot.inherited.set(call.deadline, call.info.persistent());
+        slot.once = call.large;
         if !Arc::ptr_eq(&slot.cancellation, context.cancellation()) {
             slot.cancellation = Arc::clone(context.cancellation());
         }
@@ -151,13 +156,13 @@ where
             Polled::Ready(result, mut backward) => {
                 *call.reserved = Some(reserved);
                 slot.write(cx, call.to, &mut backward, result);
-                self.spare = Some(slot);
+                self.keep(slot);
                 Started::Done
             }
             Polled::Panicked => {
                 *call.reserved = Some(reserved);
                 slot.write(cx, call.to, &mut Metadata::new(), Err::<R, _>(panicked()));
-                self.spare = Some(slot);
+                self.keep(slot);
                 Started::Done
             }
             Polled::Pending => match (call.in_flight)() {
@@ -173,7 +178,7 @@ where
                     // It has begun, so it is not called unexecuted.
                     let error = Error::from(refusal).with_sent(Sent::Maybe);
                     slot.write(cx, call.to, &mut Metadata::new(), Err::<R, _>(error));
-                    self.spare = Some(slot);
+                    self.keep(slot);
                     Started::Done
                 }
             },
@@ -197,8 +202,17 @@ impl<S, Prepare, Run, Fut> Local<S, Prepare, Run, Fut> {
             kept: Arc::downgrade(&self.kept),
             polling: Arc::clone(&self.polling),
             runtime: self.runtime.clone(),
+            once: false,
             to: None,
         })
+    }
+
+    /// For the next call.
+    #[inline]
+    fn keep(&mut self, slot: Box<Slot<S, Fut>>) {
+        if !slot.once {
+            self.spare = Some(slot);
+        }
     }
 }
 
@@ -298,6 +312,9 @@ where
     fn finished(mut self: Box<Self>) {
         self.clear();
         self.to = None;
+        if self.once {
+            return;
+        }
         if let Some(kept) = self.kept.upgrade() {
             let mut kept = kept.lock();
             if kept.len() < KEPT {

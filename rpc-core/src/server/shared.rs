@@ -34,6 +34,10 @@ pub(crate) struct ServerShared {
     pub(super) closed: Condvar,
 }
 
+/// Memory of a header, in bytes, above which it is its calls' alone. A smaller one stays for the calls that follow: it costs a comparison
+/// then. No limit counts these, and there is one with every connection and with every box that a future ran in.
+pub(super) const LARGE_HEADER: usize = 1 << 10;
+
 /// What a server has on one reactor.
 pub(crate) struct OnReactor {
     /// Taken out while a batch is handled.
@@ -41,7 +45,7 @@ pub(crate) struct OnReactor {
     pub(crate) counters: Counters,
     /// What a connection has before its first request.
     pub(super) no_header: Arc<RequestInfo>,
-    /// The header that was read last. Connections of one client mostly have the same, and share it.
+    /// The header that was read last, of those that are not large. Connections of one client mostly have the same, and share it.
     pub(super) last_header: Mutex<Arc<RequestInfo>>,
     /// Tables for connections whose calls do not all end at once.
     pub(super) spare: SpareTables,
@@ -65,10 +69,14 @@ impl OnReactor {
     /// Reads a header, if it is not the one that was read last.
     pub(super) fn read_header(&self, info: &[u8], limits: &HeaderLimits) -> Result<Arc<RequestInfo>, InfoError> {
         let mut last = self.last_header.lock();
-        if last.raw() != info {
-            *last = Arc::new(RequestInfo::parse(info, limits)?);
+        if last.raw() == info {
+            return Ok(Arc::clone(&last));
         }
-        Ok(Arc::clone(&last))
+        let read = Arc::new(RequestInfo::parse(info, limits)?);
+        if read.memory() <= LARGE_HEADER {
+            *last = Arc::clone(&read);
+        }
+        Ok(read)
     }
 }
 

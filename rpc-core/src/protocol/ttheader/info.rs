@@ -226,6 +226,13 @@ impl RequestInfo {
         self.raw.get(range.clone()).filter(|text| !text.is_empty())
     }
 
+    /// Bytes of memory that it keeps, about: pairs of metadata are slices of a copy of the section.
+    pub(crate) fn memory(&self) -> usize {
+        let pairs = self.persistent.list_memory() + self.transient.list_memory();
+        let copy = if pairs > 0 { self.raw.len() } else { 0 };
+        size_of::<RequestInfo>() + self.raw.capacity() + copy + pairs
+    }
+
     /// The bytes it was made of.
     pub fn raw(&self) -> &[u8] {
         &self.raw
