@@ -187,14 +187,25 @@ impl ListenerHandle {
     /// still taken in; but not those beyond `max_connections`, nor any more once accepting fails for want of a descriptor or of memory
     /// (`EMFILE`, `ENFILE`): the kernel resets what it still holds then.
     pub fn close(&self) {
-        if !self.shared.closed.swap(true, Ordering::AcqRel) {
-            let index = self.index;
-            let under_way = Arriving::new(&self.shared);
-            self.reactor.run(move || {
+        self.close_and_then(|_| ());
+    }
+
+    /// [`ListenerHandle::close`], and once nobody can connect any more [`ListenerHandle::shut_down_connections`]: a peer that was told to go
+    /// before that might connect here anew, and be reset with what it had sent.
+    pub fn shut_down(&self) {
+        self.close_and_then(ask_to_finish);
+    }
+
+    fn close_and_then(&self, then: impl FnOnce(&Arc<ListenerShared>) + Send + 'static) {
+        let opened = !self.shared.closed.swap(true, Ordering::AcqRel);
+        let (index, shared, under_way) = (self.index, Arc::clone(&self.shared), Arriving::new(&self.shared));
+        self.reactor.run(move || {
+            if opened {
                 close(index);
-                drop(under_way);
-            });
-        }
+            }
+            then(&shared);
+            drop(under_way);
+        });
     }
 
     /// Whether who has connected by now may still be without a handler. After [`ListenerHandle::close`] it becomes false soon,
@@ -205,30 +216,33 @@ impl ListenerHandle {
 
     /// Asks every connection to finish and close: [`Handler::on_shutdown`].
     pub fn shut_down_connections(&self) {
-        self.each_connection(|id| {
-            conn::visit(id, |pipeline, cx| pipeline.on_shutdown(cx));
-        });
+        ask_to_finish(&self.shared);
     }
 
     /// Ends every connection at once; after [`ListenerHandle::close`] also those that are still being taken in.
     pub fn abort_connections(&self, why: &'static str) {
         // Seen where they arrive, or else they have arrived by the time what follows runs there.
         self.shared.over.fetch_or(self.shared.closed.load(Ordering::Acquire), Ordering::AcqRel);
-        self.each_connection(move |id| conn::kill(id, crate::CloseReason::Local(why)));
+        each_connection(&self.shared, move |id| conn::kill(id, crate::CloseReason::Local(why)));
     }
+}
 
-    fn each_connection(&self, f: impl Fn(crate::ConnId) + Send + Clone + 'static) {
-        for reactor in &self.shared.reactors {
-            let shared = Arc::clone(&self.shared);
-            let f = f.clone();
-            reactor.run(move || {
-                for id in with(|core| core.conns.ids()) {
-                    if with(|core| core.conns.get(id).is_some_and(|entry| entry.is_of(&shared))) {
-                        f(id);
-                    }
+fn ask_to_finish(shared: &Arc<ListenerShared>) {
+    each_connection(shared, |id| {
+        conn::visit(id, |pipeline, cx| pipeline.on_shutdown(cx));
+    });
+}
+
+fn each_connection(shared: &Arc<ListenerShared>, f: impl Fn(crate::ConnId) + Send + Clone + 'static) {
+    for reactor in &shared.reactors {
+        let (shared, f) = (Arc::clone(shared), f.clone());
+        reactor.run(move || {
+            for id in with(|core| core.conns.ids()) {
+                if with(|core| core.conns.get(id).is_some_and(|entry| entry.is_of(&shared))) {
+                    f(id);
                 }
-            });
-        }
+            }
+        });
     }
 }
 

@@ -35,6 +35,28 @@ fn who_had_connected_before_the_end_is_served() {
     }
 }
 
+/// A peer that was told to go before the listener was closed connected anew, and was reset with the calls that it had sent.
+#[test]
+fn nobody_is_told_to_go_who_could_still_connect() {
+    let pool = pool(2);
+    let listener = serve(&pool, |_| Script::new());
+    let mut sockets: Vec<_> = (0..4).map(|_| dial(&listener)).collect();
+    until("they are placed", || pool.handles().iter().all(|reactor| reactor.stats().connections.get() == 2));
+    let go = hold(&pool.handles()[0]); // which has the listener
+    listener.shut_down();
+    on(&pool.handles()[1], || ()); // what it was asked for by now is done
+    for socket in &mut sockets {
+        socket.set_nonblocking(true).unwrap();
+        assert_eq!(socket.read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock, "nothing is said yet");
+        socket.set_nonblocking(false).unwrap();
+    }
+    drop(go);
+    for socket in &mut sockets {
+        assert_eq!(socket.read(&mut [0]).unwrap(), 0);
+        assert!(std::net::TcpStream::connect(socket.peer_addr().unwrap()).is_err(), "nobody listens");
+    }
+}
+
 /// Those that the listener's reactor handed to another after that one had ended all of its own stayed, without a listener and with nobody who
 /// knew of them.
 #[test]

@@ -129,10 +129,7 @@ impl ServerHandle {
     /// The first step of [`ServerHandle::shutdown`], which does not wait: stops accepting, and asks every connection to finish.
     pub fn begin_shutdown(&self) {
         self.0.shared.draining.store(true, Ordering::Release);
-        for listener in &self.0.listeners {
-            listener.close();
-            listener.shut_down_connections();
-        }
+        self.0.listeners.iter().for_each(ListenerHandle::shut_down);
     }
 
     /// The last step of [`ServerHandle::shutdown`]: cuts the connections that are left.
