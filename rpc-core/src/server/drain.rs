@@ -167,6 +167,8 @@ impl ServerHandler {
                 write_goodbye(cx.output());
                 self.arm_drain(cx, GOODBYE_LINGER);
             }
+            // One that has asked nothing yet may multiplex, and write in a moment.
+            Step::Tell(Kind::OneByOne) if self.calls == 0 => self.arm_drain(cx, GOODBYE_LINGER),
             Step::Tell(Kind::OneByOne) => self.arm_drain(cx, PING_PONG_LINGER),
             Step::Close => cx.close_when_read(self.reason.closes()),
         }
