@@ -22,7 +22,7 @@ use support::{AnyServer, Blob, bind, dial, eventually, read_raw};
 const CONNECTIONS: usize = 256;
 
 /// What a header may leave with a connection without calls, in bytes.
-const EACH: usize = 1 << 10;
+const EACH: usize = 2 << 10;
 
 /// Calls at once.
 const BURST: i32 = 1024;
@@ -121,7 +121,7 @@ fn large_headers_leave_nothing_behind() {
     call(&mut dial(&server), &request(1, b"large", 127, 490));
 
     //                     pairs  bytes of each value
-    for (pairs, value) in [(127, 490), (1, 60_000), (127, 10), (24, 10), (8, 30), (3, 20)] {
+    for (pairs, value) in [(127, 490), (1, 60_000), (127, 10), (24, 10), (12, 30), (8, 30), (3, 20)] {
         let before = held();
         for socket in &mut sockets {
             // Alone, and in a batch with another one.

@@ -36,7 +36,7 @@ pub(crate) struct ServerShared {
 
 /// Memory of a header, in bytes, above which it is its calls' alone. A smaller one stays for the calls that follow: it costs a comparison
 /// then. No limit counts these, and there is one with every connection and with every box that a future ran in.
-pub(super) const LARGE_HEADER: usize = 1 << 10;
+pub(super) const LARGE_HEADER: usize = 2 << 10;
 
 /// What a server has on one reactor.
 pub(crate) struct OnReactor {
