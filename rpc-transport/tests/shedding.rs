@@ -160,7 +160,7 @@ fn unfinished_frames_that_hold_the_memory_do_not_wait_for_each_other() {
     };
     //    budget   first      frame      turn_bytes  whole, looks at which work is refused
     check(4 << 20, 56 << 10, 60 << 10, 256 << 10, 58, 0);
-    check(4 << 20, 56 << 10, 60 << 10, 1 << 20, 54, 0);
+    check(4 << 20, 56 << 10, 60 << 10, 1 << 20, 58, 0);
     check(17 << 19, 120 << 10, 400 << 10, 64 << 10, 30, 5);
 }
 

@@ -80,6 +80,7 @@ impl<F: Framing + 'static, H: Handler> Framed<F, H> {
         }
         if end > 0 {
             inbound.batch = block.split_to(end);
+            inbound.fitted_at = 0;
         }
         Ok(error)
     }

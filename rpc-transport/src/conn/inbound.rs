@@ -48,8 +48,8 @@ pub(crate) struct Inbound {
     pub(crate) frames_done: bool,
     /// What there is lies in memory of its size.
     fitted: bool,
-    /// How much that was when the block of the frame at the front was made to fit last.
-    fitted_at: usize,
+    /// How much that was when the block of the frame at the front was made to fit last; 0: it has not been.
+    pub(crate) fitted_at: usize,
     /// The block has room for all of a large frame, which has not come yet. Boxed: few connections have one, and idle ones pay for its room.
     pub(crate) announced: Option<Box<Announced>>,
     /// Bytes moved from block to block, not yet counted.
@@ -88,13 +88,30 @@ impl Inbound {
         }
     }
 
-    /// About how much more it will keep from others when so many bytes more have come: a new block is twice the content, and an eighth.
+    /// About how much more it will keep from others when so many bytes more have come.
     pub(crate) fn growth(&self, bytes: usize) -> usize {
-        match &self.block {
-            _ if self.announced.is_some() => bytes,
-            Some(block) if !self.fitted && block.spare() >= bytes => 0,
-            _ => bytes.max(self.pinned() / 4 * 5),
+        let Some(block) = &self.block else { return bytes.max(BLOCK_SIZE) };
+        let bytes = match self.need {
+            0 => bytes,
+            need => bytes.min(need.saturating_sub(block.len()) + READ_AFTER_LARGE),
+        };
+        if self.announced.is_some() {
+            return bytes;
         }
+        match !self.fitted && block.spare() >= bytes {
+            true => 0,
+            // An exact block is larger by up to an eighth.
+            false => (self.room_in_steps(block.len()) / 8 * 9).saturating_sub(self.pinned()),
+        }
+    }
+
+    /// The size of the next block for content of that length: what the frame needs, and no more than twice the content.
+    fn room_in_steps(&self, len: usize) -> usize {
+        self.room_at_once(len).clamp(BLOCK_SIZE, 2 * len.max(BLOCK_SIZE))
+    }
+
+    fn room_at_once(&self, len: usize) -> usize {
+        self.need.max(len + MIN_READ) + READ_AFTER_LARGE
     }
 
     /// Copies what there is into memory of its size if a quarter or less of the block is needed, or if `most` or more is wasted; not from a
@@ -176,7 +193,7 @@ impl Inbound {
     /// The content of `block` in a block with room for the rest of its frame; or, when too much is announced by others already, in
     /// one of twice the content.
     fn moved(&mut self, block: Block, memory: &Arc<MemoryBudget>) -> Block {
-        let room = self.need.max(block.len() + MIN_READ) + READ_AFTER_LARGE;
+        let room = self.room_at_once(block.len());
         let fresh = Block::take();
         let mut roomy = if fresh.spare() >= room {
             fresh
@@ -185,8 +202,7 @@ impl Inbound {
             if room > BLOCK_SIZE {
                 self.announced = memory.announce(self.need.saturating_sub(block.len())).map(Box::new);
             }
-            let granted = if self.announced.is_some() { room } else { room.min(2 * block.len().max(BLOCK_SIZE)) };
-            Block::exact(granted)
+            Block::exact(if self.announced.is_some() { room } else { self.room_in_steps(block.len()) })
         };
         roomy.put_slice(block.as_slice());
         block.release();

@@ -102,13 +102,13 @@ impl Conn {
         };
         self.looked = Some(Box::new((now, self.accounted)));
         if before.is_some_and(|before| self.accounted > before - before / 8) {
-            let unfinished = matches!(self.phase, Phase::Open)
-                && !self.paused.frames_wait()
-                && self.inbound.pinned() > self.accounted / 2;
-            if self.memory.sheds() || unfinished && !self.has_room_to_step() {
+            let unfinished = self.inbound.pinned() > self.accounted / 2;
+            let would_read = matches!(self.phase, Phase::Open) && !self.paused.frames_wait();
+            if self.memory.sheds() || would_read && unfinished && !self.has_room_to_step() {
                 self.abort(CloseReason::Limit("max_buffered_bytes"));
             }
-            self.paused.by_memory = !unfinished; // until the next look
+            // Until the next look. What a client reads makes no output, and its server may wait for just that.
+            self.paused.by_memory = !(would_read && (unfinished || self.admission.is_none()));
         }
     }
 
