@@ -134,7 +134,8 @@ impl Lane {
     fn begin(&'static self, url: &str, first: u32, warm: &Arc<AtomicU32>) -> Vec<JoinHandle<Log>> {
         let url = url.to_owned();
         let client = move |lane: &Lane| {
-            let builder = Channel::builder(&url).connections(lane.connections.max(1));
+            // 50 sleeps, two at a time, are 1.5 s, and more on a busy machine: the time of a call is no matter of this test.
+            let builder = Channel::builder(&url).connections(lane.connections.max(1)).timeout(3 * LIMIT);
             let builder = if lane.what == "ping-pong" { builder.ping_pong() } else { builder };
             TesteeClient::new(builder.build().expect("a channel"))
         };
