@@ -165,6 +165,29 @@ fn calls_behind_a_timed_out_one_go_to_another_connection() {
     assert_eq!(channel.stats().connects.get(), 2);
 }
 
+/// However many of those before it do: a call that has time was given up with its sixth connection.
+#[test]
+fn a_call_outlives_more_connections_than_it_may_try_at_once() {
+    let (tell, held) = mpsc::channel();
+    let tell = Mutex::new(tell);
+    let url = peer(move |_, socket| answer_others(&socket, &tell, b""));
+    let channel = Channel::builder(url).ping_pong().connections(1).pool(one_reactor()).build().unwrap();
+    let reactor = channel.reactors().next().unwrap().clone();
+    let (tell, ends) = mpsc::channel();
+    let begin = |payload, timeout| {
+        let (call, tell) = (call(&channel, payload, timeout), tell.clone());
+        reactor.spawn(async move { drop(tell.send(call.await)) });
+    };
+    // One after the other is on the wire, and its end is the connection's.
+    (1..=8).for_each(|n| begin(b"held", n * Duration::from_millis(150)));
+    begin(b"patient", LIMIT);
+    for _ in 0..8 {
+        assert_eq!(ends.recv_timeout(LIMIT).unwrap().unwrap_err().code(), Code::DeadlineExceeded);
+    }
+    assert_eq!(&ends.recv_timeout(LIMIT).unwrap().expect("it has moved on each time")[..], b"patient");
+    assert!(held.try_iter().count() <= 8);
+}
+
 /// Callers choose a connection faster than reactors hear of it.
 #[test]
 fn a_ping_pong_pool_is_used_by_callers_elsewhere() {

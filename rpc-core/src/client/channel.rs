@@ -27,6 +27,9 @@ const BACKOFF_MAX: Duration = Duration::from_secs(2);
 /// How often a call that met a dying connection moves on to another, unsent, before it fails.
 const MOVES: usize = 4;
 
+/// After as much time it may move once more.
+const MOVE_AGAIN: Duration = Duration::from_millis(100);
+
 /// Cells kept for reuse by one channel.
 const CELLS_KEPT: usize = 4096;
 
@@ -270,9 +273,10 @@ impl ChannelInner {
         }
     }
 
-    /// How often a call that no connection took is tried again.
-    pub(crate) fn moves(&self) -> usize {
-        MOVES + self.endpoints.len()
+    /// How often a call that no connection took may have been tried again by then: a few times at once, and now and then for as long as it
+    /// has time. What ended those connections may be other calls, which gave up while this one waited behind them.
+    pub(crate) fn moves_in(&self, time: Duration) -> usize {
+        MOVES + self.endpoints.len() + (time.as_millis() / MOVE_AGAIN.as_millis()) as usize
     }
 
     /// The slot's connection, made now if there is none. Only on the slot's reactor.

@@ -107,7 +107,8 @@ impl<'a> Wire<'a> {
                         return Poll::Ready(Err(expired(spec.timeout)));
                     }
                     self.moves += 1;
-                    if self.moves > self.channel.moves() {
+                    let since = local::now().saturating_duration_since(self.started);
+                    if self.moves > self.channel.moves_in(since) {
                         let text = "each of several connections ended before the request could be sent";
                         return Poll::Ready(Err(Error::closed(text).with_sent(Sent::No).with_phase(Phase::Queue)));
                     }
@@ -268,7 +269,10 @@ impl Drop for Moved {
         if slot.reactor.is_current() && tell().is_some() {
             return;
         }
-        let gone = || Found::Done(Err(Error::closed("the reactor stopped")));
+        let gone = || {
+            let error = Error::closed("the reactor stopped").with_phase(Phase::Wait).with_sent(Sent::Maybe);
+            Found::Done(Err(error.with_id(self.seq.to_wire())))
+        };
         let found = slot.adopt(self.conn, self.seq).unwrap_or_else(gone);
         if let Some(waker) = self.cell.complete(found) {
             waker.wake();
