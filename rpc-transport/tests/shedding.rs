@@ -6,7 +6,7 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use rpc_transport::testing::{Knobs, Network, RawPeer, Received};
-use rpc_transport::{ConnLimits, ListenOptions, MemoryBudget};
+use rpc_transport::{ConnLimits, Connector, ListenOptions, MemoryBudget, Url};
 use support::*;
 
 const MS: Duration = Duration::from_millis(1);
@@ -220,4 +220,34 @@ fn many_that_hold_little_are_shed_when_they_hold_too_much_together() {
     assert!(most < BUDGET / 2 * 3, "{most} bytes");
     let ended = ends.try_iter().count();
     assert!((1..peers.len() / 2).contains(&ended), "{ended} of {} ended", peers.len());
+}
+
+/// What a client reads makes no output, and its server may take its output only when the replies have been read: a client whose output is most
+/// of what it holds is read on, in a budget of less than a turn's bytes, too. Both waited until a call's time was over.
+#[test]
+fn a_client_reads_whatever_its_output_holds() {
+    const LIMIT: usize = 20 << 10;
+    let net = Network::new(7, Knobs { buffer: 600, ..Knobs::default() });
+    let pool = net.pool("client", 1);
+    let memory = Arc::new(MemoryBudget::new(LIMIT));
+    let connector = Connector { memory: Arc::clone(&memory), ..Connector::default() };
+    let (tell, frames) = mpsc::channel();
+    let handler = Script::new()
+        .open(|cx| cx.output().write_bytes(vec![7; 16 << 10].into()))
+        .frame(move |_, _| tell.send(()).expect("it is counted"));
+    let url: Url = "tcp://10.0.0.1:9".parse().expect("a URL");
+    let mut listener = net.listen_raw(&url);
+    let endpoint = url.resolve().expect("numeric").remove(0);
+    pool.handles()[0].run(move || _ = connector.connect(&endpoint, framing(), handler));
+    net.run_for(100 * MS);
+    let mut server = listener.accept().expect("it connects");
+    assert!((LIMIT / 4 * 3..LIMIT / 100 * 95).contains(&memory.used()), "memory is short: {} bytes", memory.used());
+    let replies = wire(&[7; 100]).repeat(100);
+    let mut written = 0;
+    for _ in 0..200 {
+        written += server.write(&replies[written..]);
+        net.run_for(10 * MS);
+        net.audit(0).expect("it runs").expect("all is well");
+    }
+    assert_eq!(frames.try_iter().count(), 100);
 }

@@ -102,7 +102,7 @@ impl Conn {
         };
         self.looked = Some(Box::new((now, self.accounted)));
         if before.is_some_and(|before| self.accounted > before - before / 8) {
-            let unfinished = self.inbound.pinned() > self.accounted / 2;
+            let unfinished = self.is_mostly_input();
             let would_read = matches!(self.phase, Phase::Open) && !self.paused.frames_wait();
             if self.memory.sheds() || would_read && unfinished && !self.has_room_to_step() {
                 self.abort(CloseReason::Limit("max_buffered_bytes"));
@@ -121,8 +121,12 @@ impl Conn {
             }
             return most;
         }
-        self.paused.by_memory |= !self.has_room_to_step();
+        self.paused.by_memory |= self.is_mostly_input() && !self.has_room_to_step();
         self.limits.turn_bytes.min(most)
+    }
+
+    fn is_mostly_input(&self) -> bool {
+        self.inbound.pinned() > self.accounted / 2
     }
 
     /// Whether it can read for a turn, and its block grow for that, without others' work being refused.
