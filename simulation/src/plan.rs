@@ -153,6 +153,10 @@ impl Plan {
             for limits in limits.chain(clients.iter_mut().map(|client| &mut client.limits)) {
                 limits.retain(|(name, _)| PATIENT.contains(name));
             }
+            // A server that goes waits for a second until its last words are read.
+            for client in &mut clients {
+                client.limits.retain(|(name, value)| *name != "turn_bytes" || value != "1");
+            }
         }
         let span = one_of(rng, &[Duration::from_millis(5), Duration::from_millis(100), Duration::from_secs(3)]);
         let mut events = Vec::new();
