@@ -454,7 +454,7 @@ fn the_largest_reply_fits_into_an_output_just_below_write_high() {
         let set = [("max_frame_size", &max[..]), ("write_low", "1"), ("write_high", &high_text), ("write_hard", "1")];
         let server = support::bind(service, &set);
         let mut socket = support::negotiated(&server);
-        let ask = |seq, len: usize| support::raw_request(seq, len.to_string().into_bytes().leak());
+        let ask = |seq, len: usize| support::raw_request(seq, len.to_string().as_bytes());
         // What a reply has besides its payload, with its length field.
         socket.write_all(&ask(2, 5_000)).expect("it reads");
         let besides = read_raw(&mut socket).expect("a reply").frame.len() - 5_000;

@@ -545,8 +545,9 @@ fn a_stopped_pool_leaves_nothing_behind() {
                 drop(held);
             });
         }
-        // All of them: one that has not been accepted has no end at the server.
-        until("there is load", || listener.connections() == 8 && client_reactor.stats().frames.get() > 100);
+        // All of them: one that has not been accepted, or is still on its way to its reactor, has no end at the server.
+        let at_server = || server.handles().iter().map(|reactor| reactor.stats().connections.get()).sum::<u64>();
+        until("there is load", || at_server() == 8 && client_reactor.stats().frames.get() > 100);
         let stop = Arc::new(AtomicBool::new(false));
         let submitters: Vec<_> = (0..2)
             .map(|_| {

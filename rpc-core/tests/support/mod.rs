@@ -219,8 +219,8 @@ pub fn raw_reply(seq: i32, body: &[u8]) -> Vec<u8> {
 }
 
 /// A request of a multiplexing client.
-pub fn raw_request(seq: i32, payload: &'static [u8]) -> Vec<u8> {
-    let body = prost::Message::encode_to_vec(&Blob { payload: Bytes::from_static(payload) });
+pub fn raw_request(seq: i32, payload: &[u8]) -> Vec<u8> {
+    let body = prost::Message::encode_to_vec(&Blob { payload: Bytes::copy_from_slice(payload) });
     raw_frame(1, seq, MessageType::Call, &body)
 }
 
