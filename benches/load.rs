@@ -8,7 +8,7 @@ use clap::Parser;
 fn main() -> ExitCode {
     let Load { command, run: args } = Load::parse();
     let done = match &command {
-        None => run(&args).and_then(|report| report.print(args.json)),
+        None => run(&args).and_then(|report| report.print(args.run.json)),
         Some(Command::Server(args)) => serve(args),
         Some(Command::Table(args)) => table(args),
         Some(Command::Instructions(args)) => instructions(args),

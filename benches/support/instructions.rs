@@ -5,7 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::Failure;
-use crate::args::{InstructionsArgs, RunArgs};
+use crate::args::{InstructionsArgs, LoadArgs};
+
+/// Calls of the shorter run, if nothing else is said.
+const CALLS: u64 = 5000;
 
 /// Counts, and prints the result.
 ///
@@ -17,33 +20,40 @@ pub fn instructions(args: &InstructionsArgs) -> Result<(), Failure> {
     let counted = count(args, &dir);
     fs::remove_dir_all(&dir)?;
     let [client, server] = counted?;
-    println!("{}: instructions a call: client {client}, server {server}, both {}", args.run.case(), client + server);
+    println!(
+        "{} {}: instructions a call: client {client}, server {server}, both {}",
+        args.run.run.case(),
+        args.run.client.name(),
+        client + server
+    );
     Ok(())
 }
 
 fn count(args: &InstructionsArgs, dir: &Path) -> Result<[u64; 2], Failure> {
-    let once = under_callgrind(&args.run, args.calls, dir)?;
-    let twice = under_callgrind(&args.run, args.calls * 2, dir)?;
+    let calls = args.run.run.calls.unwrap_or(CALLS);
+    let once = under_callgrind(&args.run, calls, dir)?;
+    let twice = under_callgrind(&args.run, calls * 2, dir)?;
     if let Some(keep) = &args.keep {
         fs::create_dir_all(keep)?;
         for side in ["client.out", "server.out"] {
             fs::copy(dir.join(side), keep.join(side))?;
         }
     }
-    Ok([0, 1].map(|side| twice[side].saturating_sub(once[side]) / args.calls))
+    Ok([0, 1].map(|side| twice[side].saturating_sub(once[side]) / calls))
 }
 
 /// Instructions of the client and of the server.
-fn under_callgrind(run: &RunArgs, calls: u64, dir: &Path) -> Result<[u64; 2], Failure> {
+fn under_callgrind(load: &LoadArgs, calls: u64, dir: &Path) -> Result<[u64; 2], Failure> {
     let files: [PathBuf; 2] = ["client.out", "server.out"].map(|side| dir.join(side));
     let callgrind = |file: &Path| {
         let file = format!("--callgrind-out-file={}", file.display());
         ["--tool=callgrind", "-q", "--fair-sched=yes", &file].map(str::to_owned)
     };
     let under = format!("valgrind {}", callgrind(&files[1]).join(" "));
-    let run = RunArgs { calls: Some(calls), server_under: Some(under), ..run.clone() };
+    let mut load = load.clone();
+    (load.run.calls, load.run.server_under) = (Some(calls), Some(under));
     let mut command = Command::new("valgrind");
-    command.args(callgrind(&files[0])).arg(std::env::current_exe()?).args(run.to_command_line());
+    command.args(callgrind(&files[0])).arg(std::env::current_exe()?).args(load.to_command_line());
     let status = command.stdin(Stdio::null()).stdout(Stdio::null()).status()?;
     if !status.success() {
         return Err(format!("the run under callgrind ended with {status}").into());

@@ -1,14 +1,13 @@
 //! What a loop sends, and how it checks what comes back.
 
-use std::collections::HashMap;
-
+use bench_driver::{Line, Order, orders, payloads};
 use bytes::Bytes;
 use rpc_core::Call;
 
 use crate::idl::testee::{self, Blob, Item, TesteeClient};
 
 /// One loop's calls: all alike, and unlike those of any other loop, so that a reply that went astray is noticed.
-pub trait Method: Send + 'static {
+pub trait Method: Send + Sync + 'static {
     /// Sent and expected back.
     type Message: prost::Message + Default + PartialEq + 'static;
 
@@ -34,15 +33,8 @@ pub struct Echo(Bytes);
 impl Method for Echo {
     type Message = Blob;
 
-    /// Each loop's payload is a window of one buffer, one byte further than its neighbour's.
     fn for_loops(payload: usize, of: usize) -> Vec<Self> {
-        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-        let noise = (0..payload + of).map(|_| {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (state >> 56) as u8
-        });
-        let noise: Bytes = noise.collect();
-        (0..of).map(|index| Echo(noise.slice(index..index + payload))).collect()
+        payloads(payload, of).into_iter().map(Echo).collect()
     }
 
     fn request(&self) -> Blob {
@@ -66,28 +58,15 @@ impl Method for Mixed {
     type Message = testee::Mixed;
 
     fn for_loops(payload: usize, of: usize) -> Vec<Self> {
-        let item = |n: usize| Item {
-            sku: format!("SKU-{n:06}"),
-            quantity: n as u32 + 1,
-            price: 9.95 + n as f64,
-            tags: vec!["new".to_owned(), "fragile".to_owned()],
+        let item = |line: Line| Item { sku: line.sku, quantity: line.quantity, price: line.price, tags: line.tags };
+        let message = |order: Order| testee::Mixed {
+            id: order.id,
+            created_ms: order.created_ms,
+            items: order.lines.into_iter().map(item).collect(),
+            labels: order.labels.into_iter().collect(),
+            paid: order.paid,
         };
-        let order = |index: usize| {
-            let labels =
-                HashMap::from([("region".to_owned(), "north".to_owned()), ("tier".to_owned(), "gold".to_owned())]);
-            let mut order = testee::Mixed {
-                id: format!("order-{index:08}"),
-                created_ms: 1_700_000_000_000 + index as i64,
-                items: vec![item(0)],
-                labels,
-                paid: index.is_multiple_of(2),
-            };
-            while prost::Message::encoded_len(&order) < payload {
-                order.items.push(item(order.items.len()));
-            }
-            order
-        };
-        (0..of).map(|index| Mixed(order(index))).collect()
+        orders(payload, of).into_iter().map(|order| Mixed(message(order))).collect()
     }
 
     fn request(&self) -> testee::Mixed {

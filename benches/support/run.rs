@@ -1,90 +1,22 @@
-//! One measurement, from the server's start to its report.
+//! One measurement of ours, or of the floor.
 
-use std::thread;
-use std::time::{Duration, Instant};
+use bench_driver::Report;
 
-use crate::args::{Client, MethodName, RunArgs};
-use crate::client::{self, Loops};
+use crate::args::{Client, LoadArgs};
 use crate::floor::FloorClient;
-use crate::method::{Echo, Mixed};
-use crate::report::{Latency, Report};
-use crate::server::ServerProcess;
-use crate::stage::{Part, Stage};
-use crate::{Counts, Failure, machine};
-
-/// How long calls may take to come to their end after the measurement.
-const LINGER: Duration = Duration::from_secs(10);
+use crate::{Failure, client};
 
 /// Makes one measurement.
 ///
 /// # Errors
 /// When a side cannot start, a call fails, or a reply is wrong.
-pub fn run(args: &RunArgs) -> Result<Report, Failure> {
-    if args.in_flight == 0 || args.connections == 0 || args.in_flight < args.connections {
-        return Err("each connection needs a call in flight, and there must be one".into());
-    }
-    let mut server = ServerProcess::start(args)?;
-    if args.pin {
-        machine::pin(1)?; // before any thread starts
-    }
-    let stage = Stage::new(args.in_flight, args.calls);
-    let caller = match (args.client, args.method) {
-        (Client::Floor, MethodName::Echo) => Caller::Floor(FloorClient::start(args, &server.url, &stage)?),
-        (Client::Floor, MethodName::Mixed) => return Err("the floor knows no messages: it echoes".into()),
-        (_, MethodName::Echo) => Caller::Loops(client::start::<Echo>(args, &server.url, &stage)?),
-        (_, MethodName::Mixed) => Caller::Loops(client::start::<Mixed>(args, &server.url, &stage)?),
-    };
-    if let Some(calls) = args.calls {
-        if !stage.wait(Duration::from_secs(600)) {
-            return Err("the calls did not end in ten minutes".into());
+pub fn run(args: &LoadArgs) -> Result<Report, Failure> {
+    args.check()?;
+    let (name, server) = (args.client.name(), args.server());
+    match args.client {
+        Client::Floor => {
+            bench_driver::run(&args.run, &name, &server, |url, stage| FloorClient::start(&args.run, url, stage))
         }
-        stage.check()?;
-        let (client, server) = (caller.counts()?, server.counts()?);
-        return Ok(Report { case: args.case(), calls, client, server, ..Report::default() });
-    }
-    pass(&stage, args.warm_up)?;
-    let before = (caller.counts()?, server.counts()?);
-    stage.enter(Part::Measure);
-    let start = Instant::now();
-    pass(&stage, args.seconds)?;
-    let seconds = start.elapsed().as_secs_f64();
-    stage.enter(Part::Stop);
-    let after = (caller.counts()?, server.counts()?);
-    if !stage.wait(LINGER) {
-        return Err("some calls did not come to their end".into());
-    }
-    stage.check()?;
-    let latencies = stage.latencies()?;
-    Ok(Report {
-        case: args.case(),
-        calls: latencies.len(),
-        seconds,
-        latency: Latency::of(&latencies),
-        client: after.0.since(&before.0),
-        server: after.1.since(&before.1),
-    })
-}
-
-/// Lets time pass; ends early when a loop fails.
-fn pass(stage: &Stage, seconds: f64) -> Result<(), Failure> {
-    let until = Instant::now() + Duration::from_secs_f64(seconds);
-    while let Some(left) = until.checked_duration_since(Instant::now()) {
-        stage.check()?;
-        thread::sleep(left.min(Duration::from_millis(100))); // of the span that is measured
-    }
-    stage.check()
-}
-
-enum Caller {
-    Loops(Loops),
-    Floor(FloorClient),
-}
-
-impl Caller {
-    fn counts(&self) -> Result<Counts, Failure> {
-        match self {
-            Caller::Loops(loops) => loops.counts(),
-            Caller::Floor(floor) => Counts::now([floor.stats()]),
-        }
+        _ => bench_driver::run(&args.run, &name, &server, |url, stage| client::start(args, url, stage)),
     }
 }

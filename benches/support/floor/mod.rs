@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use bench_driver::{Caller, Counts, Part, RunArgs, Stage};
 use mio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use mio::{Events, Interest, Poll, Token};
 use prost::Message;
@@ -20,8 +21,7 @@ use rpc_transport::ReactorStats;
 
 use self::pipe::{Pipe, Socket};
 use crate::idl::testee::Blob;
-use crate::stage::{Part, Stage};
-use crate::{Failure, RunArgs};
+use crate::{Failure, counts};
 
 type Result<T> = std::result::Result<T, Failure>;
 
@@ -137,10 +137,11 @@ impl FloorClient {
         });
         Ok(FloorClient { stats })
     }
+}
 
-    /// What it has done.
-    pub(crate) fn stats(&self) -> &ReactorStats {
-        &self.stats
+impl Caller for FloorClient {
+    fn counts(&self) -> Result<Counts> {
+        counts::of([&*self.stats])
     }
 }
 

@@ -9,7 +9,10 @@ use nix::unistd::Pid;
 use crate::Failure;
 
 /// Keeps this process on one core. Threads that exist already stay where they are.
-pub(crate) fn pin(core: usize) -> Result<(), Failure> {
+///
+/// # Errors
+/// When this process may not use that core.
+pub fn pin(core: usize) -> Result<(), Failure> {
     let mut set = CpuSet::new();
     set.set(core)?;
     sched_setaffinity(Pid::from_raw(0), &set).map_err(|e| format!("core {core} is not to be had: {e}").into())

@@ -3,7 +3,7 @@
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
-use crate::{Counts, Failure, RunArgs};
+use crate::{Counts, Failure, SystemCalls};
 
 /// One measurement's result.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -53,9 +53,10 @@ impl Report {
         total as f64 / self.calls.max(1) as f64
     }
 
-    /// System calls of both sides' reactors, for each call.
-    pub fn system_calls(&self) -> f64 {
-        self.per_call(self.client.system_calls() + self.server.system_calls())
+    /// System calls of both sides' reactors, for each call, if both count them.
+    pub fn system_calls(&self) -> Option<f64> {
+        let calls = self.client.calls?.total() + self.server.calls?.total();
+        Some(self.per_call(calls))
     }
 
     /// Prints it for people, or as a line of JSON.
@@ -71,37 +72,17 @@ impl Report {
         println!("{}: {} calls in {:.2} s, {:.0} calls/s", self.case, self.calls, self.seconds, self.rate());
         println!("  latency µs    p50 {p50:.1}  p99 {p99:.1}  p99.9 {p999:.1}  max {max:.1}");
         for (side, counts) in [("client", &self.client), ("server", &self.server)] {
-            let Counts { cpu_us, polls, reads, empty_reads, writes, wakes } = *counts;
-            let [cpu, calls] = [cpu_us, counts.system_calls()].map(|n| self.per_call(n));
-            let [polls, reads, empty, writes, wakes] =
-                [polls, reads, empty_reads, writes, wakes].map(|n| self.per_call(n));
-            println!(
-                "  {side} a call: CPU {cpu:.2} µs, system calls {calls:.4} (polls {polls:.4}, reads {reads:.4}, \
-                 empty {empty:.4}, writes {writes:.4}, wakes {wakes:.4})"
-            );
+            println!("  {side}: CPU {:.2} µs a call, {} KiB of memory", self.per_call(counts.cpu_us), counts.rss_kib);
+            if let Some(calls) = counts.calls {
+                let SystemCalls { polls, reads, empty_reads, writes, wakes } = calls;
+                let [all, polls, reads, empty, writes, wakes] =
+                    [calls.total(), polls, reads, empty_reads, writes, wakes].map(|n| self.per_call(n));
+                println!(
+                    "    system calls a call: {all:.4} (polls {polls:.4}, reads {reads:.4}, empty {empty:.4}, \
+                     writes {writes:.4}, wakes {wakes:.4})"
+                );
+            }
         }
         Ok(())
-    }
-}
-
-impl RunArgs {
-    /// The measurement's name, as in `echo_32b_x100_in_flight reactor`.
-    pub fn case(&self) -> String {
-        let size = match self.payload {
-            n if n >= 1 << 20 && n % (1 << 20) == 0 => format!("{}mib", n >> 20),
-            n if n >= 1 << 10 && n % (1 << 10) == 0 => format!("{}kib", n >> 10),
-            n => format!("{n}b"),
-        };
-        let mut name = format!("{}_{size}_x{}_in_flight", self.method, self.in_flight);
-        if self.connections > 1 {
-            name += &format!("_x{}_connections", self.connections);
-        }
-        if self.transport == crate::Transport::Unix {
-            name += "_unix";
-        }
-        if self.pin {
-            name += "_pinned";
-        }
-        format!("{name} {}", self.client)
     }
 }

@@ -1,0 +1,197 @@
+//! Other RPC frameworks under the driver that measures ours: the same loops, payloads, checks, clocks and reports.
+//!
+//! ```text
+//! peers names                                        their names, a line each
+//! peers --peer tonic --payload 32 --in-flight 100    one measurement
+//! ```
+//!
+//! Each has the fastest settings that its documentation knows; they stand at the top of its file. All run on tokio, with as many threads
+//! as there are cores to use, unless the name says otherwise.
+
+mod socket;
+mod tarpc_peer;
+mod tonic_peer;
+mod ttrpc_peer;
+mod volo_grpc_peer;
+mod volo_thrift_peer;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use bench_driver::{Caller, Calls, Failure, Laps, MethodName, RunArgs, ServerArgs, Stage, repeat};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use tokio::runtime::{Builder, Runtime};
+
+/// Makes calls in loops for some seconds, and says what they cost on both sides.
+#[derive(Parser)]
+#[command(args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    run: PeerArgs,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Prints the peers' names.
+    Names,
+    /// Serves until its input ends; started by a measurement.
+    Server(PeerServerArgs),
+}
+
+#[derive(Args)]
+struct PeerArgs {
+    #[command(flatten)]
+    run: RunArgs,
+    /// Who is measured.
+    #[arg(long, value_enum, default_value_t = Peer::Tonic)]
+    peer: Peer,
+}
+
+#[derive(Args)]
+struct PeerServerArgs {
+    #[command(flatten)]
+    server: ServerArgs,
+    /// Who serves.
+    #[arg(long, value_enum)]
+    peer: Peer,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Peer {
+    Tonic,
+    VoloGrpc,
+    /// All calls over the given connections.
+    VoloThriftMux,
+    /// A connection for each call in flight, kept for the next one.
+    VoloThriftPool,
+    Tarpc,
+    /// On tokio's current-thread runtime, on both sides.
+    TarpcCurrentThread,
+    Ttrpc,
+}
+
+impl Peer {
+    fn name(self) -> String {
+        self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+    }
+
+    fn runtime(self) -> Result<Runtime, Failure> {
+        let mut builder = match self {
+            Peer::TarpcCurrentThread => Builder::new_current_thread(),
+            _ => Builder::new_multi_thread(),
+        };
+        Ok(builder.enable_all().build()?)
+    }
+}
+
+fn main() -> ExitCode {
+    let Cli { command, run } = Cli::parse();
+    let done = match &command {
+        None => measure(&run),
+        Some(Command::Server(args)) => serve(args),
+        Some(Command::Names) => {
+            Peer::value_variants().iter().for_each(|peer| println!("{}", peer.name()));
+            Ok(())
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("peers: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(args: &PeerServerArgs) -> Result<(), Failure> {
+    if let Some(core) = args.server.core {
+        bench_driver::pin(core)?;
+    }
+    let (runtime, wanted) = (args.peer.runtime()?, args.server.url());
+    let url = runtime.block_on(async {
+        match args.peer {
+            Peer::Tonic => tonic_peer::serve(&wanted).await,
+            Peer::VoloGrpc => volo_grpc_peer::serve(&wanted).await,
+            Peer::VoloThriftMux => volo_thrift_peer::serve(&wanted, true).await,
+            Peer::VoloThriftPool => volo_thrift_peer::serve(&wanted, false).await,
+            Peer::Tarpc | Peer::TarpcCurrentThread => tarpc_peer::serve(&wanted).await,
+            Peer::Ttrpc => ttrpc_peer::serve(&wanted).await,
+        }
+    })?;
+    let answer = move || bench_driver::answer(&url, || bench_driver::Counts::now(None));
+    match args.peer {
+        // Its one thread is this one.
+        Peer::TarpcCurrentThread => runtime.block_on(async { tokio::task::spawn_blocking(answer).await? }),
+        _ => answer(),
+    }
+}
+
+/// What is held while the loops run.
+struct Loops {
+    _runtime: Option<Runtime>,
+}
+
+impl Caller for Loops {}
+
+fn measure(args: &PeerArgs) -> Result<(), Failure> {
+    let (name, peer) = (args.peer.name(), args.peer);
+    let server = ["--peer".to_owned(), name.clone()];
+    let report = bench_driver::run(&args.run, &name, &server, |url, stage| {
+        let runtime = peer.runtime()?;
+        let starts = Starts { run: args.run.clone(), url: url.to_owned(), stage: Arc::clone(stage) };
+        let start = async move {
+            match peer {
+                Peer::Tonic => tonic_peer::start(&starts).await,
+                Peer::VoloGrpc => volo_grpc_peer::start(&starts).await,
+                Peer::VoloThriftMux => volo_thrift_peer::start(&starts, true).await,
+                Peer::VoloThriftPool => volo_thrift_peer::start(&starts, false).await,
+                Peer::Tarpc | Peer::TarpcCurrentThread => tarpc_peer::start(&starts).await,
+                Peer::Ttrpc => ttrpc_peer::start(&starts).await,
+            }
+        };
+        if peer == Peer::TarpcCurrentThread {
+            let (started, ready) = std::sync::mpsc::channel();
+            std::thread::spawn(move || {
+                runtime.block_on(async {
+                    let _ = started.send(start.await);
+                    std::future::pending::<()>().await;
+                });
+            });
+            ready.recv()??;
+            return Ok(Loops { _runtime: None });
+        }
+        runtime.block_on(start)?;
+        Ok(Loops { _runtime: Some(runtime) })
+    })?;
+    report.print(args.run.json)
+}
+
+/// What a peer's client starts with.
+struct Starts {
+    run: RunArgs,
+    url: String,
+    stage: Arc<Stage>,
+}
+
+impl Starts {
+    fn method(&self) -> MethodName {
+        self.run.method
+    }
+
+    fn payloads(&self) -> Vec<bytes::Bytes> {
+        bench_driver::payloads(self.run.payload, self.run.in_flight)
+    }
+
+    fn orders(&self) -> Vec<bench_driver::Order> {
+        bench_driver::orders(self.run.payload, self.run.in_flight)
+    }
+
+    /// Starts a loop for each of `all`, over the connections in turn.
+    fn spawn<T, Conn: Clone, C: Calls>(&self, conns: &[Conn], all: Vec<T>, calls: impl Fn(Conn, T) -> C) {
+        for (index, one) in all.into_iter().enumerate() {
+            tokio::spawn(repeat(calls(conns[index % conns.len()].clone(), one), Laps::start(&self.stage)));
+        }
+    }
+}
