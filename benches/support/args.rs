@@ -3,6 +3,8 @@
 use bench_driver::{MethodName, RunArgs, ServerArgs};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::floor::Gather;
+
 /// Makes calls in loops for some seconds, and says what they cost on both sides.
 #[derive(Debug, Parser)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -55,6 +57,9 @@ pub struct LoadServerArgs {
     /// Serves the floor instead: answers what `--client floor` sends for this payload.
     #[arg(long)]
     pub floor: Option<usize>,
+    /// How the floor writes.
+    #[arg(long, value_enum, default_value_t = Gather::All)]
+    pub gather: Gather,
 }
 
 /// Every case.
@@ -97,11 +102,20 @@ pub enum Client {
     Tokio,
     /// Threads that wait, one for each call in flight.
     Blocking,
-    /// No RPC: raw sockets and the bytes that the RPC would have sent.
+    /// No RPC, F: raw sockets and the bytes that the RPC would have sent, as many at once as there are.
     Floor,
+    /// The same, with a write for each message on both sides.
+    FloorSingly,
+    /// The floor's server, called by tasks of tokio: T.
+    FloorTokio,
 }
 
 impl Client {
+    /// Whether there is no RPC.
+    pub fn is_floor(self) -> bool {
+        matches!(self, Client::Floor | Client::FloorSingly | Client::FloorTokio)
+    }
+
     /// As the command line has it.
     pub fn name(self) -> String {
         self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
@@ -122,17 +136,21 @@ impl LoadArgs {
 
     /// What the server of this measurement is told beside [`ServerArgs`].
     pub(crate) fn server(&self) -> Vec<String> {
-        let floor = (self.client == Client::Floor).then_some(self.run.payload);
+        let floor = self.client.is_floor().then_some(self.run.payload);
         let numbers = [("--reactors", self.server_reactors), ("--floor", floor)];
         let given = numbers.into_iter().filter_map(|(name, value)| Some((name, value?)));
-        given.flat_map(|(name, value)| [name.to_owned(), value.to_string()]).collect()
+        let mut line: Vec<String> = given.flat_map(|(name, value)| [name.to_owned(), value.to_string()]).collect();
+        if self.client == Client::FloorSingly {
+            line.extend(["--gather", "nothing"].map(str::to_owned));
+        }
+        line
     }
 
     /// Whether the floor can be asked for it.
     pub(crate) fn check(&self) -> Result<(), crate::Failure> {
-        match (self.client, self.run.method) {
-            (Client::Floor, MethodName::Mixed) => Err("the floor knows no messages: it echoes".into()),
-            _ => Ok(()),
+        if self.client.is_floor() && self.run.method == MethodName::Mixed {
+            return Err("the floor knows no messages: it echoes".into());
         }
+        Ok(())
     }
 }

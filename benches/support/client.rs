@@ -58,7 +58,9 @@ fn start_with<M: Method>(args: &LoadArgs, url: &str, stage: &Arc<Stage>) -> Resu
                 thread::Builder::new().stack_size(256 << 10).spawn(move || repeat_blocking(calls, wait, laps))?;
             }
         }
-        Client::Floor => return Err("the floor has a client of its own".into()),
+        Client::Floor | Client::FloorSingly | Client::FloorTokio => {
+            return Err("the floor has clients of its own".into());
+        }
     }
     Ok(Loops { channel, _tokio: runtime })
 }

@@ -3,7 +3,7 @@
 use bench_driver::Report;
 
 use crate::args::{Client, LoadArgs};
-use crate::floor::FloorClient;
+use crate::floor::{FloorClient, Gather, TokioFloor};
 use crate::{Failure, client};
 
 /// Makes one measurement.
@@ -12,11 +12,13 @@ use crate::{Failure, client};
 /// When a side cannot start, a call fails, or a reply is wrong.
 pub fn run(args: &LoadArgs) -> Result<Report, Failure> {
     args.check()?;
-    let (name, server) = (args.client.name(), args.server());
+    let (run, name, server) = (&args.run, args.client.name(), args.server());
+    let floor =
+        |gather| bench_driver::run(run, &name, &server, |url, stage| FloorClient::start(run, gather, url, stage));
     match args.client {
-        Client::Floor => {
-            bench_driver::run(&args.run, &name, &server, |url, stage| FloorClient::start(&args.run, url, stage))
-        }
-        _ => bench_driver::run(&args.run, &name, &server, |url, stage| client::start(args, url, stage)),
+        Client::Floor => floor(Gather::All),
+        Client::FloorSingly => floor(Gather::Nothing),
+        Client::FloorTokio => bench_driver::run(run, &name, &server, |url, stage| TokioFloor::start(run, url, stage)),
+        _ => bench_driver::run(run, &name, &server, |url, stage| client::start(args, url, stage)),
     }
 }

@@ -78,7 +78,7 @@ pub fn serve(args: &LoadServerArgs) -> std::result::Result<(), Failure> {
     let url = args.server.url();
     if let Some(payload) = args.floor {
         let stats = Arc::new(ReactorStats::default());
-        let url = floor::serve(&url, payload, Arc::clone(&stats))?;
+        let url = floor::serve(&url, payload, args.gather, Arc::clone(&stats))?;
         return bench_driver::answer(&url, || counts::of([&*stats]));
     }
     let mut builder = Server::builder();

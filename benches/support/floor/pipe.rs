@@ -1,7 +1,8 @@
-//! One side of a connection: reads, hands over every whole frame, and writes once.
+//! One side of a connection: reads, hands over every whole frame, and writes once, or once a frame.
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, IoSlice, Read, Write};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use mio::event::Source;
@@ -16,14 +17,26 @@ const LARGE: usize = 8 << 10;
 /// Where a frame has its id.
 const ID: usize = 8;
 
-pub(super) trait Socket: Read + Write + Source + Send {}
-impl<S: Read + Write + Source + Send> Socket for S {}
+pub(super) trait Socket: Read + Write + Source + AsFd + Send {}
+impl<S: Read + Write + Source + AsFd + Send> Socket for S {}
+
+/// What goes out, and what comes in.
+#[derive(Clone)]
+pub(super) struct Frames {
+    pub(super) head: Vec<u8>,
+    pub(super) body: Vec<u8>,
+    /// Bytes of a whole frame of the other side's.
+    pub(super) theirs: usize,
+    /// Each is written as soon as it is there, and none waits for others.
+    pub(super) singly: bool,
+}
 
 /// One side of a connection: frames of `theirs` bytes in, heads with an id and bodies out.
 pub(super) struct Pipe {
-    socket: Box<dyn Socket>,
+    pub(super) socket: Box<dyn Socket>,
     stats: Arc<ReactorStats>,
     theirs: usize,
+    singly: bool,
     input: Vec<u8>,
     filled: usize,
     head: Vec<u8>,
@@ -36,19 +49,14 @@ pub(super) struct Pipe {
 }
 
 impl Pipe {
-    pub(super) fn new(
-        socket: Box<dyn Socket>,
-        stats: &Arc<ReactorStats>,
-        theirs: usize,
-        head: Vec<u8>,
-        body: Vec<u8>,
-    ) -> Pipe {
+    pub(super) fn new(socket: Box<dyn Socket>, stats: &Arc<ReactorStats>, frames: Frames) -> Pipe {
+        let Frames { head, body, theirs, singly } = frames;
         let input = vec![0; theirs.max(64 << 10)];
         let (stats, out) = (Arc::clone(stats), VecDeque::new());
-        Pipe { socket, stats, theirs, input, filled: 0, head, body, out, written: 0, writable: true }
+        Pipe { socket, stats, theirs, singly, input, filled: 0, head, body, out, written: 0, writable: true }
     }
 
-    pub(super) fn send(&mut self, id: [u8; 4]) {
+    pub(super) fn send(&mut self, id: [u8; 4]) -> Result<()> {
         let mut frame = match self.out.pop_back() {
             Some(frame) if self.body.len() < LARGE => frame,
             last => {
@@ -63,6 +71,7 @@ impl Pipe {
             frame.extend_from_slice(&self.body);
         }
         self.out.push_back(frame);
+        if self.singly { self.flush() } else { Ok(()) }
     }
 
     /// Reads, and calls `on_frame` for each frame, until a read comes up short.
