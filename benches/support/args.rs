@@ -1,5 +1,7 @@
 //! The command line.
 
+use std::path::PathBuf;
+
 use bench_driver::{MethodName, RunArgs, ServerArgs};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -65,21 +67,40 @@ pub struct LoadServerArgs {
 /// Every case.
 #[derive(Clone, Debug, Args)]
 pub struct TableArgs {
-    /// Rounds; each has every case once, so that a slow minute hits all of them.
-    #[arg(long, default_value_t = 5)]
-    pub rounds: usize,
-    /// Measured seconds of a case in a round.
-    #[arg(long, default_value_t = 1.0)]
-    pub seconds: f64,
+    /// Rounds; each has every case once, so that a slow minute hits all of them. Default: 5, of a quick run 3.
+    #[arg(long)]
+    rounds: Option<usize>,
+    /// Measured seconds of a case in a round. Default: 1, of a quick run 0.3.
+    #[arg(long)]
+    seconds: Option<f64>,
+    /// Few cases, and short: to see that everything runs, and roughly what comes out.
+    #[arg(long)]
+    pub quick: bool,
     /// Only cases whose name contains this.
     #[arg(long)]
     pub only: Option<String>,
-    /// The program of `benches/peers`: other frameworks are measured beside ours.
+    /// Only these, by their names, with commas between them.
+    #[arg(long, value_delimiter = ',')]
+    pub who: Vec<String>,
+    /// A program of `benches/peers`: other frameworks are measured beside ours. May be said more than once.
     #[arg(long)]
-    pub peers: Option<std::path::PathBuf>,
+    pub peers: Vec<PathBuf>,
+    /// Puts the results into this page, in place of the last ones, instead of printing them.
+    #[arg(long)]
+    pub into: Option<PathBuf>,
     /// Draws throughput and p99 against calls in flight into this SVG file.
     #[arg(long)]
-    pub plot: Option<std::path::PathBuf>,
+    pub plot: Option<PathBuf>,
+}
+
+impl TableArgs {
+    pub(crate) fn rounds(&self) -> usize {
+        self.rounds.unwrap_or(if self.quick { 3 } else { 5 })
+    }
+
+    pub(crate) fn seconds(&self) -> f64 {
+        self.seconds.unwrap_or(if self.quick { 0.3 } else { 1.0 })
+    }
 }
 
 /// A count of instructions.
@@ -87,7 +108,7 @@ pub struct TableArgs {
 pub struct InstructionsArgs {
     /// Keeps callgrind's files of the longer run in this directory, as `client.out` and `server.out`.
     #[arg(long)]
-    pub keep: Option<std::path::PathBuf>,
+    pub keep: Option<PathBuf>,
     /// The calls; `--calls` are those of the shorter run, the longer one has twice as many. Default: 5000.
     #[command(flatten)]
     pub run: LoadArgs,
@@ -100,6 +121,8 @@ pub enum Client {
     Reactor,
     /// Tasks of tokio, on its own threads.
     Tokio,
+    /// Tasks of tokio, which turns the reactor, too. Needs the feature `tokio`.
+    TokioHosted,
     /// Threads that wait, one for each call in flight.
     Blocking,
     /// No RPC, F: raw sockets and the bytes that the RPC would have sent, as many at once as there are.
@@ -114,6 +137,16 @@ impl Client {
     /// Whether there is no RPC.
     pub fn is_floor(self) -> bool {
         matches!(self, Client::Floor | Client::FloorSingly | Client::FloorTokio)
+    }
+
+    /// Whether callers sleep and wake by means that no reactor counts.
+    pub(crate) fn is_foreign(self) -> bool {
+        matches!(self, Client::Tokio | Client::TokioHosted | Client::Blocking | Client::FloorTokio)
+    }
+
+    /// Whether this program has what it needs.
+    pub(crate) fn is_built(self) -> bool {
+        self != Client::TokioHosted || cfg!(feature = "tokio")
     }
 
     /// As the command line has it.

@@ -6,6 +6,7 @@ use std::thread;
 use bench_driver::{Caller, Calls, Counts, Laps, MethodName, Stage, repeat, repeat_blocking};
 use rpc_core::{Channel, Error, Limits};
 use rpc_transport::{PoolOptions, ReactorHandle, ReactorPool};
+use tokio::runtime::{Builder, Runtime};
 
 use crate::args::{Client, LoadArgs};
 use crate::idl::testee::TesteeClient;
@@ -15,7 +16,7 @@ use crate::{Failure, counts};
 /// What is held while the loops run.
 pub(crate) struct Loops {
     channel: Channel,
-    _tokio: Option<tokio::runtime::Runtime>,
+    _tokio: Option<Runtime>,
 }
 
 /// Starts all loops.
@@ -30,39 +31,54 @@ fn start_with<M: Method>(args: &LoadArgs, url: &str, stage: &Arc<Stage>) -> Resu
     let run = &args.run;
     let mut limits = Limits::client();
     limits.client_max_inflight = limits.client_max_inflight.max(run.in_flight.div_ceil(run.connections));
-    let options = PoolOptions { reactors: args.client_reactors, name: "client".to_owned(), callers_may_lead: true };
-    let pool = Arc::new(ReactorPool::start(options)?);
+    let runtime = match args.client {
+        Client::Tokio | Client::TokioHosted => Some(Builder::new_multi_thread().enable_all().build()?),
+        _ => None,
+    };
+    let pool = Arc::new(match &runtime {
+        Some(runtime) if args.client == Client::TokioHosted => on_tokio(runtime, args.client_reactors)?,
+        _ => {
+            let name = "client".to_owned();
+            ReactorPool::start(PoolOptions { reactors: args.client_reactors, name, callers_may_lead: true })?
+        }
+    });
     let channel = Channel::builder(url).limits(limits).connections(run.connections).pool(pool).build()?;
     let client = TesteeClient::new(channel.clone());
     let loops =
         M::for_loops(run.payload, run.in_flight).into_iter().map(|method| Ours { client: client.clone(), method });
-    let mut runtime = None;
-    match args.client {
-        Client::Reactor => {
+    match (&runtime, args.client) {
+        (Some(runtime), _) => {
+            for calls in loops {
+                runtime.spawn(repeat(calls, Laps::start(stage)));
+            }
+        }
+        (None, Client::Reactor) => {
             let reactors: Vec<&ReactorHandle> = channel.reactors().collect();
             for (index, calls) in loops.enumerate() {
                 reactors[index % reactors.len()].spawn(repeat(calls, Laps::start(stage)));
             }
         }
-        Client::Tokio => {
-            let tokio = tokio::runtime::Builder::new_multi_thread().build()?;
-            for calls in loops {
-                tokio.spawn(repeat(calls, Laps::start(stage)));
-            }
-            runtime = Some(tokio);
-        }
-        Client::Blocking => {
+        (None, Client::Blocking) => {
             for calls in loops {
                 let laps = Laps::start(stage);
                 let wait = |calls: &Ours<M>| M::call(&calls.client, calls.method.request()).wait();
                 thread::Builder::new().stack_size(256 << 10).spawn(move || repeat_blocking(calls, wait, laps))?;
             }
         }
-        Client::Floor | Client::FloorSingly | Client::FloorTokio => {
-            return Err("the floor has clients of its own".into());
-        }
+        (None, _) => return Err("the floor has clients of its own".into()),
     }
     Ok(Loops { channel, _tokio: runtime })
+}
+
+/// Reactors that the runtime turns.
+#[cfg(feature = "tokio")]
+fn on_tokio(runtime: &Runtime, reactors: usize) -> Result<ReactorPool, Failure> {
+    Ok(ReactorPool::on_tokio(runtime.handle(), reactors)?)
+}
+
+#[cfg(not(feature = "tokio"))]
+fn on_tokio(_: &Runtime, _: usize) -> Result<ReactorPool, Failure> {
+    Err("this needs to be built with the feature `tokio`".into())
 }
 
 /// One loop's calls.

@@ -3,15 +3,19 @@
 //! [`floor`] is the same without RPC: raw sockets, the same bytes, the same batching.
 
 mod args;
+mod cases;
 mod client;
 mod counts;
 pub mod floor;
 mod instructions;
 mod method;
+mod page;
 mod plot;
 mod run;
 mod server;
+mod subject;
 mod table;
+mod versions;
 
 pub use args::{Client, Command, InstructionsArgs, Load, LoadArgs, LoadServerArgs, TableArgs};
 pub use bench_driver::Failure;

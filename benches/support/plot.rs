@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
-use bench_driver::{MethodName, Report, RunArgs};
+use bench_driver::{Report, RunArgs};
 use plotters::coord::Shift;
 use plotters::prelude::*;
 
 use crate::Failure;
-use crate::table::{Group, median};
+use crate::table::Group;
 
 /// Payloads that have a row of panels.
 const PAYLOADS: [(usize, &str); 2] = [(32, "32 B"), (1 << 10, "1 KiB")];
@@ -40,12 +40,12 @@ pub(crate) fn draw(path: &Path, groups: &[Group], facts: &[(&str, String)]) -> R
 fn series(groups: &[Group], payload: usize, figure: fn(&Report) -> f64) -> Vec<Series> {
     let mut all: Vec<Series> = Vec::new();
     for group in groups {
-        let plain = RunArgs::echo(payload, group.run.in_flight, group.run.seconds);
-        if group.run.method != MethodName::Echo || group.run.case() != plain.case() {
+        let run = &group.case.run;
+        if group.case.name() != RunArgs::echo(payload, run.in_flight, run.seconds).case() {
             continue;
         }
-        for (subject, reports) in &group.rows {
-            let (name, point) = (subject.name(), (group.run.in_flight as f64, median(reports, figure)));
+        for row in &group.rows {
+            let (name, point) = (row.subject.name(), (run.in_flight as f64, row.median(figure)));
             match all.iter_mut().find(|(known, _)| *known == name) {
                 Some((_, points)) => points.push(point),
                 None => all.push((name, vec![point])),

@@ -1,212 +1,136 @@
-//! Every case, several rounds, medians: the table of `docs/benchmarks.md`, and its picture.
+//! A whole run: every case with every subject in turn, several rounds; then the page and its picture.
 
-use std::fmt::Write;
-use std::path::Path;
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use bench_driver::{MethodName, Report, RunArgs, Transport, facts};
+use bench_driver::{Report, RunArgs, facts};
 
-use crate::args::{Client, TableArgs};
-use crate::{Failure, plot};
-
-/// Who is measured.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Subject {
-    Ours(Client),
-    /// One of `benches/peers`, by its name there.
-    Peer(String),
-}
-
-impl Subject {
-    pub(crate) fn name(&self) -> String {
-        match self {
-            Subject::Ours(client) => client.name(),
-            Subject::Peer(name) => name.clone(),
-        }
-    }
-}
+use crate::Failure;
+use crate::args::TableArgs;
+use crate::cases::{Case, Pace, SHARE, cases};
+use crate::subject::{Subject, peers};
+use crate::{page, plot, versions};
 
 /// A case, and what came of each subject's rounds.
 pub(crate) struct Group {
-    pub(crate) run: RunArgs,
-    pub(crate) rows: Vec<(Subject, Vec<Report>)>,
+    pub(crate) case: Case,
+    pub(crate) rows: Vec<Row>,
 }
 
-/// The subject that others are shares of.
-const FLOOR: Subject = Subject::Ours(Client::Floor);
-const BASELINE: &str = "tonic";
-
-/// Cases, each with every client that makes sense for it.
-fn cases(seconds: f64) -> Vec<(RunArgs, &'static [Client])> {
-    use Client::{Blocking, Floor, Reactor, Tokio};
-    let echo = |payload, in_flight| RunArgs::echo(payload, in_flight, seconds);
-    let mixed = |in_flight| RunArgs { method: MethodName::Mixed, ..echo(200, in_flight) };
-    let pinned = |run| RunArgs { pin: true, ..run };
-    let unix = |run| RunArgs { transport: Transport::Unix, ..run };
-    let over = |connections, run| RunArgs { connections, ..run };
-    let all: &[Client] = &[Floor, Reactor, Tokio, Blocking];
-    let tasks: &[Client] = &[Floor, Reactor, Tokio];
-    vec![
-        (echo(32, 1), all),
-        (echo(32, 16), all),
-        (echo(32, 100), all),
-        (echo(32, 1000), all),
-        (echo(1 << 10, 1), all),
-        (echo(1 << 10, 16), all),
-        (echo(1 << 10, 100), all),
-        (echo(1 << 10, 1000), all),
-        (echo(0, 100), tasks),
-        (pinned(echo(32, 1)), all),
-        (pinned(echo(32, 100)), tasks),
-        (pinned(echo(1 << 10, 100)), tasks),
-        (echo(64 << 10, 16), tasks),
-        (echo(1 << 20, 1), tasks),
-        (echo(1 << 20, 4), tasks),
-        (over(4, echo(32, 100)), tasks),
-        (over(100, echo(32, 100)), tasks),
-        (unix(echo(32, 1)), tasks),
-        (unix(echo(32, 100)), tasks),
-        (mixed(1), &[Reactor, Tokio]),
-        (mixed(100), &[Reactor, Tokio]),
-    ]
+/// A subject's rounds.
+pub(crate) struct Row {
+    pub(crate) subject: Subject,
+    pub(crate) reports: Vec<Report>,
+    /// Calls a second in the closed loop, for cases that have a share of it.
+    peak: Option<f64>,
 }
 
-/// Measures, and writes the table; progress goes to standard error.
+impl Row {
+    fn new(subject: Subject) -> Row {
+        Row { subject, reports: Vec::new(), peak: None }
+    }
+
+    /// The median over the rounds.
+    pub(crate) fn median(&self, figure: impl Fn(&Report) -> f64) -> f64 {
+        let mut values: Vec<f64> = self.reports.iter().map(figure).collect();
+        values.sort_by(f64::total_cmp);
+        values.get(values.len() / 2).copied().unwrap_or_default()
+    }
+}
+
+/// Measures, and writes the page; progress goes to standard error.
 ///
 /// # Errors
 /// When a measurement fails.
 pub fn table(args: &TableArgs) -> Result<(), Failure> {
-    let facts = facts();
-    let mut cases = cases(args.seconds);
-    if let Some(only) = &args.only {
-        cases.retain(|(run, _)| run.case().contains(only.as_str()));
-    }
-    let peers = args.peers.as_deref().map(names).transpose()?.unwrap_or_default();
-    let mut groups: Vec<Group> = cases
-        .into_iter()
-        .map(|(run, clients)| {
-            let ours = clients.iter().copied().map(Subject::Ours);
-            let rows = ours.chain(peers.iter().cloned().map(Subject::Peer)).map(|subject| (subject, Vec::new()));
-            Group { run, rows: rows.collect() }
-        })
-        .collect();
-    let (all, started) = (args.rounds * groups.iter().map(|group| group.rows.len()).sum::<usize>(), Instant::now());
-    let mut done = 0;
-    for round in 1..=args.rounds {
+    let mut facts = facts();
+    facts.push(("other frameworks", versions::of_peers()));
+    let mut groups = groups(args)?;
+    let mut progress = Progress::new(args.rounds() * groups.iter().map(|group| group.rows.len()).sum::<usize>());
+    for round in 1..=args.rounds() {
         for group in &mut groups {
-            for (subject, reports) in &mut group.rows {
-                let report = measure(args, &group.run, subject)?;
-                done += 1;
-                let left = started.elapsed().mul_f64((all - done) as f64 / done as f64);
-                eprintln!(
-                    "{done}/{all}, round {round}: {} {:.0} calls/s; {} left",
-                    report.case,
-                    report.rate(),
-                    minutes(left)
-                );
-                reports.push(report);
+            group.look_for_peaks()?;
+            for index in 0..group.rows.len() {
+                let run = group.run_of(index);
+                let row = &mut group.rows[index];
+                let report = row.subject.measure(&run)?;
+                progress.one_more(round, &report);
+                row.reports.push(report);
             }
         }
     }
-    let mut text = String::new();
-    for (what, value) in &facts {
-        writeln!(text, "* {what}: {value}")?;
+    let text = page::text(&groups, &facts, args.rounds(), args.seconds());
+    match &args.into {
+        Some(page) => page::write(page, &text)?,
+        None => print!("{text}"),
     }
-    writeln!(text, "* {} rounds, each with every case once, {} s a case; medians\n", args.rounds, args.seconds)?;
-    for group in &groups {
-        write_group(&mut text, group)?;
-    }
-    print!("{text}");
     if let Some(path) = &args.plot {
         plot::draw(path, &groups, &facts)?;
     }
     Ok(())
 }
 
-fn minutes(left: Duration) -> String {
-    format!("{} min {:02} s", left.as_secs() / 60, left.as_secs() % 60)
-}
-
-/// The peers that a program knows.
-fn names(program: &Path) -> Result<Vec<String>, Failure> {
-    let output = Command::new(program).arg("names").stderr(Stdio::inherit()).output();
-    let output = output.map_err(|e| format!("{}: {e}; build it with: bash benches/run build", program.display()))?;
-    Ok(String::from_utf8(output.stdout)?.lines().map(str::to_owned).collect())
-}
-
-/// A process for each measurement, so that each starts alike.
-fn measure(args: &TableArgs, run: &RunArgs, subject: &Subject) -> Result<Report, Failure> {
-    let mut command = match (subject, &args.peers) {
-        (Subject::Ours(client), _) => {
-            let mut command = Command::new(std::env::current_exe()?);
-            command.args(["--client", &client.name()]);
-            command
-        }
-        (Subject::Peer(name), Some(peers)) => {
-            let mut command = Command::new(peers);
-            command.args(["--peer", name]);
-            command
-        }
-        (Subject::Peer(_), None) => return Err("no program of peers".into()),
-    };
-    let output = command.args(run.to_command_line()).stdin(Stdio::null()).stderr(Stdio::inherit()).output()?;
-    if !output.status.success() {
-        return Err(format!("{} {} failed", run.case(), subject.name()).into());
+fn groups(args: &TableArgs) -> Result<Vec<Group>, Failure> {
+    let mut others = Vec::new();
+    for program in &args.peers {
+        others.extend(peers(program)?);
     }
-    Ok(serde_json::from_slice(&output.stdout)?)
+    let wanted = |subject: &Subject| args.who.is_empty() || args.who.contains(&subject.name());
+    let group = |case: Case| {
+        let ours = case.clients.iter().copied().filter(|client| client.is_built()).map(Subject::Ours);
+        let all = ours.chain(others.iter().cloned()).filter(|subject| subject.can(case.run.method) && wanted(subject));
+        let rows: Vec<Row> = all.map(Row::new).collect();
+        let complete = case.pace != Pace::BaselinePeak || rows.iter().any(|row| row.subject.is_baseline());
+        (complete && !rows.is_empty()).then_some(Group { case, rows })
+    };
+    let only = |case: &Case| args.only.as_ref().is_none_or(|only| case.name().contains(only.as_str()));
+    Ok(cases(args.seconds(), args.quick).into_iter().filter(only).filter_map(group).collect())
 }
 
-fn write_group(text: &mut String, group: &Group) -> Result<(), Failure> {
-    let rate_of = |wanted: &Subject| {
-        let row = group.rows.iter().find(|(subject, _)| subject == wanted)?;
-        Some(median(&row.1, Report::rate))
-    };
-    let floor = rate_of(&FLOOR);
-    let baseline = rate_of(&Subject::Peer(BASELINE.to_owned()));
-    writeln!(text, "### {}\n", group.run.case())?;
-    writeln!(
-        text,
-        "| who | calls/s | least – most | of F | × {BASELINE} | p50 µs | p99 µs | p99.9 µs | CPU µs a call, client + server \
-         | MiB, client + server | system calls a call |"
-    )?;
-    writeln!(text, "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")?;
-    for (subject, reports) in &group.rows {
-        let of = |f: fn(&Report) -> f64| median(reports, f);
-        let rate = of(Report::rate);
-        let share = |of: Option<f64>, digits: usize| {
-            of.map_or_else(|| "–".to_owned(), |of| format!("{:.*}", digits, rate / of))
+impl Group {
+    /// Once, and of those subjects only whose peak says at what rate somebody is measured.
+    fn look_for_peaks(&mut self) -> Result<(), Failure> {
+        let Group { case, rows } = self;
+        for row in rows.iter_mut().filter(|row| row.peak.is_none()) {
+            let wanted = match case.pace {
+                Pace::Closed => false,
+                Pace::OwnPeak => true,
+                Pace::BaselinePeak => row.subject.is_baseline(),
+            };
+            if wanted {
+                row.peak = Some(row.subject.measure(&case.run)?.rate());
+            }
+        }
+        Ok(())
+    }
+
+    /// What that row's subject is told.
+    fn run_of(&self, index: usize) -> RunArgs {
+        let peak = match self.case.pace {
+            Pace::BaselinePeak => self.rows.iter().find_map(|row| row.peak),
+            _ => self.rows[index].peak,
         };
-        let rates = reports.iter().map(Report::rate);
-        let (least, most) = rates.fold((f64::MAX, 0.0_f64), |(least, most), rate| (least.min(rate), most.max(rate)));
-        let counted: Vec<f64> = reports.iter().filter_map(Report::system_calls).collect();
-        let calls = if counted.is_empty() { "–".to_owned() } else { format!("{:.3}", middle(counted)) };
-        // Who sleeps and wakes outside of a reactor does so by system calls that nobody here counts.
-        let more = if matches!(subject, Subject::Ours(Client::Tokio | Client::Blocking)) { "+" } else { "" };
-        writeln!(
-            text,
-            "| {} | {rate:.0} | {least:.0} – {most:.0} | {} | {} | {:.1} | {:.1} | {:.1} | {:.2} + {:.2} | {:.1} + {:.1} | {calls}{more} |",
-            subject.name(),
-            share(floor, 2),
-            share(baseline, 1),
-            of(|r| r.latency.p50),
-            of(|r| r.latency.p99),
-            of(|r| r.latency.p999),
-            of(|r| r.per_call(r.client.cpu_us)),
-            of(|r| r.per_call(r.server.cpu_us)),
-            of(|r| r.client.rss_kib as f64 / 1024.0),
-            of(|r| r.server.rss_kib as f64 / 1024.0),
-        )?;
+        RunArgs { rate: peak.map(|peak| peak * SHARE), ..self.case.run.clone() }
     }
-    writeln!(text)?;
-    Ok(())
 }
 
-pub(crate) fn median(reports: &[Report], f: impl Fn(&Report) -> f64) -> f64 {
-    middle(reports.iter().map(f).collect())
+/// Says after each measurement how many there are still.
+struct Progress {
+    all: usize,
+    done: usize,
+    started: Instant,
 }
 
-fn middle(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or_default()
+impl Progress {
+    fn new(all: usize) -> Progress {
+        Progress { all, done: 0, started: Instant::now() }
+    }
+
+    fn one_more(&mut self, round: usize, report: &Report) {
+        self.done += 1;
+        let (all, done) = (self.all, self.done);
+        let left: Duration = self.started.elapsed().mul_f64((all - done) as f64 / done as f64);
+        let (minutes, seconds) = (left.as_secs() / 60, left.as_secs() % 60);
+        let (case, rate) = (&report.case, report.rate());
+        eprintln!("{done}/{all}, round {round}: {case} {rate:.0} calls/s; {minutes} min {seconds:02} s left");
+    }
 }

@@ -31,6 +31,7 @@ pub fn facts() -> Vec<(&'static str, String)> {
         ("kernel", file("/proc/sys/kernel/osrelease")),
         ("congestion control", file("/proc/sys/net/ipv4/tcp_congestion_control")),
         ("rustc", output("rustc", &["--version"])),
+        ("Go", output("go", &["version"])),
         ("commit", output("git", &["rev-parse", "--short", "HEAD"])),
         ("load at the start", file("/proc/loadavg").split(' ').take(3).collect::<Vec<_>>().join(" ")),
         ("date", output("date", &["-u", "+%Y-%m-%d %H:%M UTC"])),

@@ -1,4 +1,5 @@
-//! tarpc. Settings: `TCP_NODELAY`, bincode, `Bytes` payloads, room for every call in flight in each of its queues.
+//! tarpc. Settings: `TCP_NODELAY`, bincode, `Bytes` payloads, room for every call in flight in each of its queues, and for many in what is
+//! written at once.
 
 use std::time::{Duration, Instant};
 
@@ -10,12 +11,15 @@ use tarpc::client::RpcError;
 use tarpc::server::{BaseChannel, Channel};
 use tarpc::tokio_serde::formats::Bincode;
 use tarpc::{client, context, serde_transport, server};
-use tokio_util::codec::{Decoder, LengthDelimitedCodec};
+use tokio_util::codec::{Framed, LengthDelimitedCodec};
 
-use crate::{Starts, socket};
+use crate::Starts;
+use crate::socket::{self, Socket};
 
 const QUEUE: usize = 1 << 16;
 const FRAME: usize = 64 << 20;
+/// Bytes that may gather before they are written.
+const GATHER: usize = 256 << 10;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Item {
@@ -53,15 +57,17 @@ impl Testee for Service {
     }
 }
 
-fn codec() -> LengthDelimitedCodec {
-    LengthDelimitedCodec::builder().max_frame_length(FRAME).new_codec()
+fn framed(socket: Socket) -> Framed<Socket, LengthDelimitedCodec> {
+    let mut framed = LengthDelimitedCodec::builder().max_frame_length(FRAME).new_framed(socket);
+    framed.set_backpressure_boundary(GATHER);
+    framed
 }
 
 pub(crate) async fn serve(url: &str) -> Result<String, Failure> {
     let (listener, url) = socket::listen(url).await?;
     tokio::spawn(async move {
         while let Ok(socket) = listener.accept().await {
-            let transport = serde_transport::new(codec().framed(socket), Bincode::default());
+            let transport = serde_transport::new(framed(socket), Bincode::default());
             let channel = BaseChannel::new(server::Config { pending_response_buffer: QUEUE }, transport);
             tokio::spawn(channel.execute(Service.serve()).for_each(|call| async move {
                 tokio::spawn(call);
@@ -74,7 +80,7 @@ pub(crate) async fn serve(url: &str) -> Result<String, Failure> {
 pub(crate) async fn start(starts: &Starts) -> Result<(), Failure> {
     let mut clients = Vec::new();
     for _ in 0..starts.run.connections {
-        let transport = serde_transport::new(codec().framed(socket::connect(&starts.url).await?), Bincode::default());
+        let transport = serde_transport::new(framed(socket::connect(&starts.url).await?), Bincode::default());
         let mut config = client::Config::default();
         (config.max_in_flight_requests, config.pending_request_buffer) = (QUEUE, QUEUE);
         clients.push(TesteeClient::new(config, transport).spawn());

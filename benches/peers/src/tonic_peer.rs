@@ -1,4 +1,5 @@
-//! tonic. Settings: `TCP_NODELAY`, no limit of streams, large windows, `Bytes` payloads, no compression, no time limits.
+//! tonic. Settings: `TCP_NODELAY`, no limit of streams, large windows and HTTP/2 frames, `Bytes` payloads, room for every call in the client's
+//! queue, no compression, no time limits.
 
 use bench_driver::{Calls, Failure, MethodName, Order};
 use bytes::Bytes;
@@ -20,6 +21,8 @@ use idl::testee_server::{Testee, TesteeServer};
 use idl::{Blob, Item, Mixed};
 
 const WINDOW: u32 = 16 << 20;
+/// The largest that HTTP/2 has.
+const FRAME: u32 = (16 << 20) - 1;
 const MESSAGE: usize = 64 << 20;
 
 struct Service;
@@ -42,6 +45,7 @@ pub(crate) async fn serve(url: &str) -> Result<String, Failure> {
         .max_concurrent_streams(u32::MAX)
         .initial_stream_window_size(WINDOW)
         .initial_connection_window_size(WINDOW)
+        .max_frame_size(FRAME)
         .add_service(service);
     match listener {
         Listener::Tcp(listener) => {
@@ -70,6 +74,7 @@ pub(crate) async fn start(starts: &Starts) -> Result<(), Failure> {
         let endpoint = Endpoint::from_static("http://localhost")
             .initial_stream_window_size(WINDOW)
             .initial_connection_window_size(WINDOW)
+            .max_frame_size(FRAME)
             .buffer_size(64 << 10);
         let channel = endpoint.connect_with_connector(connector).await?;
         let client = TesteeClient::new(channel);

@@ -1,4 +1,4 @@
-//! ttrpc. Settings: `TCP_NODELAY`, its asynchronous client and server, `Bytes` payloads.
+//! ttrpc. Settings: `TCP_NODELAY`, its asynchronous client and server, `Bytes` payloads, no time limits.
 
 use std::sync::Arc;
 
@@ -58,8 +58,9 @@ pub(crate) async fn start(starts: &Starts) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Without a time limit.
 fn context() -> Context {
-    context::with_timeout(5_000_000_000)
+    context::with_timeout(0)
 }
 
 struct Echo {

@@ -1,4 +1,5 @@
-//! volo-grpc. Settings: `TCP_NODELAY` (its default), no limit of streams, large windows, `Bytes` payloads, no compression, no time limits.
+//! volo-grpc. Settings: `TCP_NODELAY` (its default), no limit of streams, large windows and HTTP/2 frames, `Bytes` payloads, no compression,
+//! no time limits.
 
 use bench_driver::{Calls, Failure, Line, MethodName, Order};
 use bytes::Bytes;
@@ -17,6 +18,8 @@ mod generated {
 use generated::volo_grpc::echo::{Blob, Item, Mixed, Testee, TesteeClient, TesteeClientBuilder, TesteeServer};
 
 const WINDOW: u32 = 16 << 20;
+/// The largest that HTTP/2 has.
+const FRAME: u32 = (16 << 20) - 1;
 
 struct Service;
 
@@ -39,6 +42,7 @@ pub(crate) async fn serve(url: &str) -> Result<String, Failure> {
     let server = Server::new()
         .http2_init_stream_window_size(WINDOW)
         .http2_init_connection_window_size(WINDOW)
+        .http2_max_frame_size(FRAME)
         .http2_max_concurrent_streams(u32::MAX)
         .add_service(ServiceBuilder::new(TesteeServer::new(Service)).build());
     tokio::spawn(server.run(incoming));
@@ -51,6 +55,7 @@ pub(crate) async fn start(starts: &Starts) -> Result<(), Failure> {
         let builder = TesteeClientBuilder::new("echo.Testee")
             .http2_init_stream_window_size(WINDOW)
             .http2_init_connection_window_size(WINDOW)
+            .http2_max_frame_size(FRAME)
             .address(address(&starts.url)?);
         clients.push(builder.build());
     }

@@ -1,5 +1,5 @@
-//! volo-thrift, multiplexed or with its pool of connections. Settings: `TCP_NODELAY` (its default), `Bytes` payloads, and as many
-//! connections in the pool as calls in flight.
+//! volo-thrift, multiplexed or with its pool of connections. Settings: `TCP_NODELAY` (its default), its feature `unsafe-codec`, `Bytes`
+//! payloads, and as many connections in the pool as calls in flight.
 
 use std::os::unix::net::SocketAddr as UnixAddr;
 

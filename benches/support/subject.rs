@@ -1,0 +1,93 @@
+//! Who is measured, and how: by a process for each measurement, so that each starts alike.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use bench_driver::{MethodName, Report, RunArgs};
+
+use crate::Failure;
+use crate::args::Client;
+
+/// Who is measured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Subject {
+    Ours(Client),
+    Peer(Peer),
+}
+
+/// Another framework.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Peer {
+    name: String,
+    /// Who measures it.
+    program: PathBuf,
+    /// Whether it knows messages; else it echoes bytes.
+    messages: bool,
+}
+
+/// The peer that the others are multiples of.
+pub(crate) const BASELINE: &str = "tonic";
+
+impl Subject {
+    pub(crate) fn name(&self) -> String {
+        match self {
+            Subject::Ours(client) => client.name(),
+            Subject::Peer(peer) => peer.name.clone(),
+        }
+    }
+
+    pub(crate) fn is(&self, client: Client) -> bool {
+        *self == Subject::Ours(client)
+    }
+
+    pub(crate) fn is_baseline(&self) -> bool {
+        self.name() == BASELINE
+    }
+
+    /// One of the frameworks in Rust whose clients share connections as ours do, and that are no gRPC.
+    pub(crate) fn is_rival(&self) -> bool {
+        let Subject::Peer(peer) = self else { return false };
+        ["tarpc", "ttrpc", "volo-thrift"].iter().any(|rival| peer.name.starts_with(rival))
+    }
+
+    pub(crate) fn can(&self, method: MethodName) -> bool {
+        match self {
+            Subject::Ours(client) => method == MethodName::Echo || !client.is_floor(),
+            Subject::Peer(peer) => method == MethodName::Echo || peer.messages,
+        }
+    }
+
+    /// Makes one measurement. What the process says beside is shown if it fails.
+    pub(crate) fn measure(&self, run: &RunArgs) -> Result<Report, Failure> {
+        let mut command = match self {
+            Subject::Ours(client) => {
+                let mut command = Command::new(std::env::current_exe()?);
+                command.args(["--client", &client.name()]);
+                command
+            }
+            Subject::Peer(peer) => {
+                let mut command = Command::new(&peer.program);
+                command.args(["--peer", &peer.name]);
+                command
+            }
+        };
+        let output = command.args(run.to_command_line()).stdin(Stdio::null()).output()?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            return Err(format!("{} {} failed: {said}", run.case(), self.name()).into());
+        }
+        Ok(serde_json::from_slice(&output.stdout)?)
+    }
+}
+
+/// The peers that a program knows: a name a line, with the one method it has, if it has not all.
+pub(crate) fn peers(program: &Path) -> Result<Vec<Subject>, Failure> {
+    let output = Command::new(program).arg("names").output();
+    let output = output.map_err(|e| format!("{}: {e}; build it with: bash benches/run build", program.display()))?;
+    let known = String::from_utf8(output.stdout)?;
+    let peer = |line: &str| {
+        let (name, only) = line.split_once(' ').unwrap_or((line, ""));
+        Subject::Peer(Peer { name: name.to_owned(), program: program.to_owned(), messages: only.is_empty() })
+    };
+    Ok(known.lines().map(|line| peer(line.trim_end())).collect())
+}
