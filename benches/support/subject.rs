@@ -44,10 +44,10 @@ impl Subject {
         self.name() == BASELINE
     }
 
-    /// One of the frameworks in Rust whose clients share connections as ours do, and that are no gRPC.
+    /// One of the frameworks in Rust beside tonic.
     pub(crate) fn is_rival(&self) -> bool {
         let Subject::Peer(peer) = self else { return false };
-        ["tarpc", "ttrpc", "volo-thrift"].iter().any(|rival| peer.name.starts_with(rival))
+        ["tarpc", "ttrpc", "volo"].iter().any(|rival| peer.name.starts_with(rival))
     }
 
     pub(crate) fn can(&self, method: MethodName) -> bool {

@@ -6,7 +6,7 @@
 //!  callers' slots ◄────────────── whole frames ◄─────┴── one read
 //! ```
 //!
-//! Before it writes, the connection's task lets the others run that are ready, so that their frames go out together.
+//! Before it writes, the connection's task lets the callers run that are ready, so that their frames go out together.
 
 use std::future::poll_fn;
 use std::io;
@@ -38,7 +38,7 @@ impl TokioFloor {
         let entered = runtime.enter();
         let [frames, _] = frames(args.payload, Gather::All)?;
         let (mut stats, mut lanes) = (Vec::new(), Vec::new());
-        for _ in 0..args.connections {
+        for index in 0..args.connections {
             let counted = Arc::new(ReactorStats::default());
             let pipe = connect(url, &counted, frames.clone())?;
             #[allow(
@@ -47,9 +47,10 @@ impl TokioFloor {
             )]
             let ready = AsyncFd::try_new(pipe.socket.as_fd().try_clone_to_owned()?).map_err(io::Error::from)?;
             let lane = Arc::new(Lane::new(args.in_flight));
+            let callers = (args.in_flight - index).div_ceil(args.connections);
             let (driven, stage) = (Arc::clone(&lane), Arc::clone(stage));
             runtime.spawn(async move {
-                if let Err(failure) = drive(&driven, pipe, &ready).await {
+                if let Err(failure) = drive(&driven, callers, pipe, &ready).await {
                     stage.fail(failure.to_string());
                 }
             });
@@ -125,17 +126,25 @@ impl Lane {
     }
 }
 
-/// The task of a connection.
-async fn drive(lane: &Lane, mut pipe: Pipe, ready: &AsyncFd<OwnedFd>) -> Result<()> {
-    let mut ids = Vec::new();
+/// The task of a connection that has so many callers.
+async fn drive(lane: &Lane, callers: usize, mut pipe: Pipe, ready: &AsyncFd<OwnedFd>) -> Result<()> {
+    let (mut ids, mut under_way) = (Vec::new(), 0);
     loop {
         let readable = poll_fn(|cx| poll_work(cx, lane, &mut pipe, ready)).await?;
-        if readable && !pipe.turn(|_, id| lane.complete(u32::from_be_bytes(id)))? {
+        let replied = |_: &mut Pipe, id| {
+            under_way -= 1;
+            lane.complete(u32::from_be_bytes(id))
+        };
+        if readable && !pipe.turn(replied)? {
             return Err("the server closed the connection".into());
         }
-        tokio::task::yield_now().await;
-        std::mem::swap(&mut ids, &mut lane.outbox.lock().ids);
-        ids.drain(..).try_for_each(|id| pipe.send(id.to_be_bytes()))?;
+        ids.append(&mut lane.outbox.lock().ids);
+        if !ids.is_empty() && under_way + ids.len() < callers {
+            tokio::task::yield_now().await;
+            ids.append(&mut lane.outbox.lock().ids);
+        }
+        under_way += ids.len();
+        ids.drain(..).try_for_each(|id| pipe.send(u32::to_be_bytes(id)))?;
         pipe.flush()?;
     }
 }
