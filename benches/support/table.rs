@@ -10,6 +10,9 @@ use crate::cases::{Case, Pace, SHARE, cases};
 use crate::subject::{Subject, peers};
 use crate::{page, plot, versions};
 
+/// The best of so many measurements is a subject's peak.
+const PEAK_TRIES: usize = 3;
+
 /// A case, and what came of each subject's rounds.
 pub(crate) struct Group {
     pub(crate) case: Case,
@@ -40,31 +43,40 @@ impl Row {
 /// Measures, and writes the page; progress goes to standard error.
 ///
 /// # Errors
-/// When a measurement fails.
+/// When a measurement fails. What there is by then is printed, and the page stays as it was.
 pub fn table(args: &TableArgs) -> Result<(), Failure> {
     let mut facts = facts();
     facts.push(("other frameworks", versions::of_peers()));
     let mut groups = groups(args)?;
+    let measured = measure(args, &mut groups);
+    groups.iter_mut().for_each(|group| group.rows.retain(|row| !row.reports.is_empty()));
+    groups.retain(|group| !group.rows.is_empty());
+    let text = page::text(&groups, &facts, args.rounds(), args.seconds());
+    match &args.into {
+        Some(page) if measured.is_ok() => page::write(page, &text)?,
+        _ => print!("{text}"),
+    }
+    measured?;
+    if let Some(path) = &args.plot {
+        plot::draw(path, &groups, &facts)?;
+    }
+    Ok(())
+}
+
+/// Fills the groups, round by round; who fails ends the run.
+fn measure(args: &TableArgs, groups: &mut [Group]) -> Result<(), Failure> {
     let mut progress = Progress::new(args.rounds() * groups.iter().map(|group| group.rows.len()).sum::<usize>());
     for round in 1..=args.rounds() {
-        for group in &mut groups {
+        for group in &mut *groups {
             group.look_for_peaks()?;
             for index in 0..group.rows.len() {
-                let run = group.run_of(index);
+                let (run, case) = (group.run_of(index), group.case.name());
                 let row = &mut group.rows[index];
                 let report = row.subject.measure(&run)?;
-                progress.one_more(round, &report);
+                progress.one_more(round, &case, &row.subject, &report);
                 row.reports.push(report);
             }
         }
-    }
-    let text = page::text(&groups, &facts, args.rounds(), args.seconds());
-    match &args.into {
-        Some(page) => page::write(page, &text)?,
-        None => print!("{text}"),
-    }
-    if let Some(path) = &args.plot {
-        plot::draw(path, &groups, &facts)?;
     }
     Ok(())
 }
@@ -97,7 +109,11 @@ impl Group {
                 Pace::BaselinePeak => row.subject.is_baseline(),
             };
             if wanted {
-                row.peak = Some(row.subject.measure(&case.run)?.rate());
+                let mut peak = 0.0_f64;
+                for _ in 0..PEAK_TRIES {
+                    peak = peak.max(row.subject.measure(&case.run)?.rate());
+                }
+                row.peak = Some(peak);
             }
         }
         Ok(())
@@ -125,12 +141,12 @@ impl Progress {
         Progress { all, done: 0, started: Instant::now() }
     }
 
-    fn one_more(&mut self, round: usize, report: &Report) {
+    fn one_more(&mut self, round: usize, case: &str, subject: &Subject, report: &Report) {
         self.done += 1;
         let (all, done) = (self.all, self.done);
         let left: Duration = self.started.elapsed().mul_f64((all - done) as f64 / done as f64);
         let (minutes, seconds) = (left.as_secs() / 60, left.as_secs() % 60);
-        let (case, rate) = (&report.case, report.rate());
-        eprintln!("{done}/{all}, round {round}: {case} {rate:.0} calls/s; {minutes} min {seconds:02} s left");
+        let (name, rate) = (subject.name(), report.rate());
+        eprintln!("{done}/{all}, round {round}: {case} {name} {rate:.0} calls/s; {minutes} min {seconds:02} s left");
     }
 }

@@ -21,6 +21,9 @@ import (
 	"peers/kitex_gen/echo/testee"
 )
 
+// A thousand connections at once take longer than the 50 ms of its default.
+const connectTimeout = 5 * time.Second
+
 type service struct{}
 
 func (*service) Echo(_ context.Context, request *echo.Blob) (*echo.Blob, error) { return request, nil }
@@ -55,7 +58,7 @@ func connectKitex(multiplexed bool) func(*run, string) ([]call, error) {
 	return func(run *run, url string) ([]call, error) {
 		klog.SetLevel(klog.LevelError)
 		_, address := address(url)
-		options := []client.Option{client.WithHostPorts(address)}
+		options := []client.Option{client.WithHostPorts(address), client.WithConnectTimeout(connectTimeout)}
 		if multiplexed {
 			options = append(options, client.WithMuxConnection(run.connections))
 		} else {

@@ -1,7 +1,8 @@
 //! volo-thrift, multiplexed or with its pool of connections. Settings: `TCP_NODELAY` (its default), its feature `unsafe-codec`, `Bytes`
-//! payloads, and as many connections in the pool as calls in flight.
+//! payloads, as many connections in the pool as calls in flight, no time limits of calls.
 
 use std::os::unix::net::SocketAddr as UnixAddr;
+use std::time::Duration;
 
 use bench_driver::{Calls, Failure, Line, MethodName, Order};
 use bytes::Bytes;
@@ -17,6 +18,9 @@ mod generated {
     volo::include_service!("volo_thrift.rs");
 }
 use generated::volo_thrift::echo_thrift::{Blob, Item, Mixed, Testee, TesteeClient, TesteeClientBuilder, TesteeServer};
+
+/// A thousand connections at once take longer than the 50 ms of its default.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 struct Service;
 
@@ -52,12 +56,14 @@ pub(crate) async fn start(starts: &Starts, multiplexed: bool) -> Result<(), Fail
     let mut clients = Vec::new();
     let many = if multiplexed { starts.run.connections } else { 1 };
     for _ in 0..many {
-        let mut builder = TesteeClientBuilder::new("testee").multiplex(multiplexed).address(address(&starts.url)?);
+        let mut builder = TesteeClientBuilder::new("testee")
+            .multiplex(multiplexed)
+            .rpc_timeout(None)
+            .connect_timeout(Some(CONNECT_TIMEOUT))
+            .address(address(&starts.url)?);
         if !multiplexed {
-            builder = builder.pool_config(volo_thrift::transport::pool::Config::new(
-                starts.run.in_flight,
-                std::time::Duration::from_secs(60),
-            ));
+            builder = builder
+                .pool_config(volo_thrift::transport::pool::Config::new(starts.run.in_flight, Duration::from_secs(60)));
         }
         clients.push(builder.build());
     }
