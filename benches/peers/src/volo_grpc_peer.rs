@@ -76,7 +76,7 @@ impl Calls for Echo {
     type Error = Status;
 
     async fn call(&self) -> Result<Blob, Status> {
-        let request = Blob { payload: self.payload.clone(), ..Blob::default() };
+        let request = Blob { payload: self.payload.clone() };
         Ok(self.client.echo(request).await?.into_inner())
     }
 
@@ -101,7 +101,6 @@ impl EchoMixed {
             quantity: line.quantity,
             price: line.price,
             tags: line.tags.into_iter().map(Into::into).collect(),
-            ..Item::default()
         };
         let message = Mixed {
             id: order.id.into(),
@@ -109,7 +108,6 @@ impl EchoMixed {
             items: order.lines.into_iter().map(item).collect(),
             labels: order.labels.into_iter().map(|(key, value)| (key.into(), value.into())).collect(),
             paid: order.paid,
-            ..Mixed::default()
         };
         EchoMixed { client, message }
     }

@@ -84,7 +84,7 @@ impl Calls for Echo {
     type Error = ClientError;
 
     async fn call(&self) -> Result<Blob, ClientError> {
-        self.client.echo(Blob { payload: self.payload.clone(), ..Blob::default() }).await
+        self.client.echo(Blob { payload: self.payload.clone() }).await
     }
 
     fn looks_right(&self, reply: &Blob) -> bool {
@@ -106,9 +106,8 @@ impl EchoMixed {
         let item = |line: Line| Item {
             sku: line.sku.into(),
             quantity: line.quantity as i32,
-            price: line.price.into(),
+            price: line.price,
             tags: line.tags.into_iter().map(Into::into).collect(),
-            ..Item::default()
         };
         let message = Mixed {
             id: order.id.into(),
@@ -116,7 +115,6 @@ impl EchoMixed {
             items: order.lines.into_iter().map(item).collect(),
             labels: order.labels.into_iter().map(|(key, value)| (key.into(), value.into())).collect(),
             paid: order.paid,
-            ..Mixed::default()
         };
         EchoMixed { client, message }
     }
