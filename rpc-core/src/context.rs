@@ -162,7 +162,7 @@ impl Context {
 
     /// The inside, if nobody else has a clone; a fresh one otherwise.
     fn inner(&mut self) -> &mut Inner {
-        if Arc::get_mut(&mut self.0).is_none() {
+        if Arc::strong_count(&self.0) != 1 {
             *self = Context::empty();
         }
         Arc::get_mut(&mut self.0).expect("just made unique")

@@ -6,7 +6,7 @@ use std::time::Instant;
 use crate::clock;
 use crate::conn::{self, ConnId, Cx};
 use crate::handler::Handler;
-use crate::reactor::core::{try_with, with};
+use crate::reactor::core::{Core, try_with, with};
 use crate::reactor::{LocalTask, ReactorHandle, ReservedTask, TaskId};
 
 /// The reactor this thread is turning, if any. Clones a reference count.
@@ -14,24 +14,32 @@ pub fn current() -> Option<ReactorHandle> {
     try_with(|core| core.handle.clone())
 }
 
-/// Runs `f` on another connection's handler, with that connection's [`Cx`]. `None` if this thread is not on that
-/// connection's reactor, if the connection is gone, if its handler is running just now, or if its handler is not an `H`.
+/// Runs `f` on the handler of a connection of `reactor`, with that connection's [`Cx`]. `None` if this thread does not turn `reactor`, if
+/// the connection is gone, if its handler is running just now, or if its handler is not an `H`.
 #[inline]
-pub fn visit<H: Handler, R>(id: ConnId, f: impl FnOnce(&mut H, &mut Cx<'_>) -> R) -> Option<R> {
-    conn::visit(id, |pipeline, cx| pipeline.handler().downcast_mut::<H>().map(|handler| f(handler, cx))).flatten()
+pub fn visit<H: Handler, R>(
+    reactor: &ReactorHandle,
+    id: ConnId,
+    f: impl FnOnce(&mut H, &mut Cx<'_>) -> R,
+) -> Option<R> {
+    conn::visit_from(reactor, id, |pipeline, cx| pipeline.handler().downcast_mut::<H>().map(|handler| f(handler, cx)))
+        .flatten()
 }
 
 /// As [`visit`] for who only looks: `f` must not write output, wake, arm timers or do anything else that concerns the reactor, and
 /// gets no [`Cx`] therefore. It costs a third.
 #[inline]
-pub fn peek<H: Handler, R>(id: ConnId, f: impl FnOnce(&mut H) -> R) -> Option<R> {
-    try_with(|core| core.conns.get(id)?.handler().downcast_mut::<H>().map(f)).flatten()
+pub fn peek<H: Handler, R>(reactor: &ReactorHandle, id: ConnId, f: impl FnOnce(&mut H) -> R) -> Option<R> {
+    let look = |core: &mut Core| {
+        let entry = if core.handle.is(reactor) { core.conns.get(id) } else { None };
+        entry?.handler().downcast_mut::<H>().map(f)
+    };
+    try_with(look).flatten()
 }
 
 /// The local task that is being polled, if `waker` is its own: then [`wake`] does the same for less.
-#[inline]
 pub fn task_of(waker: &Waker) -> Option<TaskId> {
-    try_with(|core| core.task_of(waker)).flatten()
+    try_with(|core| core.polled().task_of(waker)).flatten()
 }
 
 /// Wakes a task of this thread's reactor.

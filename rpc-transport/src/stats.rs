@@ -80,6 +80,8 @@ pub struct MemoryBudget {
     /// Bytes of large frames for which there is room already, arrived or not.
     announced: AtomicUsize,
     limit: usize,
+    /// 95 % of it.
+    refusing_from: usize,
 }
 
 impl MemoryBudget {
@@ -91,6 +93,7 @@ impl MemoryBudget {
             sheds: AtomicBool::new(false),
             announced: AtomicUsize::new(0),
             limit: limit.max(1),
+            refusing_from: limit.max(1) / 100 * 95,
         }
     }
 
@@ -113,7 +116,7 @@ impl MemoryBudget {
     /// Whether it would be so with that much more.
     #[inline]
     pub(crate) fn would_refuse_work_with(&self, more: usize) -> bool {
-        self.used().saturating_add(more) >= self.limit / 100 * 95
+        self.used().saturating_add(more) >= self.refusing_from
     }
 
     /// At 75 % the largest connections are not read any more.

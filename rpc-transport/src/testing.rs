@@ -12,11 +12,12 @@ pub use crate::driver::sim::{Faults, Knobs, Network, Observer, RawListener, RawP
 pub use crate::panics::fail_points::{panic_at_times, panics};
 pub use crate::reactor::audit::{ReactorAudit, audit};
 
-/// Shows each connection of a reactor that is turned by hand, if its handler is an `H`.
-pub fn each_handler<H: Handler>(reactor: &ReactorHandle, mut look: impl FnMut(ConnId, &mut H)) {
+/// Shows each connection of a reactor that is turned by hand, if its handler is an `H`, and whether that says that it is busy.
+pub fn each_handler<H: Handler>(reactor: &ReactorHandle, mut look: impl FnMut(ConnId, &mut H, bool)) {
     reactor.at_hand(|| {
         for id in with(|core| core.conns.ids()) {
-            local::peek::<H, _>(id, |handler| look(id, handler));
+            let busy = with(|core| core.conns.get(id).is_some_and(|entry| entry.is_busy()));
+            local::peek::<H, _>(reactor, id, |handler| look(id, handler, busy));
         }
     });
 }

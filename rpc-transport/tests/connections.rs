@@ -237,8 +237,9 @@ fn b16_messages_to_a_dead_connection_come_back() {
     let listener = serve(&pool, |_| Script::new());
     let (tell, ends) = mpsc::channel();
     let id = connect(&reactor, listener.url(), Connector::default(), Script::new().end_to(tell));
-    local::visit::<Script, ()>(id, |_, _| ()); // off the reactor: nothing
-    on(&reactor, move || local::visit::<Script, _>(id, |_, cx| cx.close(CloseReason::Local("over"))));
+    local::visit::<Script, ()>(&reactor, id, |_, _| ()); // off the reactor: nothing
+    let here = reactor.clone();
+    on(&reactor, move || local::visit::<Script, _>(&here, id, |_, cx| cx.close(CloseReason::Local("over"))));
     hear(&ends);
     let (back, backs) = mpsc::channel();
     reactor.send(id, Arc::new(Note(back.clone())));
@@ -291,7 +292,8 @@ fn a_paused_connection_gets_going_again() {
     reactor.send(id, Arc::new(Resume));
     assert_eq!(hear(&told), "deadline");
     assert_eq!(hear(&told), "c", "resumed by its own timer");
-    on(&reactor, move || local::visit::<Script, _>(id, |_, cx| cx.resume()).unwrap());
+    let here = reactor.clone();
+    on(&reactor, move || local::visit::<Script, _>(&here, id, |_, cx| cx.resume()).unwrap());
     assert_eq!(hear(&told), "d");
     for next in ["e", "f"] {
         reactor.send(id, Arc::new(Resume));

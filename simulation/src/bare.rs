@@ -170,7 +170,7 @@ impl Wild {
                 302 if self.rng.bool() => cx.abort(CloseReason::Local("it had enough")),
                 303 if self.rng.u32(0..4) == 0 => panic!("as it was asked for"),
                 // Its own connection is running: nobody may reach it a second time.
-                304..=320 if local::visit::<Wild, _>(cx.id(), |_, _| ()).is_some() => {
+                304..=320 if local::visit::<Wild, _>(&cx.reactor().clone(), cx.id(), |_, _| ()).is_some() => {
                     self.wrong("a handler was entered while it ran");
                 }
                 _ => {}

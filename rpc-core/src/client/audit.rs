@@ -37,11 +37,11 @@ pub fn audit_channel<M>(channel: &Channel<M>) -> Result<ChannelAudit, String> {
         if !seen.insert(slot.reactor.index()) {
             continue; // a reactor with several of its connections
         }
-        each_handler::<ClientHandler>(&slot.reactor, |id, handler| {
+        each_handler::<ClientHandler>(&slot.reactor, |id, handler, busy| {
             if !handler.is_of(inner) {
                 return;
             }
-            match handler.audit() {
+            match handler.audit(busy) {
                 Ok(one) => {
                     audit.connections += 1;
                     audit.waiting += one.waiting;

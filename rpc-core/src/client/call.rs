@@ -13,7 +13,7 @@ use rpc_transport::local;
 
 use super::channel::{Channel, ChannelInner};
 use super::pooled::Pooled;
-use super::wire::{Wire, deadline_of, explain};
+use super::wire::{Options, Wire, deadline_of, explain};
 use crate::codegen::MethodDescriptor;
 use crate::context::{Cancelled, Context, Inherited, Origin};
 use crate::error::{Error, Phase, Refusal, Result, Sent};
@@ -28,7 +28,8 @@ use crate::status::Code;
 pub struct Call<'a, M, Req, Resp> {
     channel: &'a Channel<M>,
     method: &'static MethodDescriptor,
-    req: Req,
+    /// Taken when the call begins.
+    req: Option<Req>,
     timeout: Option<Duration>,
     metadata: Option<Box<(Metadata, Metadata)>>,
     origin: Origin,
@@ -46,7 +47,15 @@ pub struct Response<T> {
 
 impl<'a, M: Middleware, Req, Resp> Call<'a, M, Req, Resp> {
     pub(crate) fn new(channel: &'a Channel<M>, method: &'static MethodDescriptor, req: Req) -> Self {
-        Call { channel, method, req, timeout: None, metadata: None, origin: Origin::default(), reply: PhantomData }
+        Call {
+            channel,
+            method,
+            req: Some(req),
+            timeout: None,
+            metadata: None,
+            origin: Origin::default(),
+            reply: PhantomData,
+        }
     }
 
     /// The time from now to the reply, connecting and queueing included. Default: `default_timeout`, 5 s. The server is told. A call
@@ -121,19 +130,24 @@ where
     ///
     /// # Errors
     /// As [`Call::wait`].
-    pub fn wait(mut self) -> Result<Response<Resp>> {
+    pub fn wait(self) -> Result<Response<Resp>> {
+        let Call { channel, method, .. } = self.0;
+        let channel = channel.inner();
         if local::current().is_some() {
             let error = Error::from(Refusal::WaitOnReactor).with_phase(Phase::Queue);
-            return Err(explain(error, self.0.channel.inner(), self.0.method, Duration::ZERO));
+            return Err(explain(error, channel, method, Duration::ZERO));
         }
-        let channel = self.0.channel.inner();
-        let (slot, _) = channel.pick();
-        // Taken over now and not at the first poll: this thread may poll others' futures meanwhile, which take over nothing from here.
-        let inherited = Inherited::of(std::mem::take(&mut self.0.origin));
-        let mut future = ResponseFuture { state: State::New(self.0, Some(inherited)), prefer: Some(slot), watch: None };
+        let slot = channel.pick();
+        let mut future = self.into_future();
+        future.prefer = Some(slot);
+        // This thread may poll others' futures meanwhile, which take over nothing from here.
         let mut nothing = Inherited::NOTHING;
-        let _outside = nothing.enter();
-        channel.slots[slot].reactor.block_on(&mut future)
+        let mut outside = nothing.enter();
+        let mut own = std::future::poll_fn(|cx| {
+            let _inside = outside.suspend();
+            Pin::new(&mut future).poll(cx)
+        });
+        channel.slots[slot].reactor.block_on(&mut own)
     }
 }
 
@@ -161,7 +175,8 @@ where
     type IntoFuture = ResponseFuture<'a, M, Req, Resp>;
 
     fn into_future(self) -> Self::IntoFuture {
-        ResponseFuture { state: State::New(self.0, None), prefer: None, watch: None }
+        let wire = Wire::new(self.0.channel.inner(), self.0.method);
+        ResponseFuture { call: self.0, wire, layered: None, prefer: None, watch: None }
     }
 }
 
@@ -170,7 +185,11 @@ pub struct CallFuture<'a, M, Req: Message, Resp: 'static>(ResponseFuture<'a, M, 
 
 /// As [`CallFuture`], for a [`ResponseCall`].
 pub struct ResponseFuture<'a, M, Req: Message, Resp: 'static> {
-    state: State<'a, M, Req, Resp>,
+    call: Call<'a, M, Req, Resp>,
+    /// Without middleware: the message is encoded where it is sent from.
+    wire: Wire<'a>,
+    /// With middleware, once it has begun.
+    layered: Option<Pooled<Result<Response<Resp>>>>,
     /// The connection's slot, if it has been chosen already.
     prefer: Option<usize>,
     /// The end of the call on whose behalf this one is made, if that does not drop it.
@@ -201,27 +220,6 @@ impl Watch {
     }
 }
 
-#[allow(clippy::large_enum_variant, reason = "one per call, in the caller's frame: a box would be an allocation")]
-enum State<'a, M, Req: Message, Resp: 'static> {
-    /// With what it takes over, if that has been taken already.
-    New(Call<'a, M, Req, Resp>, Option<Inherited>),
-    /// Without middleware: the message is encoded where it is sent from.
-    Direct(Wire<'a>),
-    Layered(Pooled<Result<Response<Resp>>>),
-    Done,
-}
-
-impl<M, Req: Message, Resp> State<'_, M, Req, Resp> {
-    /// Whether the peer can have seen the request.
-    fn sent(&self) -> Sent {
-        match self {
-            State::New(..) => Sent::No,
-            State::Direct(wire) if wire.is_unsent() => Sent::No,
-            _ => Sent::Maybe,
-        }
-    }
-}
-
 // Neither future is ever pinned in place by itself: what needs pinning is boxed.
 impl<M, Req: Message, Resp> Unpin for CallFuture<'_, M, Req, Resp> {}
 impl<M, Req: Message, Resp> Unpin for ResponseFuture<'_, M, Req, Resp> {}
@@ -236,7 +234,7 @@ where
 
     #[inline]
     fn poll(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.0).poll(cx).map_ok(|response| response.message)
+        self.0.poll_with(cx, decode, |response| response.message)
     }
 }
 
@@ -248,113 +246,169 @@ where
 {
     type Output = Result<Response<Resp>>;
 
+    #[inline]
     fn poll(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Self::Output> {
-        let this = &mut *self;
-        loop {
-            if let Some(watch) = &mut this.watch
-                && Pin::new(&mut watch.cancelled).poll(cx).is_ready()
-            {
-                let error = watch.error().with_sent(this.state.sent());
-                this.watch = None;
-                this.state = State::Done;
-                return Poll::Ready(Err(error));
-            }
-            match &mut this.state {
-                State::Direct(wire) => {
-                    let Poll::Ready(outcome) = wire.poll(cx) else { return Poll::Pending };
-                    let result = outcome.and_then(decode).map_err(|error| wire.explain(error));
-                    this.state = State::Done;
-                    return Poll::Ready(result);
-                }
-                State::Layered(future) => {
-                    let poll = future.poll(cx);
-                    if poll.is_ready() {
-                        this.state = State::Done;
-                    }
-                    return poll;
-                }
-                State::New(..) => {
-                    let State::New(mut call, inherited) = std::mem::replace(&mut this.state, State::Done) else {
-                        continue;
-                    };
-                    let inherited = inherited.unwrap_or_else(|| Inherited::of(std::mem::take(&mut call.origin)));
-                    if let Some(watched) = inherited.watched() {
-                        let mut watch = Watch::new(watched, call.channel.inner(), call.method);
-                        if Pin::new(&mut watch.cancelled).poll(cx).is_ready() {
-                            return Poll::Ready(Err(watch.error().with_sent(Sent::No)));
-                        }
-                        this.watch = Some(Box::new(watch));
-                    }
-                    this.state = call.begin(cx, this.prefer, &inherited);
-                    if matches!(&this.state, State::Direct(wire) if wire.is_local()) {
-                        return Poll::Pending;
-                    }
-                }
-                State::Done => panic!("a call's future was polled after it had ended"),
-            }
-        }
+        let whole = |reply: &mut Reply| {
+            let message = decode(reply)?;
+            Ok(Response { message, metadata: reply.info.take().map(|info| info.backward).unwrap_or_default() })
+        };
+        self.poll_with(cx, whole, |response| response)
     }
 }
 
-impl<'a, M, Req, Resp> Call<'a, M, Req, Resp>
+impl<M, Req, Resp> ResponseFuture<'_, M, Req, Resp>
 where
     M: Middleware,
     Req: Message + 'static,
     Resp: Message + Default + 'static,
 {
-    fn begin(self, cx: &mut TaskContext<'_>, prefer: Option<usize>, inherited: &Inherited) -> State<'a, M, Req, Resp> {
-        let channel = self.channel.inner();
-        let own = self.timeout.unwrap_or(channel.config.limits.default_timeout);
-        let timeout = inherited.remaining().map_or(own, |left| left.min(own));
-        let (persistent, transient) = self.metadata.map(|pairs| *pairs).unwrap_or_default();
-        let metadata = (inherited.persistent(persistent), transient);
-        if M::IDENTITY {
-            let message = Encoded::new(self.req);
-            return State::Direct(Wire::begin(cx, channel, self.method, timeout, &metadata, message, prefer));
+    /// Polls the call, and takes what is asked for from its reply, or from what came through the middleware.
+    #[inline]
+    fn poll_with<T>(
+        &mut self,
+        cx: &mut TaskContext<'_>,
+        of_reply: impl FnOnce(&mut Reply) -> Result<T>,
+        of_response: impl FnOnce(Response<Resp>) -> T,
+    ) -> Poll<Result<T>> {
+        if self.wire.is_new() {
+            if let Some(error) = self.begin(cx) {
+                return Poll::Ready(Err(error));
+            }
+            if self.wire.is_local() {
+                return Poll::Pending;
+            }
+        } else if self.watch.is_some()
+            && let Some(error) = self.poll_watch(cx)
+        {
+            return Poll::Ready(Err(error));
         }
-        let channel = self.channel.clone();
-        let (method, req) = (self.method, self.req);
-        State::Layered(Pooled::new(async move {
-            let mut cx = Context::take();
-            let now = local::now();
-            let deadline = deadline_of(now, timeout);
-            cx.send(method, &channel.inner().peer, now, deadline, metadata.clone());
-            let terminal = Terminal { channel: channel.inner(), method, timeout, metadata, prefer };
-            let result = channel.layers.call(&cx, Payload::encode(&req), terminal).await;
-            let result = result.and_then(|payload| payload.decode().map_err(undecodable)).map_err(|e| {
-                let elapsed = local::now().saturating_duration_since(now);
-                explain(e, channel.inner(), method, elapsed)
-            });
-            let metadata = cx.take_backward();
-            cx.give_back();
-            result.map(|message| Response { message, metadata })
-        }))
+        if M::IDENTITY {
+            let Poll::Ready(mut outcome) = self.wire.poll(cx) else { return Poll::Pending };
+            // A reply is large: it stays where it is.
+            let result = match outcome {
+                Ok(ref mut reply) => of_reply(reply),
+                Err(error) => Err(error),
+            };
+            return Poll::Ready(result.map_err(|error| self.wire.explain(error)));
+        }
+        let Some(layered) = &mut self.layered else { panic!("a call's future was polled after it had ended") };
+        let poll = layered.poll(cx);
+        if poll.is_ready() {
+            self.layered = None;
+        }
+        poll.map_ok(of_response)
     }
+
+    /// Begins the call. Returns its error if it ends before that.
+    #[inline]
+    fn begin(&mut self, cx: &mut TaskContext<'_>) -> Option<Error> {
+        let channel = self.call.channel.inner();
+        let mut options = Options {
+            timeout: self.call.timeout.unwrap_or(channel.config.limits.default_timeout),
+            metadata: self.call.metadata.take().map(|pairs| *pairs),
+            prefer: self.prefer,
+        };
+        if let Some(inherited) = Inherited::of(&self.call.origin) {
+            if let Some(watched) = inherited.watched() {
+                self.watch = Some(Box::new(Watch::new(watched, channel, self.call.method)));
+                if let Some(error) = self.poll_watch(cx) {
+                    return Some(error);
+                }
+            }
+            options.inherit(&inherited);
+        }
+        let req = self.call.req.take()?;
+        if M::IDENTITY {
+            self.wire.begin(cx, options, Encoded::new(req));
+        } else {
+            self.wire.give_up();
+            self.layered = Some(layered(self.call.channel, self.call.method, options, req));
+        }
+        None
+    }
+
+    /// The error of a call that ends because the one on whose behalf it is made does.
+    #[cold]
+    fn poll_watch(&mut self, cx: &mut TaskContext<'_>) -> Option<Error> {
+        let watch = self.watch.as_mut()?;
+        if Pin::new(&mut watch.cancelled).poll(cx).is_pending() {
+            return None;
+        }
+        let unsent = self.layered.is_none() && self.wire.is_unsent();
+        let error = watch.error().with_sent(if unsent { Sent::No } else { Sent::Maybe });
+        (self.watch, self.layered) = (None, None);
+        self.wire.give_up();
+        Some(error)
+    }
+}
+
+impl Options {
+    #[cold]
+    fn inherit(&mut self, inherited: &Inherited) {
+        if let Some(left) = inherited.remaining() {
+            self.timeout = self.timeout.min(left);
+        }
+        let (persistent, transient) = self.metadata.take().unwrap_or_default();
+        self.metadata = Some((inherited.persistent(persistent), transient));
+    }
+}
+
+/// A call through the middleware.
+fn layered<M, Req, Resp>(
+    channel: &Channel<M>,
+    method: &'static MethodDescriptor,
+    options: Options,
+    req: Req,
+) -> Pooled<Result<Response<Resp>>>
+where
+    M: Middleware,
+    Req: Message + 'static,
+    Resp: Message + Default + 'static,
+{
+    let channel = channel.clone();
+    Pooled::new(async move {
+        let mut cx = Context::take();
+        let now = local::now();
+        let deadline = deadline_of(now, options.timeout);
+        cx.send(method, &channel.inner().peer, now, deadline, options.metadata.clone().unwrap_or_default());
+        let terminal = Terminal { channel: channel.inner(), method, options };
+        let result = channel.layers.call(&cx, Payload::encode(&req), terminal).await;
+        let result = result.and_then(|payload| payload.decode().map_err(undecodable)).map_err(|e| {
+            let elapsed = local::now().saturating_duration_since(now);
+            explain(e, channel.inner(), method, elapsed)
+        });
+        let metadata = cx.take_backward();
+        cx.give_back();
+        result.map(|message| Response { message, metadata })
+    })
 }
 
 /// The innermost step of a client's middleware stack.
 struct Terminal<'a> {
     channel: &'a Arc<ChannelInner>,
     method: &'static MethodDescriptor,
-    timeout: Duration,
-    metadata: (Metadata, Metadata),
-    prefer: Option<usize>,
+    options: Options,
 }
 
 impl Next for Terminal<'_> {
     async fn run(self, cx: &Context, req: Payload) -> Result<Payload> {
-        let Terminal { channel, method, timeout, metadata, prefer } = self;
-        let timeout = cx.deadline().map_or(timeout, |at| at.saturating_duration_since(local::now()).min(timeout));
-        let (mut wire, mut body) = (None::<Wire<'_>>, req.into_link());
-        let reply = std::future::poll_fn(|task| match &mut wire {
-            Some(wire) => wire.poll(task),
-            None => {
-                let body = std::mem::take(&mut body);
-                let wire = wire.insert(Wire::begin(task, channel, method, timeout, &metadata, body, prefer));
-                if wire.is_local() { Poll::Pending } else { wire.poll(task) }
+        let Terminal { channel, method, mut options } = self;
+        if let Some(at) = cx.deadline() {
+            options.timeout = options.timeout.min(at.saturating_duration_since(local::now()));
+        }
+        let mut wire = Wire::new(channel, method);
+        let mut new = Some((options, req.into_link()));
+        let reply = std::future::poll_fn(|task| {
+            if let Some((options, body)) = new.take() {
+                wire.begin(task, options, body);
+                if wire.is_local() {
+                    return Poll::Pending;
+                }
             }
+            wire.poll(task)
         });
-        let reply = reply.await.and_then(accept)?;
+        let mut reply = reply.await?;
+        accept(&mut reply)?;
         if let Some(info) = reply.info {
             cx.put_backward(info.backward);
         }
@@ -362,29 +416,36 @@ impl Next for Terminal<'_> {
     }
 }
 
-/// Turns what the peer calls an error into one.
-fn accept(reply: Reply) -> Result<Reply> {
+/// What the peer calls an error.
+#[inline]
+fn accept(reply: &mut Reply) -> Result<()> {
+    let business = reply.info.as_ref().is_some_and(|info| info.business.is_some());
+    if reply.kind == MessageType::Exception || business { Err(refused(reply)) } else { Ok(()) }
+}
+
+#[cold]
+fn refused(reply: &mut Reply) -> Error {
     let id = reply.id.to_wire();
-    if reply.kind == MessageType::Exception {
-        let exception = Exception::decode(&reply.body).map_err(|error| undecodable(error).with_id(id))?;
-        return Err(Error::remote(exception, reply.info.as_deref()).with_phase(Phase::Wait).with_id(id));
-    }
-    match reply.info {
-        Some(mut info) if info.business.is_some() => {
-            let status = info.business.take().unwrap_or_default();
-            Err(Error::from(status).with_phase(Phase::Wait).with_id(id))
+    let error = if reply.kind == MessageType::Exception {
+        match Exception::decode(&reply.body) {
+            Ok(exception) => Error::remote(exception, reply.info.as_deref()).with_phase(Phase::Wait),
+            Err(error) => undecodable(error),
         }
-        info => Ok(Reply { info, ..reply }),
-    }
+    } else {
+        let status = reply.info.as_mut().and_then(|info| info.business.take());
+        Error::from(status.unwrap_or_default()).with_phase(Phase::Wait)
+    };
+    error.with_id(id)
 }
 
-fn decode<Resp: Message + Default>(reply: Reply) -> Result<Response<Resp>> {
-    let reply = accept(reply)?;
+#[inline]
+fn decode<Resp: Message + Default>(reply: &mut Reply) -> Result<Resp> {
+    accept(reply)?;
     let message = middleware::decode(&reply.body, &reply.body);
-    let message = message.map_err(|error| undecodable(error).with_id(reply.id.to_wire()))?;
-    Ok(Response { message, metadata: reply.info.map(|info| info.backward).unwrap_or_default() })
+    message.map_err(|error| undecodable(error).with_id(reply.id.to_wire()))
 }
 
+#[cold]
 fn undecodable(error: prost::DecodeError) -> Error {
     Error::from(error).with_code(Code::Internal).with_phase(Phase::Decode).with_sent(Sent::Maybe)
 }

@@ -48,10 +48,10 @@ struct Owner(Arc<ChannelInner>);
 impl Drop for Owner {
     fn drop(&mut self) {
         for slot in &self.0.slots {
-            let conn = slot.state.lock().conn;
-            if let Some(id) = conn {
+            if let Some(id) = slot.conn() {
+                let reactor = slot.reactor.clone();
                 slot.reactor.run(move || {
-                    local::visit::<ClientHandler, _>(id, ClientHandler::retire_now);
+                    local::visit::<ClientHandler, _>(&reactor, id, ClientHandler::retire_now);
                 });
             }
         }
@@ -180,6 +180,8 @@ pub(crate) struct ChannelInner {
 /// A place for one connection, on one reactor.
 pub(crate) struct Slot {
     pub(crate) reactor: ReactorHandle,
+    /// The connection, as a number, or [`NO_CONN`]. Changed by the reactor's thread only.
+    conn: AtomicU64,
     state: Mutex<SlotState>,
     /// Calls that have not ended; counted without multiplexing only.
     load: AtomicUsize,
@@ -187,9 +189,10 @@ pub(crate) struct Slot {
     orphans: Mutex<HashMap<(ConnId, SeqId), Found>>,
 }
 
+const NO_CONN: u64 = u64::MAX;
+
 #[derive(Default)]
 struct SlotState {
-    conn: Option<ConnId>,
     /// Failures in a row.
     failures: u32,
     /// Failures ever: each is another endpoint's turn.
@@ -216,6 +219,7 @@ impl ChannelInner {
         let keepalive = Arc::new(Rules::of(limits));
         let slots = (0..config.connections).map(|index| Slot {
             reactor: reactors[index % reactors.len()].clone(),
+            conn: AtomicU64::new(NO_CONN),
             state: Mutex::default(),
             load: AtomicUsize::new(0),
             orphans: Mutex::default(),
@@ -236,21 +240,19 @@ impl ChannelInner {
     }
 
     /// The slot for the next call: on this thread's reactor if one is, else each in turn; without multiplexing an idle one.
-    pub(crate) fn pick(&self) -> (usize, bool) {
-        if let [only] = &self.slots[..] {
-            return (0, only.reactor.is_current());
-        }
+    #[inline]
+    pub(crate) fn pick(&self) -> usize {
+        if self.slots.len() == 1 { 0 } else { self.pick_of_many() }
+    }
+
+    fn pick_of_many(&self) -> usize {
         let here = |slot: &Slot| slot.reactor.is_current();
         if !self.config.multiplexed {
-            let local = self.least_loaded(here);
-            return (local.or_else(|| self.least_loaded(|_| true)).unwrap_or(0), local.is_some());
+            return self.least_loaded(here).or_else(|| self.least_loaded(|_| true)).unwrap_or(0);
         }
         let start = self.next.fetch_add(1, Ordering::Relaxed) % self.slots.len();
         let mut order = (start..self.slots.len()).chain(0..start);
-        match order.find(|i| here(&self.slots[*i])) {
-            Some(index) => (index, true),
-            None => (start, false),
-        }
+        order.find(|i| here(&self.slots[*i])).unwrap_or(start)
     }
 
     /// The slot with the fewest calls, the first of equals: so the connections in use stay few.
@@ -282,11 +284,11 @@ impl ChannelInner {
     /// The slot's connection, made now if there is none. Only on the slot's reactor.
     pub(crate) fn ensure(self: &Arc<Self>, index: usize) -> Result<ConnId> {
         let slot = &self.slots[index];
+        if let Some(id) = slot.conn() {
+            return Ok(id);
+        }
         let turn = {
             let state = slot.state.lock();
-            if let Some(id) = state.conn {
-                return Ok(id);
-            }
             let now = local::now();
             if let Some(at) = state.retry_at.filter(|at| *at > now) {
                 return Err(backoff(&state, at - now));
@@ -300,19 +302,17 @@ impl ChannelInner {
         let Some(id) = self.connector.connect(endpoint, framing, handler) else {
             return Err(Error::closed("the connection's reactor is not turned by this thread"));
         };
-        slot.state.lock().conn = Some(id); // if it fails at once, it says so later
+        slot.conn.store(id.to_bits(), Ordering::Release); // if it fails at once, it says so later
         Ok(id)
     }
 
     /// A connection has ended. `failed_at` is given if it never worked. Then the next endpoint has its turn, after a pause if all have
     /// had theirs; returns whether it is now.
     pub(crate) fn closed(&self, index: usize, id: ConnId, failed_at: Option<Instant>, why: &str) -> bool {
-        let mut state = self.slots[index].state.lock();
-        if state.conn == Some(id) {
-            state.conn = None;
-        }
+        let slot = &self.slots[index];
+        slot.forget(id);
         let Some(now) = failed_at else { return true };
-        self.note_failure(&mut state, now, why)
+        self.note_failure(&mut slot.state.lock(), now, why)
     }
 
     /// A connection says goodbye before it has answered anything. Once that may be chance; a peer that goes on like this is backed off
@@ -343,9 +343,8 @@ impl ChannelInner {
     /// Sends a cell to the slot's connection, from any thread.
     pub(crate) fn send(self: &Arc<Self>, index: usize, cell: &Arc<ReplyCell>) {
         let slot = &self.slots[index];
-        let conn = slot.state.lock().conn;
         let cell = Arc::clone(cell);
-        match conn {
+        match slot.conn() {
             Some(id) => slot.reactor.send(id, cell),
             None => {
                 // Until a connection is there each call takes the long way, which makes one.
@@ -362,7 +361,7 @@ impl ChannelInner {
         }
         match self.ensure(index) {
             Ok(id) => {
-                local::visit::<ClientHandler, _>(id, |handler, cx| {
+                local::visit::<ClientHandler, _>(&self.slots[index].reactor, id, |handler, cx| {
                     if let Some(cell) = cell.0.take() {
                         handler.arrived(cx, cell);
                     }
@@ -431,12 +430,16 @@ impl Drop for Undelivered {
 }
 
 impl Slot {
+    /// The connection that new calls get, if there is one.
+    #[inline]
+    pub(crate) fn conn(&self) -> Option<ConnId> {
+        let bits = self.conn.load(Ordering::Acquire);
+        (bits != NO_CONN).then(|| ConnId::from_bits(bits))
+    }
+
     /// New calls get another connection.
     pub(crate) fn forget(&self, id: ConnId) {
-        let mut state = self.state.lock();
-        if state.conn == Some(id) {
-            state.conn = None;
-        }
+        let _ = self.conn.compare_exchange(id.to_bits(), NO_CONN, Ordering::AcqRel, Ordering::Relaxed);
     }
 
     /// The connection has answered: the peer is well.

@@ -14,8 +14,8 @@ use crate::protocol::ProtocolError;
 use crate::protocol::ttheader::layout::capability;
 use crate::protocol::ttheader::{ControlFrame, ReplyInfo, TtFrame};
 
-/// The timer of the next look at a silent peer; no call's key is as large.
-pub(super) const KEEPALIVE: u64 = u64::MAX;
+/// The timer of the next look at a silent peer.
+pub(super) const KEEPALIVE: u64 = 1;
 
 impl ClientHandler {
     /// Looks for the peer's word that it knows control frames.

@@ -15,13 +15,21 @@ use super::refusals::{expired, refusal_error, timeout_ms, too_large};
 use crate::codegen::MethodDescriptor;
 use crate::error::{Error, Phase, Refusal, Sent};
 use crate::glitch::{Glitches, Verdict};
-use crate::mux::{Abandon, Arrived, Body, Found, Keepalive, Outcome, Pending, ReplyCell, Request, SeqId, Spec};
+use crate::mux::{
+    Abandon, Arrived, Body, Deadlines, Found, Keepalive, Outcome, Pending, ReplyCell, Request, SeqId, Spec,
+};
 use crate::protocol::ttheader::RequestHead;
+
+/// The timer of the next deadline.
+const DEADLINES: u64 = 0;
 
 pub(crate) struct ClientHandler {
     pub(super) channel: Arc<ChannelInner>,
     pub(super) slot: usize,
     pub(super) pending: Pending<Entry>,
+    deadlines: Deadlines,
+    /// The timer of the deadlines.
+    timer: Option<TimerId>,
     queue: Queue,
     on_wire: usize,
     /// Calls of local callers that ended without a reply, which may still come, and were not fetched since.
@@ -57,7 +65,6 @@ pub(crate) struct ClientHandler {
 pub(super) struct Entry {
     waiter: Waiter,
     pub(super) method: &'static MethodDescriptor,
-    timer: Option<TimerId>,
     timeout: Duration,
     pub(super) place: Place,
 }
@@ -88,6 +95,8 @@ impl ClientHandler {
         ClientHandler {
             slot,
             pending: Pending::new(max_on_wire + limits.client_max_waiting),
+            deadlines: Deadlines::default(),
+            timer: None,
             queue: Queue::default(),
             write_hard: limits.hard(),
             on_wire: 0,
@@ -116,12 +125,12 @@ impl ClientHandler {
 
     /// What it holds, if what is known of it agrees.
     #[cfg(feature = "testing")]
-    pub(crate) fn audit(&mut self) -> Result<super::audit::ChannelAudit, String> {
+    pub(crate) fn audit(&mut self, busy: bool) -> Result<super::audit::ChannelAudit, String> {
         if self.wrote_retired {
             return Err("I24: a call was written after the connection was retired".to_owned());
         }
         let (mut on_wire, mut queued, mut unfetched) = (0, 0, 0);
-        for entry in self.pending.calls() {
+        for (slot, entry) in self.pending.calls() {
             match entry.place {
                 Place::Queued(_) => queued += 1,
                 Place::OnWire(_) => on_wire += 1,
@@ -130,12 +139,17 @@ impl ClientHandler {
                     continue;
                 }
             }
-            if entry.timer.is_none() {
+            if !self.deadlines.is_kept(slot) || self.timer.is_none() {
                 return Err(format!("a call of {} has no timer for its deadline", entry.method));
             }
         }
         if unfetched != self.unfetched {
             return Err(format!("{unfetched} outcomes not fetched, {} counted", self.unfetched));
+        }
+        if busy != (on_wire + queued > 0) {
+            return Err(format!(
+                "{on_wire} calls on the wire, {queued} in the queue, and the reactor is told: busy = {busy}"
+            ));
         }
         if on_wire != self.on_wire {
             return Err(format!("{on_wire} calls on the wire, {} counted", self.on_wire));
@@ -175,7 +189,7 @@ impl ClientHandler {
     pub(crate) fn submit<B: Body>(
         &mut self,
         cx: &mut Cx<'_>,
-        spec: Spec,
+        spec: &mut Spec,
         body: B,
         waiter: Waiter,
     ) -> Result<SeqId, Error> {
@@ -195,7 +209,7 @@ impl ClientHandler {
         let (deadline, timeout, method) = (spec.deadline, spec.timeout, spec.method);
         let start = cx.written() + cx.output_len() as u64;
         let place = if write_now { Place::OnWire(start) } else { Place::Queued(self.queue.next_ticket()) };
-        let entry = Entry { waiter, method, timer: None, timeout, place };
+        let entry = Entry { waiter, method, timeout, place };
         let seq = match self.pending.insert(entry) {
             Ok(seq) => seq,
             Err(_) => {
@@ -204,22 +218,31 @@ impl ClientHandler {
             }
         };
         if write_now {
-            if let Err(error) = self.write(cx, seq, &spec, body) {
+            if let Err(error) = self.write(cx, seq, spec, body) {
                 // Nothing was written: the peer never hears of the id.
                 self.pending.abandon(seq, Abandon::Unsent);
                 return Err(error);
             }
             self.on_wire += 1;
         } else {
+            let spec = Spec { extra: std::mem::take(&mut spec.extra), ..*spec };
             self.queue.push(Queued { seq, spec, body: body.into_link() });
         }
         self.calls += 1;
         self.watch(cx);
-        let timer = cx.arm(deadline, seq.to_key());
-        if let Some(entry) = self.pending.get(seq) {
-            entry.timer = Some(timer);
+        cx.set_busy(true);
+        if self.deadlines.set(seq.slot(), deadline) {
+            self.arm(cx, deadline);
         }
         Ok(seq)
+    }
+
+    fn arm(&mut self, cx: &mut Cx<'_>, at: Instant) {
+        if let Some(late) = self.timer {
+            cx.forget(late);
+            self.timer = None;
+        }
+        self.timer = Some(cx.remind(at, DEADLINES));
     }
 
     fn write<B: Body>(&mut self, cx: &mut Cx<'_>, seq: SeqId, spec: &Spec, body: B) -> Result<(), Error> {
@@ -278,11 +301,13 @@ impl ClientHandler {
         }
     }
 
+    #[inline]
     pub(super) fn finish(&mut self, cx: &mut Cx<'_>, seq: SeqId, outcome: Outcome, how: Abandon) {
         self.settle(cx, seq, Found::Done(outcome.map_err(|error| error.with_id(seq.to_wire()))), how);
     }
 
     /// Ends a call, here at least: its caller gets what came of it, now or when it asks.
+    #[inline]
     fn settle(&mut self, cx: &mut Cx<'_>, seq: SeqId, found: Found, how: Abandon) {
         let Some(entry) = self.pending.get(seq) else { return };
         match entry.place {
@@ -290,9 +315,8 @@ impl ClientHandler {
             Place::OnWire(_) => self.on_wire -= 1,
             Place::Done(..) => return,
         }
-        if let Some(timer) = entry.timer.take() {
-            cx.disarm(timer);
-        }
+        self.deadlines.clear(seq.slot());
+        cx.set_busy(self.on_wire > 0 || !self.queue.is_empty());
         match &entry.waiter {
             Waiter::Foreign(cell) => {
                 if let Some(waker) = cell.complete(found) {
@@ -315,41 +339,44 @@ impl ClientHandler {
         }
     }
 
-    /// As [`collect`](ClientHandler::collect), if the outcome is there and taking it changes nothing for other calls: the common
-    /// case. Touches nothing of the reactor; the waiter is given back because dropping it might.
-    pub(crate) fn collect_plainly(&mut self, seq: SeqId) -> Option<(Found, Waiter)> {
+    /// As [`collect`](ClientHandler::collect), if the outcome is there, a task waits for it, and taking it changes nothing for other calls:
+    /// the common case. Touches nothing of the reactor.
+    #[inline]
+    pub(crate) fn collect_plainly(&mut self, seq: SeqId) -> Option<Outcome> {
         if self.retired || !self.queue.is_empty() {
             return None;
         }
-        let entry = self.pending.get(seq)?;
-        if !matches!(entry.place, Place::Done(_, Abandon::Unsent)) {
-            return None;
-        }
-        match self.pending.abandon(seq, Abandon::Unsent)? {
-            Entry { place: Place::Done(found, _), waiter, .. } => Some((found, waiter)),
-            _ => None,
-        }
+        self.pending.end_with(seq, |entry| {
+            let plain = matches!(entry.place, Place::Done(Found::Done(_), Abandon::Unsent));
+            if !plain || !matches!(entry.waiter, Waiter::Task(_)) {
+                return None;
+            }
+            match std::mem::replace(&mut entry.place, Place::OnWire(0)) {
+                Place::Done(Found::Done(outcome), _) => Some(outcome),
+                _ => None,
+            }
+        })
     }
 
     /// A local caller asks what came of its call.
     pub(crate) fn collect(&mut self, cx: &mut Cx<'_>, seq: SeqId, waker: &Waker) -> Option<Found> {
-        self.take_or_wait(cx, seq, || Waiter::new(waker))
+        self.take_or_wait(cx, seq, |cx| Waiter::new(cx, waker))
     }
 
     /// The caller has left this reactor's thread: from now on it waits at this cell.
     pub(crate) fn hand_over(&mut self, cx: &mut Cx<'_>, seq: SeqId, cell: &Arc<ReplyCell>) {
-        let found = self.take_or_wait(cx, seq, || Waiter::Foreign(Arc::clone(cell)));
+        let found = self.take_or_wait(cx, seq, |_| Waiter::Foreign(Arc::clone(cell)));
         if let Some(waker) = found.and_then(|found| cell.complete(found)) {
             cx.wake(waker);
         }
     }
 
-    fn take_or_wait(&mut self, cx: &mut Cx<'_>, seq: SeqId, waiter: impl FnOnce() -> Waiter) -> Option<Found> {
+    fn take_or_wait(&mut self, cx: &mut Cx<'_>, seq: SeqId, waiter: impl FnOnce(&Cx<'_>) -> Waiter) -> Option<Found> {
         let Some(entry) = self.pending.get(seq) else {
             return Some(Found::Done(Err(Error::closed("its connection does not know the call")))); // never silent
         };
         let Place::Done(_, how) = entry.place else {
-            entry.waiter = waiter();
+            entry.waiter = waiter(cx);
             return None;
         };
         self.unfetched -= usize::from(how == Abandon::OnWire);
@@ -361,12 +388,26 @@ impl ClientHandler {
         }
     }
 
+    /// A call's deadline has passed.
+    fn expire(&mut self, cx: &mut Cx<'_>, seq: SeqId) {
+        let Some(entry) = self.pending.get(seq) else { return };
+        let (_, phase) = where_it_was(&entry.place, cx.is_open(), cx.written());
+        // What stands in the output will be sent, even if it has not been yet.
+        let (sent, how) = match entry.place {
+            Place::Queued(_) => (Sent::No, Abandon::Unsent),
+            _ => (Sent::Maybe, Abandon::OnWire),
+        };
+        let error = Error::deadline(entry.timeout).with_sent(sent).with_phase(phase);
+        if matches!(entry.place, Place::OnWire(_)) {
+            self.tell_cancelled(cx, seq);
+        }
+        self.finish(cx, seq, Err(error), how);
+    }
+
     /// A caller gave up.
     pub(crate) fn cancel(&mut self, cx: &mut Cx<'_>, seq: SeqId) {
         let Some(entry) = self.pending.get(seq) else { return };
-        if let Some(timer) = entry.timer.take() {
-            cx.disarm(timer);
-        }
+        self.deadlines.clear(seq.slot());
         let how = match &entry.place {
             Place::Queued(ticket) => {
                 self.queue.remove(*ticket);
@@ -383,6 +424,7 @@ impl ClientHandler {
             }
         };
         self.pending.abandon(seq, how);
+        cx.set_busy(self.on_wire > 0 || !self.queue.is_empty());
         self.after(cx);
     }
 
@@ -454,11 +496,11 @@ impl ClientHandler {
         let done = if !self.admits(cx) {
             Found::Returned(Box::new(request))
         } else {
-            let Request { spec: Some(spec), body } = request else { return };
+            let Request { spec: Some(mut spec), body } = request else { return };
             if cx.now() >= spec.deadline {
                 Found::Done(Err(expired(spec.timeout)))
             } else {
-                match self.submit(cx, spec, body, Waiter::Foreign(Arc::clone(&cell))) {
+                match self.submit(cx, &mut spec, body, Waiter::Foreign(Arc::clone(&cell))) {
                     Ok(seq) => {
                         if !cell.accept(cx.id(), seq) {
                             self.cancel(cx, seq);
@@ -507,20 +549,16 @@ impl Handler for ClientHandler {
         if key == KEEPALIVE {
             return self.look(cx);
         }
-        let seq = SeqId::from_key(key);
-        let written = cx.written();
-        let Some(entry) = self.pending.get(seq) else { return };
-        let (_, phase) = where_it_was(&entry.place, cx.is_open(), written);
-        // What stands in the output will be sent, even if it has not been yet.
-        let (sent, how) = match entry.place {
-            Place::Queued(_) => (Sent::No, Abandon::Unsent),
-            _ => (Sent::Maybe, Abandon::OnWire),
-        };
-        let error = Error::deadline(entry.timeout).with_sent(sent).with_phase(phase);
-        if matches!(entry.place, Place::OnWire(_)) {
-            self.tell_cancelled(cx, seq);
+        self.timer = None;
+        let (mut from, now) = (0, cx.now());
+        while let Some(slot) = self.deadlines.next_due(&mut from, now) {
+            if let Some(seq) = self.pending.in_slot(slot) {
+                self.expire(cx, seq);
+            }
         }
-        self.finish(cx, seq, Err(error), how);
+        if let Some(at) = self.deadlines.rearm() {
+            self.arm(cx, at);
+        }
         self.after(cx);
     }
 
@@ -537,8 +575,8 @@ impl Handler for ClientHandler {
     }
 
     fn on_close(&mut self, cx: &mut Cx<'_>, reason: &CloseReason) {
-        if let Some(look) = self.look.take() {
-            cx.forget(look);
+        for reminder in [self.look.take(), self.timer.take()].into_iter().flatten() {
+            cx.forget(reminder);
         }
         let connected = !matches!(reason, CloseReason::Connect(_) | CloseReason::ConnectTimeout(_));
         // A connection whose calls were cancelled or timed out before its first reply did not fail.
@@ -552,9 +590,6 @@ impl Handler for ClientHandler {
             self.give_back_queued(cx);
         }
         for (seq, entry) in self.pending.drain() {
-            if let Some(timer) = entry.timer {
-                cx.disarm(timer);
-            }
             let (sent, phase) = where_it_was(&entry.place, connected, cx.written());
             let found = match entry.place {
                 Place::Done(found, _) => found,
@@ -584,8 +619,9 @@ impl Handler for ClientHandler {
 
 impl Waiter {
     /// Whoever polls with this waker, on this reactor.
-    pub(crate) fn new(waker: &Waker) -> Waiter {
-        match local::task_of(waker) {
+    #[inline]
+    pub(crate) fn new(cx: &Cx<'_>, waker: &Waker) -> Waiter {
+        match cx.task_of(waker) {
             Some(task) => Waiter::Task(task),
             None => Waiter::Waker(waker.clone()),
         }

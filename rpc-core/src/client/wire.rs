@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 use std::time::{Duration, Instant};
 
-use rpc_transport::{ConnId, local};
+use rpc_transport::{ConnId, Cx, local};
 
 use super::channel::ChannelInner;
 use super::handler::{ClientHandler, Waiter};
@@ -28,7 +28,8 @@ use crate::protocol::ttheader::request_metadata;
 pub(super) struct Wire<'a> {
     channel: &'a Arc<ChannelInner>,
     method: &'static MethodDescriptor,
-    started: Instant,
+    /// From when it begins.
+    started: Option<Instant>,
     /// The slot that counts this call.
     entered: Option<usize>,
     moves: usize,
@@ -36,6 +37,7 @@ pub(super) struct Wire<'a> {
 }
 
 enum Step {
+    New,
     /// It did not come as far as a connection.
     Failed(Error),
     Local {
@@ -52,41 +54,146 @@ enum Step {
     Done,
 }
 
+/// What a request is begun with, beside its message.
+pub(super) struct Options {
+    pub(super) timeout: Duration,
+    /// Persistent and transient pairs.
+    pub(super) metadata: Option<(Metadata, Metadata)>,
+    /// The connection's slot, if it has been chosen already.
+    pub(super) prefer: Option<usize>,
+}
+
 impl<'a> Wire<'a> {
-    /// Hands the request to a connection.
-    pub(super) fn begin<B: Body>(
-        cx: &mut TaskContext<'_>,
-        channel: &'a Arc<ChannelInner>,
-        method: &'static MethodDescriptor,
-        timeout: Duration,
-        metadata: &(Metadata, Metadata),
-        body: B,
-        prefer: Option<usize>,
-    ) -> Self {
+    #[inline]
+    pub(super) fn new(channel: &'a Arc<ChannelInner>, method: &'static MethodDescriptor) -> Self {
+        Wire { channel, method, started: None, entered: None, moves: 0, step: Step::New }
+    }
+
+    /// Hands the request to a connection; at most once.
+    #[inline]
+    pub(super) fn begin<B: Body>(&mut self, cx: &mut TaskContext<'_>, options: Options, body: B) {
+        let Options { timeout, metadata, prefer } = options;
+        let mut extra = Vec::new();
+        if let Some((persistent, transient)) = &metadata {
+            match request_metadata(persistent, transient) {
+                Ok(pairs) => extra = pairs,
+                Err(error) => {
+                    return self.fail(Error::from(error).with_phase(Phase::Encode).with_sent(Sent::No));
+                }
+            }
+        }
+        if timeout.is_zero() {
+            return self.fail(expired(timeout));
+        }
         let started = local::now();
-        let deadline = deadline_of(started, timeout);
-        let mut wire = Wire { channel, method, started, entered: None, moves: 0, step: Step::Done };
-        let step = match request_metadata(&metadata.0, &metadata.1) {
-            Ok(_) if timeout.is_zero() => Err(expired(timeout)),
-            Ok(extra) => wire.start(cx, Spec { method, extra, timeout, deadline }, body, prefer),
-            Err(error) => Err(Error::from(error).with_phase(Phase::Encode).with_sent(Sent::No)),
+        self.started = Some(started);
+        let mut spec = Spec { method: self.method, extra, timeout, deadline: deadline_of(started, timeout) };
+        let mut body = Some(body);
+        let slot = prefer.unwrap_or_else(|| self.channel.pick());
+        let begun = match self.channel.slots[slot].conn() {
+            Some(conn) => self.start_local(cx, slot, conn, &mut spec, &mut body),
+            None => false,
         };
-        wire.step = step.unwrap_or_else(Step::Failed);
-        wire
+        if !begun && let Some(body) = body {
+            self.begin_elsewhere(cx, slot, spec, body);
+        }
+    }
+
+    /// Hands the request to a connection of this thread's reactor. Not if there is none, if its handler is running just now, or if it ends;
+    /// then the message is left.
+    #[inline]
+    fn start_local<B: Body>(
+        &mut self,
+        cx: &mut TaskContext<'_>,
+        slot: usize,
+        conn: ConnId,
+        spec: &mut Spec,
+        body: &mut Option<B>,
+    ) -> bool {
+        let reactor = &self.channel.slots[slot].reactor;
+        let step = &mut self.step;
+        let submitted = local::visit::<ClientHandler, _>(reactor, conn, |handler, io| {
+            let Some(body) = body.take_if(|_| handler.admits(io)) else { return false };
+            let waiter = Waiter::new(io, cx.waker());
+            *step = match handler.submit(io, spec, body, waiter) {
+                Ok(seq) => Step::Local { slot, conn, seq },
+                Err(error) => Step::Failed(error),
+            };
+            true
+        });
+        match submitted {
+            Some(true) => self.enter(slot),
+            None if body.is_none() => {
+                self.fail(Error::closed("the connection's handler panicked").with_phase(Phase::Write));
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    /// The connection is another thread's, or there is none yet, or it takes no call now.
+    #[cold]
+    fn begin_elsewhere<B: Body>(&mut self, cx: &mut TaskContext<'_>, slot: usize, mut spec: Spec, body: B) {
+        let channel = self.channel;
+        let mut body = Some(body);
+        if channel.slots[slot].reactor.is_current() {
+            match channel.ensure(slot) {
+                Ok(conn) if self.start_local(cx, slot, conn, &mut spec, &mut body) => return,
+                Ok(_) => {} // its handler is running just now: through the inbox, then
+                Err(error) => return self.fail(error),
+            }
+        }
+        if let Some(body) = body {
+            self.step = self.start_foreign(cx, slot, Request { spec: Some(spec), body: body.into_link() });
+        }
+    }
+
+    #[cold]
+    fn fail(&mut self, error: Error) {
+        self.step = Step::Failed(error);
+    }
+
+    #[inline]
+    pub(super) fn is_new(&self) -> bool {
+        matches!(self.step, Step::New)
     }
 
     /// Whether it waits at a connection of this thread, and so cannot have come to its end when it has just begun. At a foreign cell
     /// it can.
+    #[inline]
     pub(super) fn is_local(&self) -> bool {
         matches!(self.step, Step::Local { .. })
     }
 
     /// Whether it is certain that no connection has it.
     pub(super) fn is_unsent(&self) -> bool {
-        matches!(self.step, Step::Failed(_) | Step::Again(_))
+        matches!(self.step, Step::New | Step::Failed(_) | Step::Again(_))
     }
 
+    /// Nobody waits for it any more.
+    pub(super) fn give_up(&mut self) {
+        let mut ended = Wire::new(self.channel, self.method);
+        ended.step = Step::Done;
+        *self = ended;
+    }
+
+    /// # Panics
+    /// After it has ended.
+    #[inline]
     pub(super) fn poll(&mut self, cx: &mut TaskContext<'_>) -> Poll<Result<Reply>> {
+        if let Step::Local { slot, conn, seq } = self.step {
+            let reactor = &self.channel.slots[slot].reactor;
+            let plain = local::peek::<ClientHandler, _>(reactor, conn, |handler| handler.collect_plainly(seq));
+            if let Some(Some(outcome)) = plain {
+                self.step = Step::Done;
+                return Poll::Ready(outcome);
+            }
+        }
+        self.poll_steps(cx)
+    }
+
+    #[inline(never)]
+    fn poll_steps(&mut self, cx: &mut TaskContext<'_>) -> Poll<Result<Reply>> {
         loop {
             if let Step::Local { slot, conn, seq } = self.step {
                 match self.collect(cx, slot, conn, seq) {
@@ -102,18 +209,17 @@ impl<'a> Wire<'a> {
             }
             match std::mem::replace(&mut self.step, Step::Done) {
                 Step::Again(request) => {
+                    let now = local::now();
                     // Not to be carried to another connection, perhaps a new one, only to be found late there.
-                    if let Some(spec) = request.spec.as_ref().filter(|spec| local::now() >= spec.deadline) {
+                    if let Some(spec) = request.spec.as_ref().filter(|spec| now >= spec.deadline) {
                         return Poll::Ready(Err(expired(spec.timeout)));
                     }
                     self.moves += 1;
-                    let since = local::now().saturating_duration_since(self.started);
-                    if self.moves > self.channel.moves_in(since) {
+                    if self.moves > self.channel.moves_in(self.elapsed(now)) {
                         let text = "each of several connections ended before the request could be sent";
                         return Poll::Ready(Err(Error::closed(text).with_sent(Sent::No).with_phase(Phase::Queue)));
                     }
-                    let (slot, _) = self.channel.pick();
-                    self.step = self.start_foreign(cx, slot, *request);
+                    self.step = self.start_foreign(cx, self.channel.pick(), *request);
                 }
                 Step::Foreign { slot, cell } => match cell.poll(cx) {
                     Poll::Ready(Found::Done(outcome)) => {
@@ -127,7 +233,9 @@ impl<'a> Wire<'a> {
                     }
                 },
                 Step::Failed(error) => return Poll::Ready(Err(error)),
-                Step::Local { .. } | Step::Done => return Poll::Ready(Err(Error::cancelled())),
+                Step::New | Step::Local { .. } | Step::Done => {
+                    panic!("a call's future was polled after it had ended")
+                }
             }
         }
     }
@@ -136,56 +244,22 @@ impl<'a> Wire<'a> {
     fn collect(&self, cx: &mut TaskContext<'_>, slot: usize, conn: ConnId, seq: SeqId) -> Collected {
         let channel = self.channel;
         let reactor = &channel.slots[slot].reactor;
-        if reactor.is_current() {
-            let plain = local::peek::<ClientHandler, _>(conn, |handler| handler.collect_plainly(seq)).flatten();
-            if let Some((found, _waiter)) = plain {
-                return Collected::Found(found);
-            }
-            match local::visit::<ClientHandler, _>(conn, |handler, io| handler.collect(io, seq, cx.waker())) {
-                Some(None) => return Collected::Pending,
-                Some(Some(found)) => return Collected::Found(found),
-                // The connection has ended, or its handler is running just now.
-                None => {
-                    if let Some(found) = channel.slots[slot].adopt(conn, seq) {
-                        return Collected::Found(found);
-                    }
+        match local::visit::<ClientHandler, _>(reactor, conn, |handler, io| handler.collect(io, seq, cx.waker())) {
+            Some(None) => return Collected::Pending,
+            Some(Some(found)) => return Collected::Found(found),
+            // The connection has ended, or its handler is running just now.
+            None if reactor.is_current() => {
+                if let Some(found) = channel.slots[slot].adopt(conn, seq) {
+                    return Collected::Found(found);
                 }
             }
+            None => {}
         }
         let cell = channel.take_cell();
         cell.follow(conn, seq, cx.waker());
         let moved = Moved { channel: Arc::clone(channel), slot, conn, seq, cell: Arc::clone(&cell) };
         reactor.run(move || drop(moved));
         Collected::Elsewhere(cell)
-    }
-
-    fn start<B: Body>(&mut self, cx: &mut TaskContext<'_>, spec: Spec, body: B, prefer: Option<usize>) -> Result<Step> {
-        let channel = self.channel;
-        let (slot, is_local) = match prefer {
-            Some(slot) => (slot, channel.slots[slot].reactor.is_current()),
-            None => channel.pick(),
-        };
-        if !is_local {
-            return Ok(self.start_foreign(cx, slot, Request { spec: Some(spec), body: body.into_link() }));
-        }
-        let conn = channel.ensure(slot)?;
-        let mut parts = Some((spec, body));
-        let submitted = local::visit::<ClientHandler, _>(conn, |handler, io| {
-            let (spec, body) = handler.admits(io).then(|| parts.take()).flatten()?;
-            Some(handler.submit(io, spec, body, Waiter::new(cx.waker())))
-        });
-        match (submitted.flatten(), parts) {
-            (Some(seq), _) => {
-                let step = Step::Local { slot, conn, seq: seq? };
-                self.enter(slot);
-                Ok(step)
-            }
-            // The connection's handler is running just now, or it ends: through the inbox, then.
-            (None, Some((spec, body))) => {
-                Ok(self.start_foreign(cx, slot, Request { spec: Some(spec), body: body.into_link() }))
-            }
-            (None, None) => Err(Error::closed("the connection's handler panicked").with_phase(Phase::Write)),
-        }
     }
 
     fn start_foreign(&mut self, cx: &mut TaskContext<'_>, slot: usize, request: Request) -> Step {
@@ -197,7 +271,11 @@ impl<'a> Wire<'a> {
         Step::Foreign { slot, cell }
     }
 
+    #[inline]
     fn enter(&mut self, slot: usize) {
+        if self.channel.config.multiplexed {
+            return; // nobody counts
+        }
         let before = self.entered.replace(slot);
         let channel = self.channel;
         channel.enter(slot);
@@ -207,8 +285,11 @@ impl<'a> Wire<'a> {
     }
 
     pub(super) fn explain(&self, error: Error) -> Error {
-        let elapsed = local::now().saturating_duration_since(self.started);
-        explain(error, self.channel, self.method, elapsed)
+        explain(error, self.channel, self.method, self.elapsed(local::now()))
+    }
+
+    fn elapsed(&self, now: Instant) -> Duration {
+        self.started.map_or(Duration::ZERO, |started| now.saturating_duration_since(started))
     }
 }
 
@@ -222,9 +303,9 @@ impl Drop for Wire<'_> {
             &Step::Local { slot, conn, seq } => {
                 let give_up = move |channel: &ChannelInner| {
                     let slot = &channel.slots[slot];
-                    slot.reactor.is_current()
-                        && (local::visit::<ClientHandler, _>(conn, |handler, io| handler.cancel(io, seq)).is_some()
-                            || slot.adopt(conn, seq).is_some())
+                    let cancel = |handler: &mut ClientHandler, io: &mut Cx<'_>| handler.cancel(io, seq);
+                    local::visit(&slot.reactor, conn, cancel).is_some()
+                        || slot.reactor.is_current() && slot.adopt(conn, seq).is_some()
                 };
                 if !give_up(channel) {
                     // Dropped on another thread than it was begun on, or under the connection's own handler.
@@ -237,7 +318,7 @@ impl Drop for Wire<'_> {
                     channel.slots[*slot].reactor.send(conn, Arc::clone(cell));
                 }
             }
-            Step::Failed(_) | Step::Again(_) | Step::Done => {}
+            Step::New | Step::Failed(_) | Step::Again(_) | Step::Done => {}
         }
     }
 }
@@ -264,9 +345,8 @@ struct Moved {
 impl Drop for Moved {
     fn drop(&mut self) {
         let slot = &self.channel.slots[self.slot];
-        let tell =
-            || local::visit::<ClientHandler, _>(self.conn, |handler, io| handler.hand_over(io, self.seq, &self.cell));
-        if slot.reactor.is_current() && tell().is_some() {
+        let tell = |handler: &mut ClientHandler, io: &mut Cx<'_>| handler.hand_over(io, self.seq, &self.cell);
+        if local::visit(&slot.reactor, self.conn, tell).is_some() {
             return;
         }
         let gone = || {
@@ -281,6 +361,7 @@ impl Drop for Moved {
 }
 
 /// A timeout that no clock can tell is one of 136 years.
+#[inline]
 pub(super) fn deadline_of(now: Instant, timeout: Duration) -> Instant {
     now.checked_add(timeout).unwrap_or_else(|| now + Duration::from_secs(u32::MAX.into()))
 }

@@ -58,12 +58,25 @@ impl Inherited {
         Inherited { deadline: cx.deadline(), persistent: cx.persistent().clone(), watched: Some(cx.clone()) }
     }
 
-    pub(crate) fn of(origin: Origin) -> Inherited {
+    /// What there is to take over, if there is anything.
+    #[inline]
+    pub(crate) fn of(origin: &Origin) -> Option<Inherited> {
         match origin {
-            Origin::Nobody => Inherited::NOTHING,
-            Origin::Of(cx) => Inherited::watching(&cx),
-            Origin::Current => CURRENT.try_with(|current| current.borrow().clone()).unwrap_or_default(),
+            Origin::Nobody => None,
+            Origin::Of(cx) => Some(Inherited::watching(cx)),
+            Origin::Current => {
+                let current = |current: &RefCell<Inherited>| {
+                    let current = current.borrow();
+                    (!current.is_nothing()).then(|| current.clone())
+                };
+                CURRENT.try_with(current).ok().flatten()
+            }
         }
+    }
+
+    #[inline]
+    fn is_nothing(&self) -> bool {
+        self.deadline.is_none() && self.watched.is_none() && self.persistent.is_empty()
     }
 
     /// Lets calls that begin on this thread take over from here, until the guard is dropped.
@@ -107,6 +120,14 @@ fn left_until(deadline: Instant, now: Instant) -> Duration {
 
 /// Restores what was to be taken over before.
 pub(crate) struct Entered<'a>(&'a mut Inherited);
+
+impl Entered<'_> {
+    /// What was to be taken over before is so again, until the guard is dropped.
+    pub(crate) fn suspend(&mut self) -> Entered<'_> {
+        exchange(self.0);
+        Entered(self.0)
+    }
+}
 
 impl Drop for Entered<'_> {
     #[inline]
@@ -168,7 +189,7 @@ mod tests {
 
     #[test]
     fn what_is_entered_ends_with_its_poll_and_nests() {
-        let seen = || Inherited::of(Origin::Current).persistent;
+        let seen = || Inherited::of(&Origin::Current).unwrap_or_default().persistent;
         let mut outer = Inherited { persistent: pairs(&[("hop", "outer")]), ..Inherited::NOTHING };
         let mut inner = Inherited { persistent: pairs(&[("hop", "inner")]), ..Inherited::NOTHING };
         {

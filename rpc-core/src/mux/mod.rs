@@ -8,12 +8,14 @@
 //!
 //! No I/O and no clock here: the client's connection handler drives it.
 
+mod deadlines;
 mod keepalive;
 mod pending;
 mod reply;
 mod request;
 mod seq;
 
+pub(crate) use deadlines::Deadlines;
 pub(crate) use keepalive::{Keepalive, Next, Pong, Rules, TooManyPings, View};
 pub(crate) use pending::{Abandon, Late, Pending};
 pub(crate) use reply::{Arrived, Found, Outcome, Reply, ReplyCell};

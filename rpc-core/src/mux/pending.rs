@@ -1,7 +1,5 @@
 //! The pairing table of one connection.
 
-use std::collections::VecDeque;
-
 use super::seq::{MAX_SLOTS, SeqId};
 
 /// Slots that an empty table keeps if it had more than twice as many: what a burst of calls needed does not stay, and so many calls in turn
@@ -17,7 +15,9 @@ pub(crate) struct Pending<T> {
     slots: Vec<Slot<T>>,
     /// Versions of slots that were given up after a burst, the first of them last: when they come back, their ids go on from there.
     gone: Vec<u16>,
-    free: VecDeque<u32>,
+    /// The free slots, linked from the first to the last.
+    first_free: u32,
+    last_free: u32,
     waiting: usize,
     abandoned: usize,
     limit: usize,
@@ -31,10 +31,14 @@ struct Slot<T> {
 
 #[derive(Debug)]
 enum State<T> {
-    Free,
+    /// The slot that becomes free after it, or `NIL`.
+    Free(u32),
     Waiting(T),
     Abandoned,
 }
+
+/// No slot.
+const NIL: u32 = u32::MAX;
 
 /// Why an id has no call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,28 +60,35 @@ pub(crate) enum Abandon {
 
 impl<T> Pending<T> {
     pub(crate) fn new(limit: usize) -> Self {
-        let (slots, gone, free) = (Vec::new(), Vec::new(), VecDeque::new());
-        Pending { slots, gone, free, waiting: 0, abandoned: 0, limit: limit.min(MAX_SLOTS) }
+        let (slots, gone, limit) = (Vec::new(), Vec::new(), limit.min(MAX_SLOTS));
+        Pending { slots, gone, first_free: NIL, last_free: NIL, waiting: 0, abandoned: 0, limit }
     }
 
     /// Gives a call an id; gives it back when all are taken.
     pub(crate) fn insert(&mut self, call: T) -> Result<SeqId, T> {
-        let slot = match self.free.pop_front() {
-            Some(slot) => slot as usize,
-            None if self.slots.len() < self.limit => {
-                let version = self.gone.pop().map_or_else(SeqId::before_first, u32::from);
-                self.slots.push(Slot { version, state: State::Free });
-                self.slots.len() - 1
-            }
-            None => return Err(call),
-        };
-        let entry = &mut self.slots[slot];
+        let slot = self.first_free as usize;
+        let Some(entry) = self.slots.get_mut(slot) else { return self.insert_anew(call) };
+        let State::Free(next) = entry.state else { return Err(call) };
+        self.first_free = next;
         entry.version = SeqId::next_version(entry.version);
         entry.state = State::Waiting(call);
         self.waiting += 1;
         Ok(SeqId::new(slot, entry.version))
     }
 
+    /// As [`insert`](Pending::insert), with a slot more.
+    #[cold]
+    fn insert_anew(&mut self, call: T) -> Result<SeqId, T> {
+        if self.slots.len() >= self.limit {
+            return Err(call);
+        }
+        let version = SeqId::next_version(self.gone.pop().map_or_else(SeqId::before_first, u32::from));
+        self.slots.push(Slot { version, state: State::Waiting(call) });
+        self.waiting += 1;
+        Ok(SeqId::new(self.slots.len() - 1, version))
+    }
+
+    #[inline]
     pub(crate) fn get(&mut self, seq: SeqId) -> Option<&mut T> {
         match self.slots.get_mut(seq.slot()) {
             Some(Slot { version, state: State::Waiting(call) }) if *version == seq.version() => Some(call),
@@ -87,18 +98,53 @@ impl<T> Pending<T> {
 
     /// Ends a waiting call; its id stays occupied if the peer may know it.
     pub(crate) fn abandon(&mut self, seq: SeqId, how: Abandon) -> Option<T> {
+        match how {
+            Abandon::Unsent => self.end(seq),
+            Abandon::OnWire => {
+                self.get(seq)?;
+                let state = std::mem::replace(&mut self.slots[seq.slot()].state, State::Abandoned);
+                let State::Waiting(call) = state else { return None };
+                self.waiting -= 1;
+                self.abandoned += 1;
+                Some(call)
+            }
+        }
+    }
+
+    fn end(&mut self, seq: SeqId) -> Option<T> {
         self.get(seq)?;
-        self.end(seq, if how == Abandon::OnWire { State::Abandoned } else { State::Free })
+        let state = std::mem::replace(&mut self.slots[seq.slot()].state, State::Free(NIL));
+        let State::Waiting(call) = state else { return None };
+        self.waiting -= 1;
+        self.is_free(seq.slot());
+        Some(call)
+    }
+
+    /// Takes something out of a waiting call whose id the peer does not know any more. If there is something, that ends it.
+    #[inline]
+    pub(crate) fn end_with<R>(&mut self, seq: SeqId, take: impl FnOnce(&mut T) -> Option<R>) -> Option<R> {
+        let taken = take(self.get(seq)?)?;
+        self.slots[seq.slot()].state = State::Free(NIL);
+        self.waiting -= 1;
+        self.is_free(seq.slot());
+        Some(taken)
+    }
+
+    /// The id of the call that has this slot.
+    pub(crate) fn in_slot(&self, slot: usize) -> Option<SeqId> {
+        match self.slots.get(slot)? {
+            Slot { version, state: State::Waiting(_) } => Some(SeqId::new(slot, *version)),
+            _ => None,
+        }
     }
 
     /// A reply came for an id without a waiting call.
     pub(crate) fn late(&mut self, seq: SeqId) -> Late {
         match self.slots.get_mut(seq.slot()) {
             Some(slot) if slot.version == seq.version() && matches!(slot.state, State::Abandoned) => {
-                slot.state = State::Free;
+                slot.state = State::Free(NIL);
                 self.abandoned -= 1;
-                self.free.push_back(seq.slot() as u32);
-                self.shrink();
+                self.is_free(seq.slot());
                 Late::Abandoned
             }
             _ => Late::Unknown,
@@ -109,20 +155,20 @@ impl<T> Pending<T> {
     pub(crate) fn drain(&mut self) -> impl Iterator<Item = (SeqId, T)> + use<T> {
         self.waiting = 0;
         self.abandoned = 0;
-        self.free.clear();
+        (self.first_free, self.last_free) = (NIL, NIL);
         let slots = std::mem::take(&mut self.slots).into_iter().enumerate();
         slots.filter_map(|(index, slot)| match slot.state {
             State::Waiting(call) => Some((SeqId::new(index, slot.version), call)),
-            State::Free | State::Abandoned => None,
+            State::Free(_) | State::Abandoned => None,
         })
     }
 
     /// Every waiting call.
     #[cfg(feature = "testing")]
-    pub(crate) fn calls(&self) -> impl Iterator<Item = &T> {
-        self.slots.iter().filter_map(|slot| match &slot.state {
-            State::Waiting(call) => Some(call),
-            State::Free | State::Abandoned => None,
+    pub(crate) fn calls(&self) -> impl Iterator<Item = (usize, &T)> {
+        self.slots.iter().enumerate().filter_map(|(index, slot)| match &slot.state {
+            State::Waiting(call) => Some((index, call)),
+            State::Free(_) | State::Abandoned => None,
         })
     }
 
@@ -134,32 +180,30 @@ impl<T> Pending<T> {
         self.abandoned
     }
 
-    fn end(&mut self, seq: SeqId, state: State<T>) -> Option<T> {
-        let slot = &mut self.slots[seq.slot()];
-        let State::Waiting(call) = std::mem::replace(&mut slot.state, state) else { return None };
-        self.waiting -= 1;
-        match slot.state {
-            State::Abandoned => self.abandoned += 1,
-            _ => self.free.push_back(seq.slot() as u32),
-        }
-        self.shrink();
-        Some(call)
-    }
-
-    /// After a slot has become free.
+    /// Adds a slot that has become free at the end of their list.
     #[inline]
-    fn shrink(&mut self) {
-        if self.slots.len() > 2 * KEPT && self.free.len() == self.slots.len() {
+    fn is_free(&mut self, slot: usize) {
+        let slot = slot as u32;
+        match self.slots.get_mut(self.last_free as usize) {
+            Some(last) if self.first_free != NIL => last.state = State::Free(slot),
+            _ => self.first_free = slot,
+        }
+        self.last_free = slot;
+        if self.slots.len() > 2 * KEPT && self.waiting + self.abandoned == 0 {
             self.forget_slots();
         }
     }
 
+    /// All slots are free: keeps the first of them.
     #[cold]
     fn forget_slots(&mut self) {
         self.gone.extend(self.slots.drain(KEPT..).rev().map(|slot| slot.version as u16));
         self.slots.shrink_to_fit();
-        self.free.retain(|slot| (*slot as usize) < KEPT);
-        self.free.shrink_to_fit();
+        (self.first_free, self.last_free) = (NIL, NIL);
+        for slot in 0..KEPT {
+            self.slots[slot].state = State::Free(NIL);
+            self.is_free(slot);
+        }
     }
 }
 
@@ -224,7 +268,7 @@ mod tests {
             pending.abandon(*last, Abandon::OnWire);
             assert!(pending.slots.len() >= burst, "an id is on the wire");
             assert_eq!(pending.late(*last), Late::Abandoned);
-            assert!(pending.slots.capacity() <= 4 * KEPT && pending.free.capacity() <= 4 * KEPT, "{burst} calls");
+            assert!(pending.slots.capacity() <= 4 * KEPT, "{burst} calls");
             assert!(ids.iter().all(|id| pending.get(*id).is_none() && pending.late(*id) == Late::Unknown));
         }
         assert_eq!(pending.slots.len(), 2 * KEPT, "what a steady load needs stays");

@@ -50,15 +50,6 @@ impl SeqId {
         #[cfg(not(feature = "testing"))]
         0
     }
-
-    /// As a timer's key.
-    pub(crate) fn to_key(self) -> u64 {
-        u64::from(self.0)
-    }
-
-    pub(crate) fn from_key(key: u64) -> SeqId {
-        SeqId(key as u32)
-    }
 }
 
 /// Lets a test begin where ids come round.
@@ -96,6 +87,5 @@ mod tests {
         assert_eq!(id.to_wire(), -1);
         assert_eq!(SeqId::from_wire(-1), id);
         assert_eq!((id.slot(), id.version()), (MAX_SLOTS - 1, VERSIONS - 1));
-        assert_eq!(SeqId::from_key(id.to_key()), id);
     }
 }

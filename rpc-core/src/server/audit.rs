@@ -32,7 +32,7 @@ pub fn audit_server(server: &ServerHandle) -> Result<ServerAudit, String> {
     let mut audit = ServerAudit::default();
     let mut broken = None;
     for reactor in server.reactors().handles() {
-        each_handler::<ServerHandler>(reactor, |id, handler| {
+        each_handler::<ServerHandler>(reactor, |id, handler, _| {
             if !handler.is_of(shared) {
                 return;
             }

@@ -96,8 +96,9 @@ pub(super) enum Step {
 
 impl Drain {
     /// Whether requests are refused, unexecuted.
+    #[inline]
     pub(super) fn refuses(self) -> bool {
-        matches!(self, Drain::Refusing | Drain::Told { refuses: true, .. } | Drain::Over)
+        !matches!(self, Drain::No) && matches!(self, Drain::Refusing | Drain::Told { refuses: true, .. } | Drain::Over)
     }
 
     /// What can be done now: `busy` is whether calls run. Some clients do not survive Kitex's goodbye with calls under way, so it waits

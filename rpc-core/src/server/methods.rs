@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use prost::Message as ProstMessage;
 
-use super::reply::Message;
+use super::reply::{Encoded, Message};
 use super::runner::{Runner, blocking, local};
 use super::runtime::Runtime;
 use crate::codegen::{Blocking, MethodDescriptor, Service};
@@ -77,17 +77,17 @@ impl<M: Middleware> Methods<M> {
             let (head, service, call, runtime) =
                 (Arc::clone(&head), Arc::clone(&service), call.clone(), runtime.clone());
             if M::IDENTITY {
-                let run = move |service, cx, req| {
-                    let future = call(service, cx, req);
-                    async move {
-                        let (service, cx, result) = future.await;
-                        (service, cx, result.map(Message))
-                    }
-                };
                 if on_workers {
-                    blocking(method, head, service, middleware::decode::<Req>, run, runtime)
+                    blocking::<Message, _, _, _, _, _, _>(
+                        method,
+                        head,
+                        service,
+                        middleware::decode::<Req>,
+                        call,
+                        runtime,
+                    )
                 } else {
-                    local(method, head, service, middleware::decode::<Req>, run, runtime)
+                    local::<Message, _, _, _, _, _, _>(method, head, service, middleware::decode::<Req>, call, runtime)
                 }
             } else {
                 let layers = Arc::clone(&layers);
@@ -101,9 +101,9 @@ impl<M: Middleware> Methods<M> {
                 };
                 let whole = |owner: &bytes::Bytes, part: &[u8]| Ok(Payload::from(owner.slice_ref(part)));
                 if on_workers {
-                    blocking(method, head, service, whole, run, runtime)
+                    blocking::<Encoded, _, _, _, _, _, _>(method, head, service, whole, run, runtime)
                 } else {
-                    local(method, head, service, whole, run, runtime)
+                    local::<Encoded, _, _, _, _, _, _>(method, head, service, whole, run, runtime)
                 }
             }
         };

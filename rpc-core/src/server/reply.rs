@@ -41,37 +41,43 @@ impl ReplyTo {
     }
 }
 
-/// An encodable reply.
-pub(crate) trait ReplyBody: Send {
-    fn len(&self) -> usize;
-    fn write(self, out: &mut LinkBuffer);
+/// How what a handler returns becomes bytes.
+pub(crate) trait Encode<T>: Send + 'static {
+    fn len(body: &T) -> usize;
+    fn write(body: T, out: &mut LinkBuffer);
 }
 
-pub(crate) struct Message<T>(pub(crate) T);
+/// A message.
+pub(crate) struct Message;
 
-impl<T: prost::Message> ReplyBody for Message<T> {
-    fn len(&self) -> usize {
-        self.0.encoded_len()
+/// What is encoded already.
+pub(crate) struct Encoded;
+
+impl<T: prost::Message> Encode<T> for Message {
+    #[inline]
+    fn len(body: &T) -> usize {
+        body.encoded_len()
     }
 
-    fn write(self, out: &mut LinkBuffer) {
-        self.0.encode_raw(out);
+    #[inline]
+    fn write(body: T, out: &mut LinkBuffer) {
+        body.encode_raw(out);
     }
 }
 
-impl ReplyBody for Payload {
-    fn len(&self) -> usize {
-        Payload::len(self)
+impl Encode<Payload> for Encoded {
+    fn len(body: &Payload) -> usize {
+        body.len()
     }
 
-    fn write(self, out: &mut LinkBuffer) {
-        out.append(self.into_link());
+    fn write(body: Payload, out: &mut LinkBuffer) {
+        out.append(body.into_link());
     }
 }
 
 /// Writes a handler's result.
 #[inline]
-pub(crate) fn write<R: ReplyBody>(
+pub(crate) fn write<E: Encode<R>, R>(
     out: &mut LinkBuffer,
     head: &ReplyHead,
     method: &str,
@@ -82,24 +88,28 @@ pub(crate) fn write<R: ReplyBody>(
     if to.oneway {
         return;
     }
-    let outcome = result.and_then(|body| {
-        if !to.is_plain() || !backward.is_empty() {
-            return write_with_extras(out, head, method, to, backward, body);
-        }
-        let len = body.len();
-        within_limit(head, to, 0, len)?;
-        head.write(out, to.form, ReplyKind::Reply, to.seq, len, b"").map_err(unsendable)?;
-        body.write(out);
-        Ok(())
-    });
-    if let Err(error) = outcome {
+    let written = match result {
+        Ok(body) if to.is_plain() && backward.is_empty() => write_plain::<E, R>(out, head, to, body),
+        Ok(body) => write_with_extras::<E, R>(out, head, method, to, backward, body),
+        Err(error) => Err(error),
+    };
+    if let Err(error) = written {
         write_error(out, method.as_bytes(), to, backward, &error);
     }
 }
 
+#[inline]
+fn write_plain<E: Encode<R>, R>(out: &mut LinkBuffer, head: &ReplyHead, to: ReplyTo, body: R) -> Result<()> {
+    let len = E::len(&body);
+    within_limit(head, to, 0, len)?;
+    head.write(out, to.form, ReplyKind::Reply, to.seq, len, b"").map_err(unsendable)?;
+    E::write(body, out);
+    Ok(())
+}
+
 /// A reply whose header says more than what it is.
 #[cold]
-fn write_with_extras<R: ReplyBody>(
+fn write_with_extras<E: Encode<R>, R>(
     out: &mut LinkBuffer,
     head: &ReplyHead,
     method: &str,
@@ -107,7 +117,7 @@ fn write_with_extras<R: ReplyBody>(
     backward: &Metadata,
     body: R,
 ) -> Result<()> {
-    let len = body.len();
+    let len = E::len(&body);
     let mut strings = closing_block(to).map_err(unsendable)?;
     push_backward(&mut strings, backward).map_err(unsendable)?;
     let mut head_of = |mut strings: StringBlock, message: Option<&LinkBuffer>| {
@@ -121,12 +131,12 @@ fn write_with_extras<R: ReplyBody>(
     };
     if to.checksum {
         let mut message = LinkBuffer::new();
-        body.write(&mut message);
+        E::write(body, &mut message);
         head_of(strings, Some(&message))?;
         out.append(message);
     } else {
         head_of(strings, None)?;
-        body.write(out);
+        E::write(body, out);
     }
     Ok(())
 }

@@ -5,6 +5,7 @@
 //! borrows, which it gives back with its result.
 
 use std::future::Future;
+use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
 use std::task::{Context as TaskContext, Poll, Waker};
@@ -12,10 +13,10 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use rpc_transport::{ConnId, Cx, Frame, LinkBuffer, LocalTask, Message, ReservedTask, TaskId, caught, local};
+use rpc_transport::{ConnRef, Cx, Frame, LinkBuffer, LocalTask, Message, ReservedTask, TaskId, caught, local};
 
 use super::handler::ServerHandler;
-use super::reply::{self, ReplyBody, ReplyTo};
+use super::reply::{self, Encode, ReplyTo};
 use super::running::CallKey;
 use super::runtime::Runtime;
 use super::shared::InFlight;
@@ -70,7 +71,7 @@ pub(crate) enum Started {
 }
 
 /// A method whose handler runs on the reactor.
-pub(crate) fn local<S, P, R, Prepare, Run, Fut>(
+pub(crate) fn local<E, S, P, R, Prepare, Run, Fut>(
     method: &'static MethodDescriptor,
     head: Arc<ReplyHead>,
     service: Arc<S>,
@@ -80,32 +81,33 @@ pub(crate) fn local<S, P, R, Prepare, Run, Fut>(
 ) -> Box<dyn Runner>
 where
     S: Send + Sync + 'static,
-    R: ReplyBody + 'static,
+    R: Send + 'static,
+    E: Encode<R>,
     Prepare: Fn(&Bytes, &[u8]) -> Result<P, prost::DecodeError> + Send + 'static,
     Run: Fn(Arc<S>, Context, P) -> Fut + Send + 'static,
     Fut: Future<Output = (Arc<S>, Context, Result<R>)> + Send + 'static,
 {
     let (kept, polling) = (Arc::default(), Arc::default());
-    Box::new(Local { method, head, service, prepare, run, runtime, spare: None, kept, polling })
+    Box::new(Local::<_, _, _, _, E> { method, head, service, prepare, run, runtime, spare: None, kept, polling })
 }
 
-struct Local<S, Prepare, Run, Fut> {
+struct Local<S, Prepare, Run, Fut, E> {
     method: &'static MethodDescriptor,
     head: Arc<ReplyHead>,
     service: Arc<S>,
     prepare: Prepare,
     run: Run,
     runtime: Runtime,
-    spare: Option<Box<Slot<S, Fut>>>,
-    kept: Arc<Kept<S, Fut>>,
+    spare: Option<Box<Slot<S, Fut, E>>>,
+    kept: Arc<Kept<S, Fut, E>>,
     polling: Arc<Polling>,
 }
 
 /// Slots of calls that had to wait, free again.
-type Kept<S, Fut> = Mutex<Vec<Box<Slot<S, Fut>>>>;
+type Kept<S, Fut, E> = Mutex<Vec<Box<Slot<S, Fut, E>>>>;
 
 /// A box for a call's future, and what the future gives back when it ends.
-struct Slot<S, Fut> {
+struct Slot<S, Fut, E> {
     future: Pin<Box<Option<Fut>>>,
     parts: Option<(Arc<S>, Context)>,
     /// What the handler's own calls take over.
@@ -114,18 +116,20 @@ struct Slot<S, Fut> {
     cancellation: Arc<Cancellation>,
     method: &'static MethodDescriptor,
     head: Arc<ReplyHead>,
-    kept: Weak<Kept<S, Fut>>,
+    kept: Weak<Kept<S, Fut, E>>,
     polling: Arc<Polling>,
     runtime: Runtime,
     /// It is not used again: what it keeps has the call's header, which is large.
     once: bool,
-    to: Option<(ConnId, CallKey, ReplyTo)>,
+    to: Option<(ConnRef, CallKey, ReplyTo)>,
+    encode: PhantomData<fn() -> E>,
 }
 
-impl<S, P, R, Prepare, Run, Fut> Runner for Local<S, Prepare, Run, Fut>
+impl<S, P, R, Prepare, Run, Fut, E> Runner for Local<S, Prepare, Run, Fut, E>
 where
     S: Send + Sync + 'static,
-    R: ReplyBody + 'static,
+    R: Send + 'static,
+    E: Encode<R>,
     Prepare: Fn(&Bytes, &[u8]) -> Result<P, prost::DecodeError> + Send + 'static,
     Run: Fn(Arc<S>, Context, P) -> Fut + Send + 'static,
     Fut: Future<Output = (Arc<S>, Context, Result<R>)> + Send + 'static,
@@ -168,7 +172,7 @@ where
             Polled::Pending => match (call.in_flight)() {
                 Ok(in_flight) => {
                     let task = reserved.id();
-                    slot.to = Some((cx.id(), call.key, call.to));
+                    slot.to = Some((cx.conn_ref(), call.key, call.to));
                     local::spawn_reserved(reserved, slot);
                     Started::Task(task, in_flight)
                 }
@@ -190,8 +194,8 @@ where
     }
 }
 
-impl<S, Prepare, Run, Fut> Local<S, Prepare, Run, Fut> {
-    fn new_slot(&self) -> Box<Slot<S, Fut>> {
+impl<S, Prepare, Run, Fut, E> Local<S, Prepare, Run, Fut, E> {
+    fn new_slot(&self) -> Box<Slot<S, Fut, E>> {
         Box::new(Slot {
             future: Box::pin(None),
             parts: None,
@@ -204,12 +208,13 @@ impl<S, Prepare, Run, Fut> Local<S, Prepare, Run, Fut> {
             runtime: self.runtime.clone(),
             once: false,
             to: None,
+            encode: PhantomData,
         })
     }
 
     /// For the next call.
     #[inline]
-    fn keep(&mut self, slot: Box<Slot<S, Fut>>) {
+    fn keep(&mut self, slot: Box<Slot<S, Fut, E>>) {
         if !slot.once {
             self.spare = Some(slot);
         }
@@ -222,10 +227,11 @@ enum Polled<R> {
     Panicked,
 }
 
-impl<S, R, Fut> Slot<S, Fut>
+impl<S, R, Fut, E> Slot<S, Fut, E>
 where
     S: Send + Sync + 'static,
-    R: ReplyBody + 'static,
+    R: Send + 'static,
+    E: Encode<R>,
     Fut: Future<Output = (Arc<S>, Context, Result<R>)> + Send + 'static,
 {
     #[inline]
@@ -259,11 +265,11 @@ where
     }
 
     fn write(&self, cx: &mut Cx<'_>, to: ReplyTo, backward: &mut Metadata, result: Result<R>) {
-        reply::write(cx.output(), &self.head, self.method.name(), to, backward, result);
+        reply::write::<E, R>(cx.output(), &self.head, self.method.name(), to, backward, result);
     }
 }
 
-impl<S, Fut> Slot<S, Fut> {
+impl<S, Fut, E> Slot<S, Fut, E> {
     /// Drops the future, if it has not come to its end; a panic in its destructors is not ours. What it has sent elsewhere hears
     /// that nobody waits any more.
     fn clear(&mut self) {
@@ -280,16 +286,17 @@ impl<S, Fut> Slot<S, Fut> {
 }
 
 /// The end of the reactor.
-impl<S, Fut> Drop for Slot<S, Fut> {
+impl<S, Fut, E> Drop for Slot<S, Fut, E> {
     fn drop(&mut self) {
         self.clear();
     }
 }
 
-impl<S, R, Fut> LocalTask for Slot<S, Fut>
+impl<S, R, Fut, E> LocalTask for Slot<S, Fut, E>
 where
     S: Send + Sync + 'static,
-    R: ReplyBody + 'static,
+    R: Send + 'static,
+    E: Encode<R>,
     Fut: Future<Output = (Arc<S>, Context, Result<R>)> + Send + 'static,
 {
     fn poll(&mut self, cx: &mut TaskContext<'_>) -> Poll<()> {
@@ -299,7 +306,7 @@ where
             Polled::Panicked => (Err(panicked()), Metadata::new()),
         };
         if let Some((conn, key, to)) = self.to.take() {
-            local::visit::<ServerHandler, _>(conn, |handler, cx| {
+            local::visit::<ServerHandler, _>(conn.reactor(), conn.id(), |handler, cx| {
                 if let Some(to) = handler.ended(cx, key, to) {
                     self.write(cx, to, &mut backward, result);
                 }
@@ -334,7 +341,7 @@ fn panicked() -> Error {
 }
 
 /// A method whose handler blocks its thread, and therefore runs on the worker pool.
-pub(crate) fn blocking<S, P, R, Prepare, Run, Fut>(
+pub(crate) fn blocking<E, S, P, R, Prepare, Run, Fut>(
     method: &'static MethodDescriptor,
     head: Arc<ReplyHead>,
     service: Arc<S>,
@@ -345,28 +352,31 @@ pub(crate) fn blocking<S, P, R, Prepare, Run, Fut>(
 where
     S: Send + Sync + 'static,
     P: 'static,
-    R: ReplyBody + 'static,
+    R: Send + 'static,
+    E: Encode<R>,
     Prepare: Fn(&Bytes, &[u8]) -> Result<P, prost::DecodeError> + Clone + Send + 'static,
     Run: Fn(Arc<S>, Context, P) -> Fut + Clone + Send + 'static,
     Fut: Future<Output = (Arc<S>, Context, Result<R>)> + Send + 'static,
 {
-    Box::new(OnWorkers { method, head, service, prepare, run, runtime })
+    Box::new(OnWorkers { method, head, service, prepare, run, runtime, encode: PhantomData::<fn() -> E> })
 }
 
-struct OnWorkers<S, Prepare, Run> {
+struct OnWorkers<S, Prepare, Run, E> {
     method: &'static MethodDescriptor,
     head: Arc<ReplyHead>,
     service: Arc<S>,
     prepare: Prepare,
     run: Run,
     runtime: Runtime,
+    encode: PhantomData<fn() -> E>,
 }
 
-impl<S, P, R, Prepare, Run, Fut> Runner for OnWorkers<S, Prepare, Run>
+impl<S, P, R, Prepare, Run, Fut, E> Runner for OnWorkers<S, Prepare, Run, E>
 where
     S: Send + Sync + 'static,
     P: 'static,
-    R: ReplyBody + 'static,
+    R: Send + 'static,
+    E: Encode<R>,
     Prepare: Fn(&Bytes, &[u8]) -> Result<P, prost::DecodeError> + Clone + Send + 'static,
     Run: Fn(Arc<S>, Context, P) -> Fut + Clone + Send + 'static,
     Fut: Future<Output = (Arc<S>, Context, Result<R>)> + Send + 'static,
@@ -408,7 +418,7 @@ where
                     })
                 };
                 let mut out = LinkBuffer::new();
-                reply::write(&mut out, &head, method.name(), to, &backward, result);
+                reply::write::<E, R>(&mut out, &head, method.name(), to, &backward, result);
                 out
             };
             let mut out = caught(answer).unwrap_or_else(|| {

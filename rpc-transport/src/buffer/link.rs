@@ -367,6 +367,19 @@ impl LinkBuffer {
         }
     }
 
+    /// Copies `src` to the end and gives the copy to be changed, if it fits into the block that the last bytes lie in. `None`, and nothing
+    /// is written, if not.
+    #[inline]
+    pub fn put_in_place(&mut self, src: &[u8]) -> Option<&mut [u8]> {
+        let tail = self.tail_with_room();
+        if tail.spare() < src.len() {
+            return None;
+        }
+        let at = tail.len();
+        tail.put_slice(src);
+        Some(&mut tail.as_mut_slice()[at..])
+    }
+
     fn release_tail(&mut self) {
         if let Some(tail) = self.tail.take() {
             tail.release();

@@ -9,7 +9,9 @@ use crate::buffer::LinkBuffer;
 use crate::error::CloseReason;
 use crate::panics::fail_point;
 use crate::reactor::ReactorHandle;
+use crate::reactor::TaskId;
 use crate::reactor::core::{TimerKey, with};
+use crate::reactor::tasks::Polled;
 use crate::stats::MemoryBudget;
 use crate::timer::TimerId;
 
@@ -17,11 +19,12 @@ use crate::timer::TimerId;
 pub struct Cx<'a> {
     conn: &'a mut Conn,
     now: Instant,
+    polled: Polled,
 }
 
 impl<'a> Cx<'a> {
-    pub(super) fn new(conn: &'a mut Conn, now: Instant) -> Self {
-        Cx { conn, now }
+    pub(super) fn new(conn: &'a mut Conn, now: Instant, polled: Polled) -> Self {
+        Cx { conn, now, polled }
     }
 
     /// The time of this turn: read once when the reactor woke.
@@ -34,6 +37,18 @@ impl<'a> Cx<'a> {
     #[inline]
     pub fn id(&self) -> ConnId {
         self.conn.id
+    }
+
+    /// The local task that is visiting, if `waker` is its own: then [`local::wake`](crate::local::wake) does the same for less.
+    #[inline]
+    pub fn task_of(&self, waker: &Waker) -> Option<TaskId> {
+        self.polled.task_of(waker)
+    }
+
+    /// Says whether the handler has work under way, such as calls: while it has, the reactor is not left unattended. At first it has none.
+    #[inline]
+    pub fn set_busy(&mut self, busy: bool) {
+        self.conn.busy = busy;
     }
 
     /// This connection, for other threads.
@@ -124,7 +139,8 @@ impl<'a> Cx<'a> {
     }
 
     /// As [`Cx::arm`], for what is no work under way, such as a look at the peer from time to time: a reactor that blocking callers
-    /// turn is left unattended all the same, so that it may come 20 ms late. The handler takes it back when the connection ends.
+    /// turn is left unattended all the same, so that it may come 20 ms late, unless the handler is [busy](Cx::set_busy). The handler takes
+    /// it back when the connection ends.
     pub fn remind(&mut self, at: Instant, key: u64) -> TimerId {
         fail_point();
         let id = self.conn.id;

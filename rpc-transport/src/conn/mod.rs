@@ -22,6 +22,7 @@ mod outlast;
 mod slab;
 mod time;
 mod transfer;
+mod visit;
 
 use std::any::Any;
 use std::io;
@@ -38,6 +39,7 @@ pub(crate) use inbound::Inbound;
 use memory::ACCOUNT_STEP;
 pub use slab::ConnId;
 pub(crate) use slab::{Slab, Token};
+pub(crate) use visit::{settle_visited, visit, visit_from};
 
 use crate::buffer::LinkBuffer;
 use crate::config::ConnLimits;
@@ -48,7 +50,8 @@ use crate::log_limit::LogLimit;
 use crate::panics::caught;
 #[cfg(feature = "testing")]
 use crate::panics::fail_points;
-use crate::reactor::core::{TimerKey, try_with, with};
+use crate::reactor::core::{TimerKey, with};
+use crate::reactor::tasks::Polled;
 use crate::reactor::{ReactorHandle, guarded, wake_others};
 use crate::stats::MemoryBudget;
 use crate::timer::TimerId;
@@ -92,6 +95,7 @@ pub(crate) struct Conn {
     failed: bool,
     in_ready: bool,
     in_dirty: bool,
+    in_visited: bool,
     /// The output has reached `write_high` and not come down to `write_low` since.
     crowded: bool,
     paused: Paused,
@@ -99,6 +103,9 @@ pub(crate) struct Conn {
     was_paused: bool,
     /// Timers of the handler.
     armed: usize,
+    /// The handler has work under way, and whether the reactor counts that.
+    busy: bool,
+    counted: bool,
     stalled_since: Option<Instant>,
     /// Its output has not moved for a while: the peer does not read.
     stuck: bool,
@@ -216,10 +223,13 @@ pub(crate) fn open(
         failed: false,
         in_ready: false,
         in_dirty: false,
+        in_visited: false,
         crowded: false,
         paused: Paused::default(),
         was_paused: false,
         armed: 0,
+        busy: false,
+        counted: false,
         stalled_since: None,
         stuck: false,
         opened: now,
@@ -251,14 +261,6 @@ pub(crate) fn open(
         settle(entry, now);
     }
     id
-}
-
-/// Runs `f` on a connection of this thread's reactor, if it is still there and not running already.
-pub(crate) fn visit<R>(id: ConnId, f: impl FnOnce(&mut dyn Pipeline, &mut Cx<'_>) -> R) -> Option<R> {
-    let (mut entry, now) = try_with(|core| core.conns.take(id).map(|entry| (entry, core.now))).flatten()?;
-    let result = entry.call(now, f);
-    settle(entry, now);
-    result
 }
 
 /// Notes an event; the work is done when the connection's turn comes.
@@ -324,13 +326,23 @@ pub(crate) fn kill(id: ConnId, reason: CloseReason) {
 }
 
 impl Entry {
-    /// Runs the handler's code. A panic in it ends this connection, not the reactor.
     fn call<R>(&mut self, now: Instant, f: impl FnOnce(&mut dyn Pipeline, &mut Cx<'_>) -> R) -> Option<R> {
+        self.call_from(now, Polled::NONE, f)
+    }
+
+    /// Runs the handler's code. A panic in it ends this connection, not the reactor.
+    #[inline]
+    fn call_from<R>(
+        &mut self,
+        now: Instant,
+        polled: Polled,
+        f: impl FnOnce(&mut dyn Pipeline, &mut Cx<'_>) -> R,
+    ) -> Option<R> {
         let (pipeline, conn) = (&mut *self.pipeline, &mut self.conn);
         let result = caught(|| {
             #[cfg(feature = "testing")]
             let _open = fail_points::Open::new(true);
-            f(pipeline, &mut Cx::new(conn, now))
+            f(pipeline, &mut Cx::new(conn, now, polled))
         });
         if result.is_none() {
             static PANICS: LogLimit = LogLimit::new();
@@ -358,6 +370,11 @@ impl Entry {
 
     pub(crate) fn is_of(&self, listener: &Arc<ListenerShared>) -> bool {
         self.conn.admission.as_ref().is_some_and(|a| a.is_of(listener))
+    }
+
+    #[cfg(feature = "testing")]
+    pub(crate) fn is_busy(&self) -> bool {
+        self.conn.busy
     }
 
     /// One of the handler's timers has come.
@@ -504,6 +521,15 @@ impl Conn {
         }
     }
 
+    /// Has its handler's work counted.
+    #[inline]
+    fn count(&mut self, work: &mut usize) {
+        if self.busy != self.counted {
+            *work = if self.busy { *work + 1 } else { *work - 1 };
+            self.counted = self.busy;
+        }
+    }
+
     /// Whether nothing has happened but perhaps some more output: no list but the one of output, no timer and no limit is concerned.
     /// It is so after most visits, two of which belong to every call.
     #[inline]
@@ -534,6 +560,7 @@ fn settle(mut entry: Box<Entry>, now: Instant) {
         let dirty = !conn.outbound.is_empty() && conn.writable && !std::mem::replace(&mut conn.in_dirty, true);
         return with(|core| {
             let id = entry.conn.id;
+            entry.conn.count(&mut core.work);
             if dirty {
                 core.dirty.push(id);
             }
@@ -581,6 +608,7 @@ fn settle(mut entry: Box<Entry>, now: Instant) {
                 conn.check = Some((core.timers.insert(at, TimerKey::Check(id)), at));
             }
         }
+        conn.count(&mut core.work);
         if ready {
             core.ready.push_back(id);
         }
@@ -615,6 +643,8 @@ fn end(mut entry: Box<Entry>, now: Instant, may_stay: bool) {
             core.timers.cancel(timer);
         }
         core.conns.release(entry.conn.id);
+        entry.conn.busy = false;
+        entry.conn.count(&mut core.work);
     });
     entry.conn.memory.adjust(entry.conn.accounted, 0);
     entry.conn.accounted = 0;

@@ -9,6 +9,20 @@ pub struct ConnId {
     generation: u32,
 }
 
+impl ConnId {
+    /// Both numbers in one, for an atomic; never `u64::MAX`.
+    #[inline]
+    pub fn to_bits(self) -> u64 {
+        u64::from(self.generation) << 32 | u64::from(self.slot)
+    }
+
+    /// What [`to_bits`](ConnId::to_bits) gave.
+    #[inline]
+    pub fn from_bits(bits: u64) -> ConnId {
+        ConnId { slot: bits as u32, generation: (bits >> 32) as u32 }
+    }
+}
+
 #[cfg(not(target_pointer_width = "64"))]
 compile_error!("rpc-transport packs a slot and a generation into one poll token and needs 64-bit pointers");
 
@@ -24,7 +38,7 @@ pub(crate) enum Token {
 impl Token {
     pub(crate) fn pack(self) -> usize {
         match self {
-            Token::Conn(id) => (id.generation as usize) << 32 | id.slot as usize,
+            Token::Conn(id) => id.to_bits() as usize,
             Token::Listener(index) => LISTENER | index,
         }
     }
@@ -33,7 +47,7 @@ impl Token {
         if token & LISTENER != 0 {
             Token::Listener(token & (LISTENER - 1))
         } else {
-            Token::Conn(ConnId { slot: token as u32, generation: (token >> 32) as u32 })
+            Token::Conn(ConnId::from_bits(token as u64))
         }
     }
 }

@@ -58,7 +58,7 @@ fn look(core: &mut Core) -> Result<ReactorAudit, String> {
         tasks: core.tasks.running(),
         ..ReactorAudit::default()
     };
-    let (mut checks, mut armed, mut ready) = (0, 0, 0);
+    let (mut checks, mut armed, mut busy, mut ready) = (0, 0, 0, 0);
     for id in core.conns.ids() {
         let entry = core.conns.get(id).ok_or_else(|| format!("connection {id:?} is still out after the turn"))?;
         let conn = conn::audit(id, entry)?;
@@ -69,6 +69,7 @@ fn look(core: &mut Core) -> Result<ReactorAudit, String> {
         audit.blocks += conn.blocks;
         checks += usize::from(conn.has_check);
         armed += conn.armed;
+        busy += usize::from(conn.busy);
         ready += usize::from(conn.in_ready);
         match audit.budgets.iter_mut().find(|(budget, _)| Arc::ptr_eq(budget, &conn.memory)) {
             Some((_, sum)) => *sum += conn.accounted,
@@ -106,8 +107,11 @@ fn look(core: &mut Core) -> Result<ReactorAudit, String> {
     if accepts < paused {
         return Err(format!("{paused} listeners paused, {accepts} timers to end that"));
     }
-    if core.work != armed + wakers {
-        return Err(format!("{} pieces of work counted, {armed} + {wakers} timers of it", core.work));
+    if core.work != armed + wakers + busy {
+        let counted = core.work;
+        return Err(format!(
+            "{counted} pieces of work counted, {armed} + {wakers} timers and {busy} connections of it"
+        ));
     }
     let expected = checks + armed + wakers + reminders + accepts + core.stale_timers;
     if core.timers.len() != expected {

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use super::ReactorHandle;
 use super::inbox::Command;
-use super::tasks::{TaskId, Tasks};
+use super::tasks::{Polled, TaskId, Tasks};
 use crate::conn::{ConnId, Entry, Slab};
 use crate::driver::{Driver, Event};
 use crate::listener::Listener;
@@ -28,6 +28,8 @@ pub(crate) struct Core {
     pub(crate) timers: TimerWheel<TimerKey>,
     /// Connections with something to do, each once.
     pub(crate) ready: VecDeque<ConnId>,
+    /// Connections that tasks have visited, each once: what follows from that is still to be done.
+    pub(crate) visited: Vec<ConnId>,
     /// Connections with output to write, each once.
     pub(crate) dirty: Vec<ConnId>,
     pub(crate) tasks: Tasks,
@@ -38,7 +40,7 @@ pub(crate) struct Core {
     pub(crate) main_waker: usize,
     pub(crate) now: Instant,
     pub(crate) handle: ReactorHandle,
-    /// Timers armed for work in progress, such as calls: a reactor with any must not be left unattended.
+    /// Timers armed for work in progress, and connections with work under way: a reactor with any must not be left unattended.
     pub(crate) work: usize,
     /// Timers of handlers whose connection is gone: they wait for their time, or for a sweep.
     pub(crate) stale_timers: usize,
@@ -108,14 +110,10 @@ impl Core {
         }
     }
 
-    /// The task that is being polled, if the waker is its own.
-    pub(crate) fn task_of(&self, waker: &Waker) -> Option<TaskId> {
-        match self.tasks.current {
-            Some((id, address)) if address == waker.data() as usize => Some(id),
-            // Nobody's waker has the address 0, but a no-op waker does.
-            None if self.main_waker != 0 && self.main_waker == waker.data() as usize => Some(TaskId::MAIN),
-            _ => None,
-        }
+    /// The task that is being polled.
+    #[inline]
+    pub(crate) fn polled(&self) -> Polled {
+        self.tasks.current.unwrap_or(Polled { task: TaskId::MAIN, waker: self.main_waker })
     }
 
     pub(crate) fn wake_task(&mut self, task: TaskId) {
@@ -130,6 +128,7 @@ impl Core {
     pub(crate) fn is_idle(&self) -> bool {
         self.ready.is_empty()
             && self.tasks.runnable() == 0
+            && self.visited.is_empty()
             && self.dirty.is_empty()
             && self.wakers.is_empty()
             && !self.main_woken

@@ -186,6 +186,7 @@ impl Reactor {
             listeners: Vec::new(),
             timers: TimerWheel::new(now),
             ready: Default::default(),
+            visited: Vec::new(),
             dirty: Vec::new(),
             tasks: Default::default(),
             wakers: Vec::new(),
@@ -495,7 +496,10 @@ fn run_tasks() {
 }
 
 fn flush_all() {
-    while let Some(id) = with(|core| core.dirty.pop()) {
+    loop {
+        // Each time: the end of one connection may be a visit to another.
+        conn::settle_visited();
+        let Some(id) = with(|core| core.dirty.pop()) else { return };
         conn::flush(id);
     }
 }

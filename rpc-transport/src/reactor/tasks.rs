@@ -56,8 +56,25 @@ pub(crate) struct Tasks {
     free: Vec<u32>,
     queue: VecDeque<u32>,
     running: usize,
-    /// The task being polled, and the address that tells its waker from others.
-    pub(crate) current: Option<(TaskId, usize)>,
+    pub(crate) current: Option<Polled>,
+}
+
+/// A task that is being polled, and the address that tells its waker from others; 0 if there is none.
+#[derive(Clone, Copy)]
+pub(crate) struct Polled {
+    pub(crate) task: TaskId,
+    pub(crate) waker: usize,
+}
+
+impl Polled {
+    pub(crate) const NONE: Polled = Polled { task: TaskId::MAIN, waker: 0 };
+
+    /// The task, if `waker` is its own.
+    #[inline]
+    pub(crate) fn task_of(self, waker: &Waker) -> Option<TaskId> {
+        // Nobody's waker has the address 0, but a no-op waker does.
+        (self.waker != 0 && self.waker == waker.data() as usize).then_some(self.task)
+    }
 }
 
 struct Slot {
@@ -66,12 +83,17 @@ struct Slot {
     waker: Option<Waker>,
     /// Woken while reserved: the task starts with a poll.
     woken_early: bool,
+    /// It is in the queue.
+    queued: bool,
+    /// Its waker has been used, and its flag is set.
+    flagged: bool,
     flag: Arc<TaskWaker>,
 }
 
 pub(crate) struct TaskWaker {
     slot: u32,
-    queued: AtomicBool,
+    /// Used since the slot's last poll began.
+    used: AtomicBool,
     reactor: ReactorHandle,
 }
 
@@ -81,7 +103,7 @@ impl Wake for TaskWaker {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        if !self.queued.swap(true, Ordering::AcqRel) && !core::wake_here(&self.reactor, self.slot) {
+        if !self.used.swap(true, Ordering::AcqRel) && !core::wake_here(&self.reactor, self.slot) {
             self.reactor.submit(Command::Wake(self.slot));
         }
     }
@@ -91,8 +113,9 @@ impl Tasks {
     pub(crate) fn reserve(&mut self, reactor: &ReactorHandle) -> ReservedTask {
         let slot = self.free.pop().unwrap_or_else(|| {
             let slot = self.slots.len() as u32;
-            let flag = Arc::new(TaskWaker { slot, queued: AtomicBool::new(false), reactor: reactor.clone() });
-            self.slots.push(Slot { task: None, waker: Some(Waker::from(Arc::clone(&flag))), woken_early: false, flag });
+            let flag = Arc::new(TaskWaker { slot, used: AtomicBool::new(false), reactor: reactor.clone() });
+            let waker = Some(Waker::from(Arc::clone(&flag)));
+            self.slots.push(Slot { task: None, waker, woken_early: false, queued: false, flagged: false, flag });
             slot
         });
         let waker = self.slots[slot as usize].waker.take().expect("a free slot has its waker");
@@ -117,15 +140,19 @@ impl Tasks {
         }
     }
 
-    /// Queues a slot whose flag has been set by the caller.
+    /// Queues a slot whose waker was used.
     pub(crate) fn enqueue(&mut self, slot: u32) {
-        self.queue.push_back(slot);
+        if let Some(entry) = self.slots.get_mut(slot as usize) {
+            entry.flagged = true;
+        }
+        self.wake(slot);
     }
 
-    /// Wakes a task from its own reactor.
+    /// Wakes a task from its own reactor, without its waker: by no atomic instruction.
+    #[inline]
     pub(crate) fn wake(&mut self, slot: u32) {
-        let entry = self.slots.get(slot as usize);
-        if entry.is_some_and(|entry| !entry.flag.queued.swap(true, Ordering::AcqRel)) {
+        let entry = self.slots.get_mut(slot as usize);
+        if entry.is_some_and(|entry| !std::mem::replace(&mut entry.queued, true)) {
             self.queue.push_back(slot);
         }
     }
@@ -143,8 +170,11 @@ impl Tasks {
         loop {
             let slot = self.queue.pop_front()?;
             let entry = &mut self.slots[slot as usize];
-            // With acquire: a wake-up that found the flag set relies on this poll to see what was done before it.
-            entry.flag.queued.swap(false, Ordering::AcqRel);
+            entry.queued = false;
+            if std::mem::take(&mut entry.flagged) {
+                // With acquire: a wake-up that found the flag set relies on this poll to see what was done before it.
+                entry.flag.used.swap(false, Ordering::AcqRel);
+            }
             let Some(task) = entry.task.take() else {
                 // Woken late, when the task is gone, or early, while the slot is reserved: the waker stays where it is.
                 entry.woken_early = entry.waker.is_none();
@@ -152,7 +182,7 @@ impl Tasks {
             };
             let waker = entry.waker.take().expect("a task that is not being polled has its waker");
             let id = TaskId(slot);
-            self.current = Some((id, Arc::as_ptr(&entry.flag) as usize));
+            self.current = Some(Polled { task: id, waker: Arc::as_ptr(&entry.flag) as usize });
             return Some(Polling { id, task, waker });
         }
     }

@@ -10,6 +10,7 @@
 use std::fmt;
 
 use bytes::BufMut;
+use rpc_transport::LinkBuffer;
 
 use super::layout::{
     FIXED, FLAG_OUT_OF_ORDER, MAGIC, MAX_FRAME, MAX_SENT_HEADER, PROTOCOL_DEFAULT, block, capability, int_key, str_key,
@@ -18,8 +19,6 @@ use super::pairs::{StringBlock, length};
 use crate::protocol::header::Form;
 use crate::protocol::payload::{self, MessageType};
 
-/// Templates up to this size are patched on the stack and written at once.
-const SCRATCH: usize = 256;
 /// Digits of a patched timeout; leading zeros keep its place and width.
 const TIMEOUT_DIGITS: usize = 10;
 
@@ -139,7 +138,7 @@ impl RequestHead {
     /// # Errors
     /// The header is over 65,532 bytes or the frame over 0x3FFFFFFF; nothing is written then.
     #[inline]
-    pub fn write<B: BufMut>(
+    pub fn write<B: HeadBuf>(
         &self,
         out: &mut B,
         seq: i32,
@@ -206,7 +205,7 @@ impl ReplyHead {
     /// # Errors
     /// The header is over 65,532 bytes or the frame over 0x3FFFFFFF; nothing is written then.
     #[inline]
-    pub fn write<B: BufMut>(
+    pub fn write<B: HeadBuf>(
         &self,
         out: &mut B,
         form: Form,
@@ -281,6 +280,27 @@ pub fn write_frame_head<B: BufMut>(
     out.put_bytes(0, header - 2 - blocks[0].len() - blocks[1].len());
     put_payload_head(out, n, kind, method, seq);
     Ok(())
+}
+
+/// Where heads are written: what is constant is copied, and the rest is patched in the copy.
+pub trait HeadBuf: BufMut {
+    /// Copies `src` to the end and gives the copy to be changed; `None` if it has no room in one piece, and nothing is written then.
+    fn put_in_place(&mut self, src: &[u8]) -> Option<&mut [u8]>;
+}
+
+impl HeadBuf for LinkBuffer {
+    #[inline]
+    fn put_in_place(&mut self, src: &[u8]) -> Option<&mut [u8]> {
+        LinkBuffer::put_in_place(self, src)
+    }
+}
+
+impl HeadBuf for Vec<u8> {
+    fn put_in_place(&mut self, src: &[u8]) -> Option<&mut [u8]> {
+        let at = self.len();
+        self.extend_from_slice(src);
+        Some(&mut self[at..])
+    }
 }
 
 /// A frame without its message and without extra blocks.
@@ -358,7 +378,7 @@ impl Template {
     }
 
     #[inline]
-    fn write<B: BufMut>(
+    fn write<B: HeadBuf>(
         &self,
         out: &mut B,
         seq: i32,
@@ -367,15 +387,11 @@ impl Template {
         body_len: usize,
     ) -> Result<(), HeaderError> {
         let len = self.bytes.len();
-        if len > SCRATCH || !extra.is_empty() {
-            return self.write_in_pieces(out, seq, timeout_ms, extra, body_len);
-        }
         let length = len - 4 + body_len;
         check_frame(length)?;
+        let in_place = if extra.is_empty() { out.put_in_place(&self.bytes) } else { None };
+        let Some(head) = in_place else { return self.write_in_pieces(out, seq, timeout_ms, extra, body_len) };
         let n = length - self.payload_at;
-        let mut scratch = [0; SCRATCH];
-        let head = &mut scratch[..len];
-        head.copy_from_slice(&self.bytes);
         put_at(head, 0, (length as u32).to_be_bytes());
         put_at(head, 8, seq.to_be_bytes());
         if let Some(ms) = timeout_ms {
@@ -383,7 +399,6 @@ impl Template {
         }
         put_at(head, self.payload_at, (n as u32).to_be_bytes());
         put_at(head, len - 4, seq.to_be_bytes());
-        out.put_slice(head);
         Ok(())
     }
 
@@ -490,6 +505,8 @@ fn ten_digits(mut value: u32) -> [u8; TIMEOUT_DIGITS] {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Buf;
+
     use super::*;
     use crate::protocol::ttheader::{Entry, InfoEntries, TtFrame};
 
@@ -545,9 +562,7 @@ mod tests {
 
     #[test]
     fn patched_templates_and_pieces_give_the_same_bytes() {
-        // A service name this long does not fit the scratch space.
-        let long = "S".repeat(SCRATCH);
-        for service in ["", "EchoService", &long] {
+        for service in ["", "EchoService", &"S".repeat(500)] {
             let head = RequestHead::new(&RequestHeadSpec { service, ..spec() }).unwrap();
             for timeout_ms in [None, Some(500), Some(1234)] {
                 let whole = frame(&head, timeout_ms, b"");
@@ -557,6 +572,17 @@ mod tests {
                 template.write_in_pieces(&mut pieces, -7, patched, b"", 3).unwrap();
                 pieces.extend(b"abc");
                 assert_eq!(whole, pieces);
+                // The same at the end of a block, where there is not enough room in one piece.
+                for room in 0..=template.bytes.len() {
+                    let mut link = LinkBuffer::new();
+                    link.put_slice(b"before");
+                    let before = link.chunk_mut().len() - room;
+                    link.put_bytes(0, before);
+                    head.write(&mut link, -7, timeout_ms, b"", 3).unwrap();
+                    link.put_slice(b"abc");
+                    link.advance(6 + before);
+                    assert_eq!(link.copy_to_bytes(link.len()), whole, "{room} bytes of room");
+                }
             }
         }
     }
