@@ -35,6 +35,8 @@ pub(crate) struct Core {
     pub(crate) tasks: Tasks,
     /// Wakers of other executors, to be woken.
     pub(crate) wakers: Vec<Waker>,
+    /// How many of them were woken since its host began to count.
+    pub(crate) woken: usize,
     /// The blocking caller's future has been woken.
     pub(crate) main_woken: bool,
     pub(crate) main_waker: usize,

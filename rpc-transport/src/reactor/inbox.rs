@@ -105,6 +105,12 @@ impl Inbox {
         !queue.commands.is_empty() || queue.closed
     }
 
+    /// How many commands wait.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn len(&self) -> usize {
+        self.queue.lock().commands.len()
+    }
+
     /// Takes everything that waits, in order, and says whether there is something; `into` must be empty and lends its memory to the queue.
     pub(crate) fn drain(&self, into: &mut Vec<Command>) -> bool {
         let filled = self.filled.load(Ordering::Relaxed);

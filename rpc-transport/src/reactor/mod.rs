@@ -190,6 +190,7 @@ impl Reactor {
             dirty: Vec::new(),
             tasks: Default::default(),
             wakers: Vec::new(),
+            woken: 0,
             main_woken: false,
             main_waker: 0,
             now,
@@ -244,12 +245,20 @@ impl Reactor {
         });
     }
 
+    /// Whether somebody has asked for something, but fewer than have just been woken: who had a reply may have another call to make.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn expects_more(&self) -> bool {
+        let asked = self.handle.0.inbox.len();
+        asked > 0 && self.core.as_ref().is_some_and(|core| asked < core.woken)
+    }
+
     /// The second half for a host that knows whether the driver has events: it is not asked if it has none. Returns whether it may
     /// have more.
     #[cfg(feature = "tokio")]
     pub(crate) fn rouse_and_look(&mut self, look: bool) -> bool {
         let mut more = false;
         self.inside(|| {
+            with(|core| core.woken = 0);
             if look {
                 wake_up(Some(Duration::ZERO));
                 more = with(|core| core.events.len() >= EVENTS / 2);
@@ -508,6 +517,7 @@ fn flush_all() {
 pub(crate) fn wake_others(most: usize) {
     let taken = with(|core| (1..=most).contains(&core.wakers.len()).then(|| std::mem::take(&mut core.wakers)));
     if let Some(mut wakers) = taken {
+        with(|core| core.woken += wakers.len());
         wakers.drain(..).for_each(wake);
         with(|core| core.keep_wakers_vec(wakers));
     }

@@ -115,7 +115,7 @@ struct Hosted {
     reactor: Reactor,
     /// The poller may have events.
     look: bool,
-    /// Woken from its sleep, and has let others go first.
+    /// Woken from its sleep, and has let others put their calls in first.
     stepped_back: bool,
 }
 
@@ -143,9 +143,10 @@ impl Hosted {
     fn turns(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         // Before the reactor says that it sleeps: from then on it may be woken.
         self.wake.register(cx.waker());
-        // The runtime runs who was woken last first. So the first of many callers would have a turn, and a write, for its call alone;
-        // once around the queue, and all of theirs are in the inbox.
-        if !std::mem::replace(&mut self.stepped_back, true) {
+        // The runtime runs who was woken last first. So the first of many callers whose replies have come would have a turn, and a write,
+        // for its next call alone; once around the queue, and all of theirs are in the inbox. A lone caller is not kept waiting: going around
+        // the queue wakes another worker.
+        if self.reactor.expects_more() && !std::mem::replace(&mut self.stepped_back, true) {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
