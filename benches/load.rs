@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use benches::{Command, Failure, Load, instructions, run, serve, table};
+use benches::{Command, Failure, Load, gate, instructions, run, serve, table};
 use clap::Parser;
 
 fn main() -> ExitCode {
@@ -12,6 +12,7 @@ fn main() -> ExitCode {
         Some(Command::Server(args)) => serve(args),
         Some(Command::Table(args)) => table(args),
         Some(Command::Instructions(args)) => instructions(args),
+        Some(Command::Gate(args)) => gate(args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

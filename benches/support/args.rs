@@ -28,6 +28,8 @@ pub enum Command {
     Table(TableArgs),
     /// Counts instructions per call of both sides under callgrind, which must be installed.
     Instructions(InstructionsArgs),
+    /// Counts the instructions of some cases, and fails where they are over the accepted ones. Needs valgrind.
+    Gate(GateArgs),
 }
 
 /// One measurement of ours.
@@ -112,6 +114,17 @@ pub struct InstructionsArgs {
     /// The calls; `--calls` are those of the shorter run, the longer one has twice as many. Default: 5000.
     #[command(flatten)]
     pub run: LoadArgs,
+}
+
+/// What is accepted.
+#[derive(Clone, Debug, Args)]
+pub struct GateArgs {
+    /// Accepts what is counted now.
+    #[arg(long)]
+    pub accept: bool,
+    /// Where the accepted figures stand. Default: benches/counts.txt of this source.
+    #[arg(long)]
+    pub file: Option<PathBuf>,
 }
 
 /// Who calls.

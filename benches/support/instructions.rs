@@ -15,11 +15,7 @@ const CALLS: u64 = 5000;
 /// # Errors
 /// When valgrind is not there, or a call fails.
 pub fn instructions(args: &InstructionsArgs) -> Result<(), Failure> {
-    let dir = std::env::temp_dir().join(format!("load-{}", std::process::id()));
-    fs::create_dir_all(&dir)?;
-    let counted = count(args, &dir);
-    fs::remove_dir_all(&dir)?;
-    let [client, server] = counted?;
+    let [client, server] = count(&args.run, args.keep.as_deref())?;
     println!(
         "{} {}: instructions a call: client {client}, server {server}, both {}",
         args.run.run.case(),
@@ -29,11 +25,20 @@ pub fn instructions(args: &InstructionsArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-fn count(args: &InstructionsArgs, dir: &Path) -> Result<[u64; 2], Failure> {
-    let calls = args.run.run.calls.unwrap_or(CALLS);
-    let once = under_callgrind(&args.run, calls, dir)?;
-    let twice = under_callgrind(&args.run, calls * 2, dir)?;
-    if let Some(keep) = &args.keep {
+/// Instructions a call of the client and of the server. `keep` is where callgrind's files of the longer run are left.
+pub(crate) fn count(load: &LoadArgs, keep: Option<&Path>) -> Result<[u64; 2], Failure> {
+    let dir = std::env::temp_dir().join(format!("load-{}", std::process::id()));
+    fs::create_dir_all(&dir)?;
+    let counted = count_in(&dir, load, keep);
+    fs::remove_dir_all(&dir)?;
+    counted
+}
+
+fn count_in(dir: &Path, load: &LoadArgs, keep: Option<&Path>) -> Result<[u64; 2], Failure> {
+    let calls = load.run.calls.unwrap_or(CALLS);
+    let once = under_callgrind(load, calls, dir)?;
+    let twice = under_callgrind(load, calls * 2, dir)?;
+    if let Some(keep) = keep {
         fs::create_dir_all(keep)?;
         for side in ["client.out", "server.out"] {
             fs::copy(dir.join(side), keep.join(side))?;

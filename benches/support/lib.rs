@@ -7,6 +7,7 @@ mod cases;
 mod client;
 mod counts;
 pub mod floor;
+mod gate;
 mod instructions;
 mod method;
 mod page;
@@ -17,8 +18,9 @@ mod subject;
 mod table;
 mod versions;
 
-pub use args::{Client, Command, InstructionsArgs, Load, LoadArgs, LoadServerArgs, TableArgs};
+pub use args::{Client, Command, GateArgs, InstructionsArgs, Load, LoadArgs, LoadServerArgs, TableArgs};
 pub use bench_driver::Failure;
+pub use gate::gate;
 pub use instructions::instructions;
 pub use method::{Echo, Method, Mixed};
 pub use run::run;
