@@ -26,7 +26,7 @@ struct Row {
 /// Counts every case, and compares it with what is accepted.
 ///
 /// # Errors
-/// A figure is more than [`TOLERATED`] over the accepted one; there is none for it; or the count fails.
+/// A figure is over the accepted one by more than is tolerated; there is none for it; or the count fails.
 pub fn gate(args: &GateArgs) -> Result<(), Failure> {
     let path = args.file.clone().unwrap_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("counts.txt"));
     let rustc = facts().into_iter().find_map(|(what, value)| (what == "rustc").then_some(value)).unwrap_or_default();

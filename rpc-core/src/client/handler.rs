@@ -16,7 +16,7 @@ use crate::codegen::MethodDescriptor;
 use crate::error::{Error, Phase, Refusal, Sent};
 use crate::glitch::{Glitches, Verdict};
 use crate::mux::{
-    Abandon, Arrived, Body, Deadlines, Found, Keepalive, Outcome, Pending, ReplyCell, Request, SeqId, Spec,
+    Abandon, Arrived, Body, Deadlines, Found, Keepalive, Outcome, Pending, ReplyCell, Request, SeqId, Spec, Walk,
 };
 use crate::protocol::ttheader::RequestHead;
 
@@ -284,7 +284,7 @@ impl ClientHandler {
     /// Whether another call may go on the wire. Not before there is a connection: until then calls can still go elsewhere, and what
     /// ends meanwhile is certainly not sent.
     fn has_room(&self, cx: &Cx<'_>) -> bool {
-        cx.is_open() && self.on_wire + self.given_up_ids() < self.max_on_wire && !cx.is_crowded()
+        cx.is_open() && !cx.is_closing() && self.on_wire + self.given_up_ids() < self.max_on_wire && !cx.is_crowded()
     }
 
     /// Writes queued calls as far as there is room.
@@ -550,13 +550,13 @@ impl Handler for ClientHandler {
             return self.look(cx);
         }
         self.timer = None;
-        let (mut from, now) = (0, cx.now());
-        while let Some(slot) = self.deadlines.next_due(&mut from, now) {
+        let mut walk = Walk::default();
+        while let Some(slot) = self.deadlines.next_due(&mut walk, cx.now()) {
             if let Some(seq) = self.pending.in_slot(slot) {
                 self.expire(cx, seq);
             }
         }
-        if let Some(at) = self.deadlines.rearm() {
+        if let Some(at) = self.deadlines.rearm(walk) {
             self.arm(cx, at);
         }
         self.after(cx);

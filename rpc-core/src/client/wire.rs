@@ -158,8 +158,8 @@ impl<'a> Wire<'a> {
         matches!(self.step, Step::New)
     }
 
-    /// Whether it waits at a connection of this thread, and so cannot have come to its end when it has just begun. At a foreign cell
-    /// it can.
+    /// Whether it waits at a connection of this thread, which wakes it if it has come to its end already. At a foreign cell it is asked at
+    /// once instead.
     #[inline]
     pub(super) fn is_local(&self) -> bool {
         matches!(self.step, Step::Local { .. })

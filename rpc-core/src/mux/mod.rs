@@ -15,7 +15,7 @@ mod reply;
 mod request;
 mod seq;
 
-pub(crate) use deadlines::Deadlines;
+pub(crate) use deadlines::{Deadlines, Walk};
 pub(crate) use keepalive::{Keepalive, Next, Pong, Rules, TooManyPings, View};
 pub(crate) use pending::{Abandon, Late, Pending};
 pub(crate) use reply::{Arrived, Found, Outcome, Reply, ReplyCell};

@@ -57,7 +57,7 @@ pub(crate) fn audit(id: ConnId, entry: &mut Entry) -> Result<ConnAudit, String> 
     if conn.outbound.len() > conn.limits.write_hard {
         return broken("more output than write_hard");
     }
-    if conn.in_dirty {
+    if conn.in_dirty || conn.in_visited {
         return broken("a turn ended without its flush");
     }
     match (conn.next_check(), conn.check) {

@@ -35,7 +35,7 @@ impl Entry {
         guarded("the end of a handler", || drop(over));
         // Whatever the handler did in its last call, the last words have been said.
         let conn = &mut self.conn;
-        (conn.inbound, conn.outbound) = (Inbound::default(), LinkBuffer::new());
+        (conn.inbound, conn.outbound, conn.busy) = (Inbound::default(), LinkBuffer::new(), false);
         conn.phase = Phase::Lingering { until: now + LINGER };
         conn.key = Some(key);
         conn.readable = true; // what has arrived by now brings no further event

@@ -41,7 +41,7 @@ pub use slab::ConnId;
 pub(crate) use slab::{Slab, Token};
 pub(crate) use visit::{settle_visited, visit, visit_from};
 
-use crate::buffer::LinkBuffer;
+use crate::buffer::{BLOCK_SIZE, LinkBuffer};
 use crate::config::ConnLimits;
 use crate::driver::{CloseHow, Event, Key};
 use crate::error::CloseReason;
@@ -530,8 +530,17 @@ impl Conn {
         }
     }
 
+    /// Whether what follows from a visit may be put off: the connection goes on, and what was written matters to no limit yet.
+    #[inline]
+    fn can_wait(&self) -> bool {
+        let held = self.outbound.len();
+        matches!(self.phase, Phase::Open | Phase::Connecting)
+            && held < self.accounted + BLOCK_SIZE
+            && held < self.limits.write_high
+    }
+
     /// Whether nothing has happened but perhaps some more output: no list but the one of output, no timer and no limit is concerned.
-    /// It is so after most visits, two of which belong to every call.
+    /// It is so after most visits.
     #[inline]
     fn is_unchanged(&self) -> bool {
         let held = self.outbound.len();

@@ -26,7 +26,9 @@ impl Entry {
             if let Some((timer, _)) = self.conn.check.take() {
                 core.timers.cancel(timer);
             }
-            core.conns.put(self.conn.id, self);
+            let mut entry = self;
+            entry.conn.count(&mut core.work);
+            core.conns.put(entry.conn.id, entry);
         });
         Ok(())
     }

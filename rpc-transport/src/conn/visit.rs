@@ -25,7 +25,7 @@ pub(crate) fn visit_from<R>(
     };
     let (mut entry, now, polled) = try_with(take).flatten()?;
     let result = entry.call_from(now, polled, f);
-    match entry.conn.outbound.len() < entry.conn.limits.write_high {
+    match entry.conn.can_wait() {
         true => settle_later(entry),
         false => settle(entry, now),
     }

@@ -28,14 +28,15 @@ pub(crate) struct Core {
     pub(crate) timers: TimerWheel<TimerKey>,
     /// Connections with something to do, each once.
     pub(crate) ready: VecDeque<ConnId>,
-    /// Connections that tasks have visited, each once: what follows from that is still to be done.
+    /// Connections that somebody has visited, such as a task, each once: what follows from that is still to be done.
     pub(crate) visited: Vec<ConnId>,
     /// Connections with output to write, each once.
     pub(crate) dirty: Vec<ConnId>,
     pub(crate) tasks: Tasks,
     /// Wakers of other executors, to be woken.
     pub(crate) wakers: Vec<Waker>,
-    /// How many of them were woken since its host began to count.
+    /// Of those woken, how many have not asked for anything since, as far as numbers tell.
+    #[cfg(feature = "tokio")]
     pub(crate) woken: usize,
     /// The blocking caller's future has been woken.
     pub(crate) main_woken: bool,
@@ -146,7 +147,9 @@ impl Core {
         self.work > 0
             || self.tasks.running() > 0
             || !self.ready.is_empty()
+            || !self.visited.is_empty()
             || !self.dirty.is_empty()
+            || !self.wakers.is_empty()
             || self.listeners.iter().any(Option::is_some)
     }
 }

@@ -1,7 +1,7 @@
 //! A reactor: one poller, its connections, timers and local tasks; a value that a host turns.
 //!
 //! ```text
-//!  turn:  inbox ─► wait ─► note events ─► ready connections ─► timers ─► local tasks, once ─► one write each
+//!  turn:  inbox ─► wait ─► note events ─► ready connections ─► timers ─► local tasks, once ─► what follows from visits ─► one write each
 //! ```
 //!
 //! Who turns it is the host's business ([`host`]): its own thread, or a blocking caller who would otherwise wait for
@@ -190,6 +190,7 @@ impl Reactor {
             dirty: Vec::new(),
             tasks: Default::default(),
             wakers: Vec::new(),
+            #[cfg(feature = "tokio")]
             woken: 0,
             main_woken: false,
             main_waker: 0,
@@ -245,11 +246,12 @@ impl Reactor {
         });
     }
 
-    /// Whether somebody has asked for something, but fewer than have just been woken: who had a reply may have another call to make.
+    /// Whether somebody has asked for something, but fewer than have been woken: who had a reply may have another call to make. Expects
+    /// nobody any more after that.
     #[cfg(feature = "tokio")]
-    pub(crate) fn expects_more(&self) -> bool {
+    pub(crate) fn expects_more(&mut self) -> bool {
         let asked = self.handle.0.inbox.len();
-        asked > 0 && self.core.as_ref().is_some_and(|core| asked < core.woken)
+        self.core.as_mut().is_some_and(|core| asked > 0 && asked < std::mem::take(&mut core.woken))
     }
 
     /// The second half for a host that knows whether the driver has events: it is not asked if it has none. Returns whether it may
@@ -258,7 +260,6 @@ impl Reactor {
     pub(crate) fn rouse_and_look(&mut self, look: bool) -> bool {
         let mut more = false;
         self.inside(|| {
-            with(|core| core.woken = 0);
             if look {
                 wake_up(Some(Duration::ZERO));
                 more = with(|core| core.events.len() >= EVENTS / 2);
@@ -406,6 +407,8 @@ fn work() {
         handle.0.inbox.drain(commands).then(|| std::mem::take(commands))
     });
     if let Some(mut commands) = asked {
+        #[cfg(feature = "tokio")]
+        with(|core| core.woken = core.woken.saturating_sub(commands.len()));
         commands.drain(..).for_each(obey);
         with(|core| core.commands = commands);
     }
@@ -417,7 +420,7 @@ fn work() {
             break;
         };
         conn::advance(id, others);
-        if with(|core| core.dirty.len() >= DIRTY_MAX) {
+        if with(|core| core.dirty.len() + core.visited.len() >= DIRTY_MAX) {
             flush_all();
         }
     }
@@ -517,6 +520,7 @@ fn flush_all() {
 pub(crate) fn wake_others(most: usize) {
     let taken = with(|core| (1..=most).contains(&core.wakers.len()).then(|| std::mem::take(&mut core.wakers)));
     if let Some(mut wakers) = taken {
+        #[cfg(feature = "tokio")]
         with(|core| core.woken += wakers.len());
         wakers.drain(..).for_each(wake);
         with(|core| core.keep_wakers_vec(wakers));

@@ -108,8 +108,8 @@ impl Wake for TaskWake {
 struct Hosted {
     /// The reactor's poller.
     readable: AsyncFd<Descriptor>,
-    /// Never later than the reactor's next timer while the reactor dozes. Mostly earlier: calls come with deadlines that are all
-    /// later than the last one's, and to wake up once in vain is cheaper than to move the timer for each.
+    /// Never later than the reactor's next timer while the reactor dozes. Mostly earlier: the
+    /// reactor's next timer moves away again and again, and to wake up once in vain is cheaper than to move this one with it.
     timer: Pin<Box<Sleep>>,
     wake: Arc<TaskWake>,
     reactor: Reactor,
@@ -146,7 +146,8 @@ impl Hosted {
         // The runtime runs who was woken last first. So the first of many callers whose replies have come would have a turn, and a write,
         // for its next call alone; once around the queue, and all of theirs are in the inbox. A lone caller is not kept waiting: going around
         // the queue wakes another worker.
-        if self.reactor.expects_more() && !std::mem::replace(&mut self.stepped_back, true) {
+        if !self.stepped_back && self.reactor.expects_more() {
+            self.stepped_back = true;
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
