@@ -39,7 +39,7 @@ pub trait Handler: Send + 'static {
     /// Somebody sent a message by [`ConnRef::send`](crate::ConnRef::send).
     fn on_message(&mut self, cx: &mut Cx<'_>, message: Arc<dyn Any + Send + Sync>) {}
 
-    /// A timer armed by [`Cx::arm`] has come due; `key` is the one it was armed with.
+    /// A timer armed by [`Cx::arm`] or [`Cx::remind`] has come due; `key` is the one it was armed with.
     fn on_deadline(&mut self, cx: &mut Cx<'_>, key: u64) {}
 
     /// Output that had reached `write_high` is down to `write_low`: what waits can be written.

@@ -8,11 +8,13 @@
 //! Each has the fastest settings that its documentation knows; they stand at the top of its file. All run on tokio, with as many threads
 //! as there are cores to use, unless the name says otherwise.
 
+mod echoes;
 mod socket;
 mod tarpc_peer;
 mod tonic_peer;
 mod ttrpc_peer;
 mod volo_grpc_peer;
+mod volo_net;
 mod volo_thrift_peer;
 
 use std::process::ExitCode;
@@ -21,6 +23,8 @@ use std::sync::Arc;
 use bench_driver::{Caller, Calls, Failure, Laps, MethodName, RunArgs, ServerArgs, Stage, repeat};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tokio::runtime::{Builder, Runtime};
+
+use crate::echoes::{Echo, EchoMixed, Echoes};
 
 /// Makes calls in loops for some seconds, and says what they cost on both sides.
 #[derive(Parser)]
@@ -176,22 +180,25 @@ struct Starts {
 }
 
 impl Starts {
-    fn method(&self) -> MethodName {
-        self.run.method
+    /// Starts a loop for each call in flight, over the clients in turn.
+    fn loops<C: Echoes>(&self, clients: &[C]) {
+        let RunArgs { method, payload, in_flight, .. } = self.run;
+        match method {
+            MethodName::Echo => {
+                let payloads = bench_driver::payloads(payload, in_flight);
+                self.spawn(clients, payloads, |client, payload| Echo { client, payload });
+            }
+            MethodName::Mixed => {
+                let orders = bench_driver::orders(payload, in_flight);
+                self.spawn(clients, orders, |client, order| EchoMixed { client, message: C::mixed(order) });
+            }
+        }
     }
 
-    fn payloads(&self) -> Vec<bytes::Bytes> {
-        bench_driver::payloads(self.run.payload, self.run.in_flight)
-    }
-
-    fn orders(&self) -> Vec<bench_driver::Order> {
-        bench_driver::orders(self.run.payload, self.run.in_flight)
-    }
-
-    /// Starts a loop for each of `all`, over the connections in turn.
-    fn spawn<T, Conn: Clone, C: Calls>(&self, conns: &[Conn], all: Vec<T>, calls: impl Fn(Conn, T) -> C) {
+    fn spawn<C: Echoes, T, L: Calls>(&self, clients: &[C], all: Vec<T>, calls: impl Fn(C, T) -> L) {
         for (index, one) in all.into_iter().enumerate() {
-            tokio::spawn(repeat(calls(conns[index % conns.len()].clone(), one), Laps::start(&self.stage)));
+            let client = clients[index % clients.len()].clone();
+            tokio::spawn(repeat(calls(client, one), Laps::start(&self.stage)));
         }
     }
 }

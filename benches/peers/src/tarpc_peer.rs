@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use bench_driver::{Calls, Failure, MethodName, Order};
+use bench_driver::Failure;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
@@ -14,6 +14,7 @@ use tarpc::{client, context, serde_transport, server};
 use tokio_util::codec::{Framed, LengthDelimitedCodec};
 
 use crate::Starts;
+use crate::echoes::{Echoes, messages};
 use crate::socket::{self, Socket};
 
 const QUEUE: usize = 1 << 16;
@@ -21,7 +22,7 @@ const FRAME: usize = 64 << 20;
 /// Bytes that may gather before they are written.
 const GATHER: usize = 256 << 10;
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Item {
     sku: String,
     quantity: u32,
@@ -29,7 +30,7 @@ pub(crate) struct Item {
     tags: Vec<String>,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Mixed {
     id: String,
     created_ms: i64,
@@ -85,10 +86,7 @@ pub(crate) async fn start(starts: &Starts) -> Result<(), Failure> {
         (config.max_in_flight_requests, config.pending_request_buffer) = (QUEUE, QUEUE);
         clients.push(TesteeClient::new(config, transport).spawn());
     }
-    match starts.method() {
-        MethodName::Echo => starts.spawn(&clients, starts.payloads(), |client, payload| Echo { client, payload }),
-        MethodName::Mixed => starts.spawn(&clients, starts.orders(), EchoMixed::new),
-    }
+    starts.loops(&clients);
     Ok(())
 }
 
@@ -99,65 +97,17 @@ fn context() -> context::Context {
     context
 }
 
-struct Echo {
-    client: TesteeClient,
-    payload: Bytes,
-}
-
-impl Calls for Echo {
-    type Reply = Bytes;
+impl Echoes for TesteeClient {
+    type Mixed = Mixed;
     type Error = RpcError;
 
-    async fn call(&self) -> Result<Bytes, RpcError> {
-        self.client.echo(context(), self.payload.clone()).await
+    async fn echo(&self, payload: Bytes) -> Result<Bytes, RpcError> {
+        self.echo(context(), payload).await
     }
 
-    fn looks_right(&self, reply: &Bytes) -> bool {
-        reply.len() == self.payload.len()
+    async fn echo_mixed(&self, message: &Mixed) -> Result<Mixed, RpcError> {
+        self.echo_mixed(context(), message.clone()).await
     }
 
-    fn is_right(&self, reply: &Bytes) -> bool {
-        *reply == self.payload
-    }
-}
-
-struct EchoMixed {
-    client: TesteeClient,
-    message: Mixed,
-}
-
-impl EchoMixed {
-    fn new(client: TesteeClient, order: Order) -> Self {
-        let item = |line: bench_driver::Line| Item {
-            sku: line.sku,
-            quantity: line.quantity,
-            price: line.price,
-            tags: line.tags,
-        };
-        let message = Mixed {
-            id: order.id,
-            created_ms: order.created_ms,
-            items: order.lines.into_iter().map(item).collect(),
-            labels: order.labels.into_iter().collect(),
-            paid: order.paid,
-        };
-        EchoMixed { client, message }
-    }
-}
-
-impl Calls for EchoMixed {
-    type Reply = Mixed;
-    type Error = RpcError;
-
-    async fn call(&self) -> Result<Mixed, RpcError> {
-        self.client.echo_mixed(context(), self.message.clone()).await
-    }
-
-    fn looks_right(&self, reply: &Mixed) -> bool {
-        reply.id == self.message.id && reply.items.len() == self.message.items.len()
-    }
-
-    fn is_right(&self, reply: &Mixed) -> bool {
-        *reply == self.message
-    }
+    messages!(Mixed, Item);
 }

@@ -1,7 +1,7 @@
 //! tonic. Settings: `TCP_NODELAY`, no limit of streams, large windows and HTTP/2 frames, `Bytes` payloads, room for every call in the client's
 //! queue, no compression, no time limits.
 
-use bench_driver::{Calls, Failure, MethodName, Order};
+use bench_driver::Failure;
 use bytes::Bytes;
 use hyper_util::rt::TokioIo;
 use tokio_stream::StreamExt;
@@ -10,6 +10,7 @@ use tonic::transport::{Channel, Endpoint, Server};
 use tonic::{Request, Response, Status};
 
 use crate::Starts;
+use crate::echoes::{Echoes, messages};
 use crate::socket::{self, Listener};
 
 #[allow(missing_docs, clippy::all)]
@@ -80,73 +81,23 @@ pub(crate) async fn start(starts: &Starts) -> Result<(), Failure> {
         let client = TesteeClient::new(channel);
         clients.push(client.max_decoding_message_size(MESSAGE).max_encoding_message_size(MESSAGE));
     }
-    match starts.method() {
-        MethodName::Echo => starts.spawn(&clients, starts.payloads(), |client, payload| Echo { client, payload }),
-        MethodName::Mixed => starts.spawn(&clients, starts.orders(), EchoMixed::new),
-    }
+    starts.loops(&clients);
     Ok(())
 }
 
-struct Echo {
-    client: TesteeClient<Channel>,
-    payload: Bytes,
-}
-
-impl Calls for Echo {
-    type Reply = Blob;
+impl Echoes for TesteeClient<Channel> {
+    type Mixed = Mixed;
     type Error = Status;
 
-    async fn call(&self) -> Result<Blob, Status> {
-        let request = Blob { payload: self.payload.clone() };
-        Ok(self.client.clone().echo(request).await?.into_inner())
+    async fn echo(&self, payload: Bytes) -> Result<Bytes, Status> {
+        let mut client = self.clone();
+        Ok(TesteeClient::echo(&mut client, Blob { payload }).await?.into_inner().payload)
     }
 
-    fn looks_right(&self, reply: &Blob) -> bool {
-        reply.payload.len() == self.payload.len()
+    async fn echo_mixed(&self, message: &Mixed) -> Result<Mixed, Status> {
+        let mut client = self.clone();
+        Ok(TesteeClient::echo_mixed(&mut client, message.clone()).await?.into_inner())
     }
 
-    fn is_right(&self, reply: &Blob) -> bool {
-        reply.payload == self.payload
-    }
-}
-
-struct EchoMixed {
-    client: TesteeClient<Channel>,
-    message: Mixed,
-}
-
-impl EchoMixed {
-    fn new(client: TesteeClient<Channel>, order: Order) -> Self {
-        let item = |line: bench_driver::Line| Item {
-            sku: line.sku,
-            quantity: line.quantity,
-            price: line.price,
-            tags: line.tags,
-        };
-        let message = Mixed {
-            id: order.id,
-            created_ms: order.created_ms,
-            items: order.lines.into_iter().map(item).collect(),
-            labels: order.labels.into_iter().collect(),
-            paid: order.paid,
-        };
-        EchoMixed { client, message }
-    }
-}
-
-impl Calls for EchoMixed {
-    type Reply = Mixed;
-    type Error = Status;
-
-    async fn call(&self) -> Result<Mixed, Status> {
-        Ok(self.client.clone().echo_mixed(self.message.clone()).await?.into_inner())
-    }
-
-    fn looks_right(&self, reply: &Mixed) -> bool {
-        reply.id == self.message.id && reply.items.len() == self.message.items.len()
-    }
-
-    fn is_right(&self, reply: &Mixed) -> bool {
-        *reply == self.message
-    }
+    messages!(Mixed, Item);
 }

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use bench_driver::{Calls, Failure, Line, MethodName, Order};
+use bench_driver::Failure;
 use bytes::Bytes;
 use futures_util::stream;
 use ttrpc::asynchronous::transport::{Listener, Socket};
 use ttrpc::asynchronous::{Client, Server, TtrpcContext};
 use ttrpc::context::{self, Context};
 
+use crate::echoes::{Echoes, messages};
 use crate::{Starts, socket};
 
 #[allow(warnings, clippy::all)]
@@ -51,10 +52,7 @@ pub(crate) async fn start(starts: &Starts) -> Result<(), Failure> {
         let socket = socket::connect(&starts.url).await?;
         clients.push(TesteeClient::new(Client::new(Socket::new(socket))));
     }
-    match starts.method() {
-        MethodName::Echo => starts.spawn(&clients, starts.payloads(), |client, payload| Echo { client, payload }),
-        MethodName::Mixed => starts.spawn(&clients, starts.orders(), EchoMixed::new),
-    }
+    starts.loops(&clients);
     Ok(())
 }
 
@@ -63,68 +61,18 @@ fn context() -> Context {
     context::with_timeout(0)
 }
 
-struct Echo {
-    client: TesteeClient,
-    payload: Bytes,
-}
-
-impl Calls for Echo {
-    type Reply = Blob;
+impl Echoes for TesteeClient {
+    type Mixed = Mixed;
     type Error = ttrpc::Error;
 
-    async fn call(&self) -> ttrpc::Result<Blob> {
-        let request = Blob { payload: self.payload.clone(), ..Blob::default() };
-        self.client.echo(context(), &request).await
+    async fn echo(&self, payload: Bytes) -> ttrpc::Result<Bytes> {
+        let request = Blob { payload, ..Blob::default() };
+        Ok(self.echo(context(), &request).await?.payload)
     }
 
-    fn looks_right(&self, reply: &Blob) -> bool {
-        reply.payload.len() == self.payload.len()
+    async fn echo_mixed(&self, message: &Mixed) -> ttrpc::Result<Mixed> {
+        self.echo_mixed(context(), message).await
     }
 
-    fn is_right(&self, reply: &Blob) -> bool {
-        reply.payload == self.payload
-    }
-}
-
-struct EchoMixed {
-    client: TesteeClient,
-    message: Mixed,
-}
-
-impl EchoMixed {
-    fn new(client: TesteeClient, order: Order) -> Self {
-        let item = |line: Line| Item {
-            sku: line.sku,
-            quantity: line.quantity,
-            price: line.price,
-            tags: line.tags,
-            ..Item::default()
-        };
-        let message = Mixed {
-            id: order.id,
-            created_ms: order.created_ms,
-            items: order.lines.into_iter().map(item).collect(),
-            labels: order.labels.into_iter().collect(),
-            paid: order.paid,
-            ..Mixed::default()
-        };
-        EchoMixed { client, message }
-    }
-}
-
-impl Calls for EchoMixed {
-    type Reply = Mixed;
-    type Error = ttrpc::Error;
-
-    async fn call(&self) -> ttrpc::Result<Mixed> {
-        self.client.echo_mixed(context(), &self.message).await
-    }
-
-    fn looks_right(&self, reply: &Mixed) -> bool {
-        reply.id == self.message.id && reply.items.len() == self.message.items.len()
-    }
-
-    fn is_right(&self, reply: &Mixed) -> bool {
-        *reply == self.message
-    }
+    messages!(Mixed, Item);
 }

@@ -1,15 +1,14 @@
 //! volo-grpc. Settings: `TCP_NODELAY` (its default), no limit of streams, large windows and HTTP/2 frames, `Bytes` payloads, no compression,
 //! no time limits.
 
-use bench_driver::{Calls, Failure, Line, MethodName, Order};
+use bench_driver::Failure;
 use bytes::Bytes;
-use volo::net::incoming::DefaultIncoming;
 use volo_grpc::server::{Server, ServiceBuilder};
 use volo_grpc::{Request, Response, Status};
 
 use crate::Starts;
-use crate::socket::{self, Listener};
-use crate::volo_thrift_peer::address;
+use crate::echoes::{Echoes, messages};
+use crate::volo_net::{address, listen};
 
 #[allow(warnings, clippy::all)]
 mod generated {
@@ -34,11 +33,7 @@ impl Testee for Service {
 }
 
 pub(crate) async fn serve(url: &str) -> Result<String, Failure> {
-    let (listener, url) = socket::listen(url).await?;
-    let incoming = match listener {
-        Listener::Tcp(listener) => DefaultIncoming::from(listener),
-        Listener::Unix(listener) => DefaultIncoming::from(listener),
-    };
+    let (incoming, url) = listen(url).await?;
     let server = Server::new()
         .http2_init_stream_window_size(WINDOW)
         .http2_init_connection_window_size(WINDOW)
@@ -59,73 +54,21 @@ pub(crate) async fn start(starts: &Starts) -> Result<(), Failure> {
             .address(address(&starts.url)?);
         clients.push(builder.build());
     }
-    match starts.method() {
-        MethodName::Echo => starts.spawn(&clients, starts.payloads(), |client, payload| Echo { client, payload }),
-        MethodName::Mixed => starts.spawn(&clients, starts.orders(), EchoMixed::new),
-    }
+    starts.loops(&clients);
     Ok(())
 }
 
-struct Echo {
-    client: TesteeClient,
-    payload: Bytes,
-}
-
-impl Calls for Echo {
-    type Reply = Blob;
+impl Echoes for TesteeClient {
+    type Mixed = Mixed;
     type Error = Status;
 
-    async fn call(&self) -> Result<Blob, Status> {
-        let request = Blob { payload: self.payload.clone() };
-        Ok(self.client.echo(request).await?.into_inner())
+    async fn echo(&self, payload: Bytes) -> Result<Bytes, Status> {
+        Ok(self.echo(Blob { payload }).await?.into_inner().payload)
     }
 
-    fn looks_right(&self, reply: &Blob) -> bool {
-        reply.payload.len() == self.payload.len()
+    async fn echo_mixed(&self, message: &Mixed) -> Result<Mixed, Status> {
+        Ok(self.echo_mixed(message.clone()).await?.into_inner())
     }
 
-    fn is_right(&self, reply: &Blob) -> bool {
-        reply.payload == self.payload
-    }
-}
-
-struct EchoMixed {
-    client: TesteeClient,
-    message: Mixed,
-}
-
-impl EchoMixed {
-    fn new(client: TesteeClient, order: Order) -> Self {
-        let item = |line: Line| Item {
-            sku: line.sku.into(),
-            quantity: line.quantity,
-            price: line.price,
-            tags: line.tags.into_iter().map(Into::into).collect(),
-        };
-        let message = Mixed {
-            id: order.id.into(),
-            created_ms: order.created_ms,
-            items: order.lines.into_iter().map(item).collect(),
-            labels: order.labels.into_iter().map(|(key, value)| (key.into(), value.into())).collect(),
-            paid: order.paid,
-        };
-        EchoMixed { client, message }
-    }
-}
-
-impl Calls for EchoMixed {
-    type Reply = Mixed;
-    type Error = Status;
-
-    async fn call(&self) -> Result<Mixed, Status> {
-        Ok(self.client.echo_mixed(self.message.clone()).await?.into_inner())
-    }
-
-    fn looks_right(&self, reply: &Mixed) -> bool {
-        reply.id == self.message.id && reply.items.len() == self.message.items.len()
-    }
-
-    fn is_right(&self, reply: &Mixed) -> bool {
-        *reply == self.message
-    }
+    messages!(Mixed, Item);
 }

@@ -126,7 +126,7 @@ where
     Req: Message + 'static,
     Resp: Message + Default + 'static,
 {
-    /// As [`Call::wait`].
+    /// As [`Call::wait`]. Made under a handler that blocks, it takes over from that one's call what an awaited call would.
     ///
     /// # Errors
     /// As [`Call::wait`].

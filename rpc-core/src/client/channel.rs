@@ -261,18 +261,14 @@ impl ChannelInner {
         slots.min_by_key(|(_, slot)| slot.load.load(Ordering::Relaxed)).map(|(index, _)| index)
     }
 
-    /// A call takes this slot. Counted by the caller, before a connection knows of it: callers choose faster than reactors accept.
+    /// A call takes this slot: asked without multiplexing only. Counted by the caller, before a connection knows of it: callers choose faster than reactors accept.
     pub(crate) fn enter(&self, slot: usize) {
-        if !self.config.multiplexed {
-            self.slots[slot].load.fetch_add(1, Ordering::Relaxed);
-        }
+        self.slots[slot].load.fetch_add(1, Ordering::Relaxed);
     }
 
     /// That call has ended, or goes elsewhere.
     pub(crate) fn leave(&self, slot: usize) {
-        if !self.config.multiplexed {
-            self.slots[slot].load.fetch_sub(1, Ordering::Relaxed);
-        }
+        self.slots[slot].load.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// How often a call that no connection took may have been tried again by then: a few times at once, and now and then for as long as it
