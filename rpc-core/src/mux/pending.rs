@@ -98,25 +98,14 @@ impl<T> Pending<T> {
 
     /// Ends a waiting call; its id stays occupied if the peer may know it.
     pub(crate) fn abandon(&mut self, seq: SeqId, how: Abandon) -> Option<T> {
-        match how {
-            Abandon::Unsent => self.end(seq),
-            Abandon::OnWire => {
-                self.get(seq)?;
-                let state = std::mem::replace(&mut self.slots[seq.slot()].state, State::Abandoned);
-                let State::Waiting(call) = state else { return None };
-                self.waiting -= 1;
-                self.abandoned += 1;
-                Some(call)
-            }
-        }
-    }
-
-    fn end(&mut self, seq: SeqId) -> Option<T> {
         self.get(seq)?;
-        let state = std::mem::replace(&mut self.slots[seq.slot()].state, State::Free(NIL));
-        let State::Waiting(call) = state else { return None };
+        let left = if how == Abandon::OnWire { State::Abandoned } else { State::Free(NIL) };
+        let State::Waiting(call) = std::mem::replace(&mut self.slots[seq.slot()].state, left) else { return None };
         self.waiting -= 1;
-        self.is_free(seq.slot());
+        match how {
+            Abandon::OnWire => self.abandoned += 1,
+            Abandon::Unsent => self.is_free(seq.slot()),
+        }
         Some(call)
     }
 
