@@ -26,7 +26,8 @@ B25          shuttle  rpc-core       workers_end_within
 B32-call     shuttle  rpc-transport  host_called? host_work_left?
 B32-host     shuttle  rpc-transport  host_called host_work_left
 B32-inbox    loom     rpc-transport  inbox_close inbox_sleep
-B32-reply    loom     rpc-core       reply_deadline reply_moved reply_undelivered
+B32-outbox   loom     rpc-core       outbox_post outbox_remove reply_undelivered
+B32-reply    loom     rpc-core       reply_deadline reply_moved
 B32-shutdown shuttle  rpc-core       shutdown_arrivals shutdown_requests shutdown_workers
 B32-sleep    loom     rpc-transport  sleep_fire
 B34          loom     rpc-transport  memory_budget

@@ -2,12 +2,12 @@
 //! `sync` has the whole story.
 
 #[cfg(any(model = "loom", model = "shuttle"))]
-pub(crate) use rpc_transport::sync::{Condvar, Mutex, atomic, thread};
+pub(crate) use rpc_transport::sync::{Condvar, Mutex, atomic, thread, thread_local};
 
 #[cfg(not(any(model = "loom", model = "shuttle")))]
 pub(crate) use {
     parking_lot::{Condvar, Mutex},
-    std::{sync::atomic, thread},
+    std::{sync::atomic, thread, thread_local},
 };
 
 /// Whether a bug that was known elsewhere is put back here, to see that a model finds it. In a model only: no other build can have it.

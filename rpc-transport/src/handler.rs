@@ -80,6 +80,12 @@ pub trait Handler: Send + 'static {
 pub trait Message: Any + Send + Sync {
     /// The connection ended before the message reached it.
     fn undelivered(self: Arc<Self>);
+
+    /// How many requests it stands for. Asked under a lock of the reactor's: it must do nothing but say so.
+    #[doc(hidden)]
+    fn count(&self) -> usize {
+        1
+    }
 }
 
 /// One whole frame, borrowed from the buffer of a read. Several frames of one read share their memory.

@@ -34,9 +34,9 @@ pub(crate) fn fail_point() {
 
 /// T31: panics of our own code, while a connection's handler does something with its connection. That connection alone may end.
 ///
-/// They stand in [`Cx`](crate::Cx), through which every handler works, and so in the midst of what client and server do for a call. None
-/// stands under a lock: what is done there calls nobody else's code and cannot fail half-way, and no lock of ours remembers a
-/// panic (`tidy.rs`). None comes while a handler is told of its end: that is what tidies up.
+/// They stand in [`Cx`](crate::Cx), through which every handler works, and so in the midst of what client and server do for a call. Under
+/// a lock there is none but where a connection takes a call, under the lock of that call's cell: it is in the table of calls before
+/// any of them comes, and no lock of ours remembers a panic (`tidy.rs`). None comes while a handler is told of its end: that is what tidies up.
 #[cfg(feature = "testing")]
 pub(crate) mod fail_points {
     use std::cell::{Cell, RefCell};

@@ -274,7 +274,7 @@ where
             if let Some(error) = self.begin(cx) {
                 return Poll::Ready(Err(error));
             }
-            if self.wire.is_local() {
+            if self.wire.waits() {
                 return Poll::Pending;
             }
         } else if self.watch.is_some()
@@ -401,7 +401,7 @@ impl Next for Terminal<'_> {
         let reply = std::future::poll_fn(|task| {
             if let Some((options, body)) = new.take() {
                 wire.begin(task, options, body);
-                if wire.is_local() {
+                if wire.waits() {
                     return Poll::Pending;
                 }
             }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
 use parking_lot::Mutex;
-use rpc_transport::{ConnId, Connector, Endpoint, Message, ReactorHandle, ReactorPool, Url, local};
+use rpc_transport::{ConnId, Connector, Endpoint, Message, ReactorHandle, ReactorPool, Url, caught, local};
 
 use super::builder::{ChannelBuilder, Config};
 use super::call::Call;
@@ -16,7 +16,7 @@ use super::handler::ClientHandler;
 use crate::codegen::MethodDescriptor;
 use crate::error::{Error, Peer, Phase, Refusal, Result, Sent};
 use crate::middleware::Middleware;
-use crate::mux::{Found, ReplyCell, Rules, SeqId};
+use crate::mux::{Body, Found, Mail, Outbox, ReplyCell, Rules, SeqId, Spec, Ticket};
 use crate::protocol::KitexFraming;
 use crate::protocol::ttheader::{RequestHead, RequestHeadSpec};
 
@@ -29,9 +29,6 @@ const MOVES: usize = 4;
 
 /// After as much time it may move once more.
 const MOVE_AGAIN: Duration = Duration::from_millis(100);
-
-/// Cells kept for reuse by one channel.
-const CELLS_KEPT: usize = 4096;
 
 /// A peer to call, and the connections to it. Cheap to clone, usable from any thread. Connections are made when a call needs them,
 /// carry many calls at a time, and are replaced when they end.
@@ -172,7 +169,6 @@ pub(crate) struct ChannelInner {
     pub(super) keepalive: Arc<Rules>,
     next: AtomicUsize,
     heads: Mutex<Vec<Option<Arc<RequestHead>>>>,
-    cells: Mutex<Vec<Arc<ReplyCell>>>,
     /// Keeps the reactors alive, if they are not the process's.
     _pool: Option<Arc<ReactorPool>>,
 }
@@ -183,6 +179,8 @@ pub(crate) struct Slot {
     /// The connection, as a number, or [`NO_CONN`]. Changed by the reactor's thread only.
     conn: AtomicU64,
     state: Mutex<SlotState>,
+    /// Calls of callers elsewhere, on their way to the connection.
+    pub(crate) outbox: Arc<Outbox>,
     /// Calls that have not ended; counted without multiplexing only.
     load: AtomicUsize,
     /// What came of local calls whose connection ended before they asked.
@@ -221,6 +219,7 @@ impl ChannelInner {
             reactor: reactors[index % reactors.len()].clone(),
             conn: AtomicU64::new(NO_CONN),
             state: Mutex::default(),
+            outbox: Arc::default(),
             load: AtomicUsize::new(0),
             orphans: Mutex::default(),
         });
@@ -233,7 +232,6 @@ impl ChannelInner {
             keepalive,
             next: AtomicUsize::new(0),
             heads: Mutex::default(),
-            cells: Mutex::default(),
             _pool: pool,
             config,
         }
@@ -336,37 +334,46 @@ impl ChannelInner {
         false
     }
 
-    /// Sends a cell to the slot's connection, from any thread.
-    pub(crate) fn send(self: &Arc<Self>, index: usize, cell: &Arc<ReplyCell>) {
+    /// Posts a call to the slot's connection, from any thread.
+    pub(crate) fn post<B: Body>(self: &Arc<Self>, index: usize, cell: &Arc<ReplyCell>, spec: Spec, body: B) -> Ticket {
         let slot = &self.slots[index];
-        let cell = Arc::clone(cell);
-        match slot.conn() {
-            Some(id) => slot.reactor.send(id, cell),
-            None => {
-                // Until a connection is there each call takes the long way, which makes one.
-                let undelivered = Undelivered(Some(cell));
-                let channel = Arc::clone(self);
-                slot.reactor.run(move || channel.deliver(index, undelivered));
+        let (ticket, tell) = slot.outbox.post(Arc::clone(cell), spec, body);
+        if tell {
+            let outbox = Arc::clone(&slot.outbox);
+            match slot.conn() {
+                Some(id) => slot.reactor.send(id, outbox),
+                None => {
+                    // Until a connection is there calls take the long way, which makes one.
+                    let unopened = Unopened(Some(outbox));
+                    let channel = Arc::clone(self);
+                    slot.reactor.run(move || channel.deliver(index, unopened));
+                }
             }
         }
+        ticket
     }
 
-    fn deliver(self: Arc<Self>, index: usize, mut cell: Undelivered) {
-        if cell.0.as_ref().is_some_and(|cell| cell.is_dropped()) {
-            return; // nobody waits: no reason to connect
+    fn deliver(self: Arc<Self>, index: usize, mut unopened: Unopened) {
+        let mut mail = Mail::default();
+        if let Some(outbox) = unopened.0.take() {
+            outbox.take(&mut mail);
         }
-        match self.ensure(index) {
-            Ok(id) => {
+        while !mail.is_empty() {
+            let ensured = self.ensure(index);
+            let mut posted = mail.next();
+            if let Ok(id) = ensured {
                 local::visit::<ClientHandler, _>(&self.slots[index].reactor, id, |handler, cx| {
-                    if let Some(cell) = cell.0.take() {
-                        handler.arrived(cx, cell);
+                    if let Some(posted) = posted.take() {
+                        handler.arrived(cx, posted);
                     }
                 });
             }
-            Err(error) => {
-                if let Some(waker) = cell.0.take().and_then(|cell| cell.complete(Found::Done(Err(error)))) {
-                    waker.wake();
-                }
+            let waker = posted.and_then(|posted| match ensured {
+                Ok(_) => posted.give_back(),
+                Err(error) => posted.cell.complete(Found::Done(Err(error))),
+            });
+            if let Some(waker) = waker {
+                caught(|| waker.wake()); // others wait behind it
             }
         }
     }
@@ -398,29 +405,15 @@ impl ChannelInner {
         heads[id] = Some(Arc::clone(&head));
         Ok(head)
     }
-
-    pub(crate) fn take_cell(&self) -> Arc<ReplyCell> {
-        self.cells.lock().pop().unwrap_or_default()
-    }
-
-    /// Keeps a cell that nobody else holds any more.
-    pub(crate) fn keep_cell(&self, mut cell: Arc<ReplyCell>) {
-        if Arc::get_mut(&mut cell).is_some() {
-            let mut cells = self.cells.lock();
-            if cells.len() < CELLS_KEPT {
-                cells.push(cell);
-            }
-        }
-    }
 }
 
-/// A cell on its way in a closure: if the closure is dropped, its caller hears of it.
-struct Undelivered(Option<Arc<ReplyCell>>);
+/// An outbox on its way in a closure: if the closure is dropped, its callers hear of it.
+struct Unopened(Option<Arc<Outbox>>);
 
-impl Drop for Undelivered {
+impl Drop for Unopened {
     fn drop(&mut self) {
-        if let Some(cell) = self.0.take() {
-            cell.undelivered();
+        if let Some(outbox) = self.0.take() {
+            outbox.undelivered();
         }
     }
 }

@@ -16,7 +16,8 @@ use crate::codegen::MethodDescriptor;
 use crate::error::{Error, Phase, Refusal, Sent};
 use crate::glitch::{Glitches, Verdict};
 use crate::mux::{
-    Abandon, Arrived, Body, Deadlines, Found, Keepalive, Outcome, Pending, ReplyCell, Request, SeqId, Spec, Walk,
+    Abandon, Body, Deadlines, Found, Keepalive, Mail, Outbox, Outcome, Pending, Posted, ReplyCell, Request, SeqId,
+    Spec, Walk,
 };
 use crate::protocol::ttheader::RequestHead;
 
@@ -31,6 +32,8 @@ pub(crate) struct ClientHandler {
     /// The timer of the deadlines.
     timer: Option<TimerId>,
     queue: Queue,
+    /// Memory for the next mail.
+    mail: Mail,
     on_wire: usize,
     /// Calls of local callers that ended without a reply, which may still come, and were not fetched since.
     pub(super) unfetched: usize,
@@ -98,6 +101,7 @@ impl ClientHandler {
             deadlines: Deadlines::default(),
             timer: None,
             queue: Queue::default(),
+            mail: Mail::default(),
             write_hard: limits.hard(),
             on_wire: 0,
             unfetched: 0,
@@ -462,7 +466,7 @@ impl ClientHandler {
     /// Calls of which nothing has been written go back to their callers, who try another connection.
     fn give_back_queued(&mut self, cx: &mut Cx<'_>) {
         while let Some(Queued { seq, spec, body }) = self.queue.pop() {
-            let request = Box::new(Request { spec: Some(spec), body });
+            let request = Box::new(Request { spec, body });
             self.settle(cx, seq, Found::Returned(request), Abandon::Unsent);
         }
     }
@@ -483,37 +487,36 @@ impl ClientHandler {
         }
     }
 
-    /// Takes a cell that was sent by another thread.
-    pub(crate) fn arrived(&mut self, cx: &mut Cx<'_>, cell: Arc<ReplyCell>) {
-        match cell.arrive() {
-            Some(Arrived::New(request)) => self.accept(cx, cell, request),
-            Some(Arrived::Dropped(Some(seq))) => self.cancel(cx, seq),
-            Some(Arrived::Dropped(None)) | None => {}
+    /// Takes a call of a caller elsewhere.
+    pub(crate) fn arrived(&mut self, cx: &mut Cx<'_>, posted: Posted<'_>) {
+        if !self.admits(cx) {
+            if let Some(waker) = posted.give_back() {
+                cx.wake(waker);
+            }
+            return;
+        }
+        let Posted { cell, mut spec, body } = posted;
+        let accepted = if cx.now() >= spec.deadline {
+            Err(expired(spec.timeout))
+        } else {
+            cell.accept(cx.id(), || self.submit(cx, &mut spec, body, Waiter::Foreign(Arc::clone(&cell))))
+        };
+        if let Err(error) = accepted
+            && let Some(waker) = cell.complete(Found::Done(Err(error)))
+        {
+            cx.wake(waker);
         }
     }
 
-    fn accept(&mut self, cx: &mut Cx<'_>, cell: Arc<ReplyCell>, request: Request) {
-        let done = if !self.admits(cx) {
-            Found::Returned(Box::new(request))
-        } else {
-            let Request { spec: Some(mut spec), body } = request else { return };
-            if cx.now() >= spec.deadline {
-                Found::Done(Err(expired(spec.timeout)))
-            } else {
-                match self.submit(cx, &mut spec, body, Waiter::Foreign(Arc::clone(&cell))) {
-                    Ok(seq) => {
-                        if !cell.accept(cx.id(), seq) {
-                            self.cancel(cx, seq);
-                        }
-                        return;
-                    }
-                    Err(error) => Found::Done(Err(error)),
-                }
-            }
-        };
-        if let Some(waker) = cell.complete(done) {
-            cx.wake(waker);
+    /// Takes all calls that wait in an outbox.
+    fn collect_mail(&mut self, cx: &mut Cx<'_>, outbox: &Outbox) {
+        let mut mail = std::mem::take(&mut self.mail);
+        outbox.take(&mut mail);
+        while let Some(posted) = mail.next() {
+            self.arrived(cx, posted);
         }
+        mail.recycle();
+        self.mail = mail;
     }
 }
 
@@ -540,8 +543,13 @@ impl Handler for ClientHandler {
     }
 
     fn on_message(&mut self, cx: &mut Cx<'_>, message: Arc<dyn Any + Send + Sync>) {
-        if let Ok(cell) = message.downcast::<ReplyCell>() {
-            self.arrived(cx, cell);
+        match message.downcast::<Outbox>() {
+            Ok(outbox) => self.collect_mail(cx, &outbox),
+            Err(other) => {
+                if let Some(seq) = other.downcast_ref::<ReplyCell>().and_then(|cell| cell.dropped()) {
+                    self.cancel(cx, seq);
+                }
+            }
         }
     }
 

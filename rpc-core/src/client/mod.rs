@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  stub ─► Call ─┬─ on a connection's reactor ─► ClientHandler, directly ──────────────┐
-//!                └─ anywhere else ─► ReplyCell ─► inbox ─► ClientHandler::on_message ──┴─► output ─► peer
+//!                └─ anywhere else ─► Outbox ─► inbox ─► ClientHandler::on_message ─────┴─► output ─► peer
 //! ```
 //!
 //! A [`Channel`] has a fixed number of slots, each with a connection at most; connections are made when they are needed.

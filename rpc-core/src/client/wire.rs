@@ -4,7 +4,7 @@
 //!  begin ─┬─ this thread turns the connection's reactor ─► Local ────► reply
 //!         │                                                │ polled on another thread
 //!         │                                                ▼
-//!         └─ through the inbox ──────────────────────────► Foreign ──► reply
+//!         └─ through the outbox ─────────────────────────► Foreign ──► reply
 //!                                                            ▲   │ came back unsent
 //!                                       another connection ──┴───┘ Again
 //! ```
@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 use std::time::{Duration, Instant};
 
-use rpc_transport::{ConnId, Cx, local};
+use rpc_transport::{ConnId, Cx, caught, local};
 
 use super::channel::ChannelInner;
 use super::handler::{ClientHandler, Waiter};
@@ -21,7 +21,7 @@ use super::refusals::expired;
 use crate::codegen::MethodDescriptor;
 use crate::error::{Error, Phase, Result, Sent};
 use crate::metadata::Metadata;
-use crate::mux::{Body, Found, Reply, ReplyCell, Request, SeqId, Spec};
+use crate::mux::{Body, Found, Reply, ReplyCell, Request, SeqId, Spec, Ticket};
 use crate::protocol::ttheader::request_metadata;
 
 /// A request on its way through a connection and back.
@@ -48,6 +48,8 @@ enum Step {
     Foreign {
         slot: usize,
         cell: Arc<ReplyCell>,
+        /// Its place in the slot's outbox; it may have left that.
+        ticket: Option<Ticket>,
     },
     /// It came back unsent, encoded already.
     Again(Box<Request>),
@@ -139,12 +141,12 @@ impl<'a> Wire<'a> {
         if channel.slots[slot].reactor.is_current() {
             match channel.ensure(slot) {
                 Ok(conn) if self.start_local(cx, slot, conn, &mut spec, &mut body) => return,
-                Ok(_) => {} // its handler is running just now: through the inbox, then
+                Ok(_) => {} // its handler is running just now: through the outbox, then
                 Err(error) => return self.fail(error),
             }
         }
         if let Some(body) = body {
-            self.step = self.start_foreign(cx, slot, Request { spec: Some(spec), body: body.into_link() });
+            self.start_foreign(cx, slot, spec, body);
         }
     }
 
@@ -158,11 +160,10 @@ impl<'a> Wire<'a> {
         matches!(self.step, Step::New)
     }
 
-    /// Whether it waits at a connection of this thread, which wakes it if it has come to its end already. At a foreign cell it is asked at
-    /// once instead.
+    /// Whether it waits at a connection or a cell, and is woken if it has come to its end already.
     #[inline]
-    pub(super) fn is_local(&self) -> bool {
-        matches!(self.step, Step::Local { .. })
+    pub(super) fn waits(&self) -> bool {
+        matches!(self.step, Step::Local { .. } | Step::Foreign { .. })
     }
 
     /// Whether it is certain that no connection has it.
@@ -203,7 +204,7 @@ impl<'a> Wire<'a> {
                         return Poll::Ready(outcome);
                     }
                     Collected::Found(Found::Returned(request)) => self.step = Step::Again(request),
-                    Collected::Elsewhere(cell) => self.step = Step::Foreign { slot, cell },
+                    Collected::Elsewhere(cell) => self.step = Step::Foreign { slot, cell, ticket: None },
                 }
                 continue;
             }
@@ -211,7 +212,8 @@ impl<'a> Wire<'a> {
                 Step::Again(request) => {
                     let now = local::now();
                     // Not to be carried to another connection, perhaps a new one, only to be found late there.
-                    if let Some(spec) = request.spec.as_ref().filter(|spec| now >= spec.deadline) {
+                    let Request { spec, body } = *request;
+                    if now >= spec.deadline {
                         return Poll::Ready(Err(expired(spec.timeout)));
                     }
                     self.moves += 1;
@@ -219,16 +221,16 @@ impl<'a> Wire<'a> {
                         let text = "each of several connections ended before the request could be sent";
                         return Poll::Ready(Err(Error::closed(text).with_sent(Sent::No).with_phase(Phase::Queue)));
                     }
-                    self.step = self.start_foreign(cx, self.channel.pick(), *request);
+                    self.start_foreign(cx, self.channel.pick(), spec, body);
                 }
-                Step::Foreign { slot, cell } => match cell.poll(cx) {
+                Step::Foreign { slot, cell, ticket } => match cell.poll(cx) {
                     Poll::Ready(Found::Done(outcome)) => {
-                        self.channel.keep_cell(cell);
+                        cell.keep();
                         return Poll::Ready(outcome);
                     }
                     Poll::Ready(Found::Returned(request)) => self.step = Step::Again(request),
                     Poll::Pending => {
-                        self.step = Step::Foreign { slot, cell };
+                        self.step = Step::Foreign { slot, cell, ticket };
                         return Poll::Pending;
                     }
                 },
@@ -255,20 +257,19 @@ impl<'a> Wire<'a> {
             }
             None => {}
         }
-        let cell = channel.take_cell();
+        let cell = ReplyCell::take();
         cell.follow(conn, seq, cx.waker());
         let moved = Moved { channel: Arc::clone(channel), slot, conn, seq, cell: Arc::clone(&cell) };
         reactor.run(move || drop(moved));
         Collected::Elsewhere(cell)
     }
 
-    fn start_foreign(&mut self, cx: &mut TaskContext<'_>, slot: usize, request: Request) -> Step {
+    fn start_foreign<B: Body>(&mut self, cx: &mut TaskContext<'_>, slot: usize, spec: Spec, body: B) {
         self.enter(slot);
-        let channel = self.channel;
-        let cell = channel.take_cell();
-        cell.submit(request, cx.waker());
-        channel.send(slot, &cell);
-        Step::Foreign { slot, cell }
+        let cell = ReplyCell::take();
+        cell.wait(cx.waker());
+        let ticket = Some(self.channel.post(slot, &cell, spec, body));
+        self.step = Step::Foreign { slot, cell, ticket };
     }
 
     #[inline]
@@ -313,9 +314,12 @@ impl Drop for Wire<'_> {
                     channel.slots[slot].reactor.run(move || _ = give_up(&there));
                 }
             }
-            Step::Foreign { slot, cell } => {
-                if let Some(conn) = cell.drop_call() {
-                    channel.slots[*slot].reactor.send(conn, Arc::clone(cell));
+            Step::Foreign { slot, cell, ticket } => {
+                let slot = &channel.slots[*slot];
+                match (cell.drop_call(), ticket) {
+                    (Some(conn), _) => slot.reactor.send(conn, Arc::clone(cell)),
+                    (None, Some(ticket)) => slot.outbox.remove(*ticket, cell),
+                    (None, None) => {}
                 }
             }
             Step::New | Step::Failed(_) | Step::Again(_) | Step::Done => {}
@@ -355,7 +359,7 @@ impl Drop for Moved {
         };
         let found = slot.adopt(self.conn, self.seq).unwrap_or_else(gone);
         if let Some(waker) = self.cell.complete(found) {
-            waker.wake();
+            caught(|| waker.wake());
         }
     }
 }

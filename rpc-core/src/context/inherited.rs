@@ -10,6 +10,7 @@
 
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
+use std::mem::ManuallyDrop;
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
@@ -38,7 +39,8 @@ pub(crate) enum Origin {
 }
 
 thread_local! {
-    static CURRENT: RefCell<Inherited> = const { RefCell::new(Inherited::NOTHING) };
+    /// Never dropped, as who enters restores it; so no look has to see whether it has been.
+    static CURRENT: RefCell<ManuallyDrop<Inherited>> = const { RefCell::new(ManuallyDrop::new(Inherited::NOTHING)) };
 }
 
 impl Inherited {
@@ -64,13 +66,10 @@ impl Inherited {
         match origin {
             Origin::Nobody => None,
             Origin::Of(cx) => Some(Inherited::watching(cx)),
-            Origin::Current => {
-                let current = |current: &RefCell<Inherited>| {
-                    let current = current.borrow();
-                    (!current.is_nothing()).then(|| current.clone())
-                };
-                CURRENT.try_with(current).ok().flatten()
-            }
+            Origin::Current => CURRENT.with(|current| {
+                let current = current.borrow();
+                (!current.is_nothing()).then(|| Inherited::clone(&current))
+            }),
         }
     }
 
@@ -138,8 +137,7 @@ impl Drop for Entered<'_> {
 
 #[inline]
 fn exchange(with: &mut Inherited) {
-    // Without a place, at the end of a thread, nothing is taken over.
-    let _ = CURRENT.try_with(|current| std::mem::swap(with, &mut current.borrow_mut()));
+    CURRENT.with(|current| std::mem::swap(with, &mut **current.borrow_mut()));
 }
 
 /// Polls `future` so that the calls it makes take over from `inherited`.

@@ -10,6 +10,7 @@
 
 mod deadlines;
 mod keepalive;
+mod outbox;
 mod pending;
 mod reply;
 mod request;
@@ -17,8 +18,9 @@ mod seq;
 
 pub(crate) use deadlines::{Deadlines, Walk};
 pub(crate) use keepalive::{Keepalive, Next, Pong, Rules, TooManyPings, View};
+pub(crate) use outbox::{Mail, Outbox, Posted, Ticket};
 pub(crate) use pending::{Abandon, Late, Pending};
-pub(crate) use reply::{Arrived, Found, Outcome, Reply, ReplyCell};
+pub(crate) use reply::{Found, Outcome, Reply, ReplyCell};
 pub(crate) use request::{Body, Encoded, Request, Spec};
 pub(crate) use seq::MAX_SLOTS;
 pub(crate) use seq::SeqId;

@@ -1,8 +1,9 @@
 //! What a call ends with, and the cell in which a caller outside the reactor waits for it.
 //!
-//! A cell is pooled. Its life: the caller fills it and sends it to the connection; the connection completes it, exactly once; the
-//! caller takes the outcome. Dropping the call marks the cell, so that whoever comes later knows that nobody waits.
+//! A cell is pooled. Its life: the caller waits at it and posts the call; a connection accepts the call and completes the cell, exactly
+//! once; the caller takes the outcome. Dropping the call marks the cell, so that whoever comes later knows that nobody waits.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
@@ -30,6 +31,13 @@ pub(crate) struct Reply {
 /// How a call ended.
 pub(crate) type Outcome = Result<Reply, Error>;
 
+/// Cells that a thread keeps.
+const MOST_KEPT: usize = 1024;
+
+thread_local! {
+    static KEPT: RefCell<Vec<Arc<ReplyCell>>> = const { RefCell::new(Vec::new()) };
+}
+
 /// The meeting place of a caller outside the reactor and its connection, which `C` names.
 #[derive(Debug)]
 pub(crate) struct ReplyCell<C = ConnId>(Mutex<State<C>>);
@@ -41,25 +49,16 @@ impl<C> Default for ReplyCell<C> {
 }
 
 #[derive(Debug, Default)]
-#[allow(clippy::large_enum_variant, reason = "one pooled cell a call: a box would be an allocation")]
 enum State<C> {
     #[default]
     Empty,
-    /// Sent to the connection, which has not seen it.
-    Submitted {
-        request: Request,
+    /// The caller waits. The connection that has accepted the call, and what it calls it.
+    Waiting {
+        at: Option<(C, SeqId)>,
         waker: Option<Waker>,
     },
-    /// This connection has the request, and calls it so.
-    Accepted {
-        conn: C,
-        seq: SeqId,
-        waker: Option<Waker>,
-    },
-    /// The caller is gone.
-    Dropped {
-        seq: Option<SeqId>,
-    },
+    /// The caller is gone; the call's id, if a connection had accepted it.
+    Dropped(Option<SeqId>),
     /// It never reached a connection: the caller may try another.
     Returned(Box<Request>),
     Done(Outcome),
@@ -73,127 +72,114 @@ pub(crate) enum Found {
     Returned(Box<Request>),
 }
 
-/// What the connection finds in a cell it was sent.
-#[allow(clippy::large_enum_variant, reason = "passed on at once, never kept")]
-pub(crate) enum Arrived {
-    New(Request),
-    /// The caller has dropped the call that has this id, or had none yet.
-    Dropped(Option<SeqId>),
+impl ReplyCell {
+    /// One that this thread has kept, or a new one.
+    pub(crate) fn take() -> Arc<ReplyCell> {
+        let kept = KEPT.try_with(|kept| kept.try_borrow_mut().ok()?.pop());
+        kept.ok().flatten().unwrap_or_default()
+    }
+
+    /// Keeps it for the next call that begins on this thread, unless somebody else holds it.
+    pub(crate) fn keep(mut self: Arc<Self>) {
+        if Arc::get_mut(&mut self).is_some() {
+            let _ = KEPT.try_with(|kept| {
+                if let Ok(mut kept) = kept.try_borrow_mut()
+                    && kept.len() < MOST_KEPT
+                {
+                    kept.push(self);
+                }
+            });
+        }
+    }
 }
 
-impl<C: Copy> ReplyCell<C> {
-    /// The caller: puts the request in, before the cell is sent.
-    pub(crate) fn submit(&self, request: Request, waker: &Waker) {
-        *self.0.lock() = State::Submitted { request, waker: Some(waker.clone()) };
+impl<C> ReplyCell<C> {
+    /// The caller: waits here for a call that it is about to post.
+    pub(crate) fn wait(&self, waker: &Waker) {
+        *self.0.lock() = State::Waiting { at: None, waker: Some(waker.clone()) };
     }
 
     /// The caller: waits here for a call that a connection has already.
     pub(crate) fn follow(&self, conn: C, seq: SeqId, waker: &Waker) {
-        *self.0.lock() = State::Accepted { conn, seq, waker: Some(waker.clone()) };
+        *self.0.lock() = State::Waiting { at: Some((conn, seq)), waker: Some(waker.clone()) };
     }
 
     /// The caller: what came of it.
     pub(crate) fn poll(&self, cx: &mut Context<'_>) -> Poll<Found> {
         let mut state = self.0.lock();
-        match &mut *state {
-            State::Submitted { waker, .. } | State::Accepted { waker, .. } => {
-                let same = |old: &Waker| old.will_wake(cx.waker()) || put_back!("B32-reply");
-                if waker.as_ref().is_some_and(same) {
-                    return Poll::Pending;
-                }
-                let old = waker.replace(cx.waker().clone());
-                drop(state);
-                drop(old); // outside of the lock: the end of a waker may run any code
-                Poll::Pending
+        if let State::Waiting { waker, .. } = &*state {
+            let same = |old: &Waker| old.will_wake(cx.waker()) || put_back!("B32-reply");
+            if waker.as_ref().is_some_and(same) {
+                return Poll::Pending;
             }
-            _ => match std::mem::take(&mut *state) {
-                State::Done(outcome) => Poll::Ready(Found::Done(outcome)),
-                State::Returned(request) => Poll::Ready(Found::Returned(request)),
-                _ => Poll::Ready(Found::Done(Err(Error::cancelled()))),
-            },
+            drop(state);
+            let mut other = Some(cx.waker().clone()); // outside of the lock, as its end is: both may run any code
+            state = self.0.lock();
+            if let State::Waiting { waker, .. } = &mut *state {
+                std::mem::swap(waker, &mut other);
+                drop(state);
+                return Poll::Pending;
+            }
+        }
+        match std::mem::take(&mut *state) {
+            State::Done(outcome) => Poll::Ready(Found::Done(outcome)),
+            State::Returned(request) => Poll::Ready(Found::Returned(request)),
+            _ => Poll::Ready(Found::Done(Err(Error::cancelled()))),
         }
     }
 
     /// The caller gives up; returns the connection that has to be told. Only that one: another knows some other call by that id.
-    pub(crate) fn drop_call(&self) -> Option<C> {
+    pub(crate) fn drop_call(&self) -> Option<C>
+    where
+        C: Copy,
+    {
         let mut state = self.0.lock();
-        let (seq, tell) = match &*state {
-            State::Submitted { .. } => (None, None), // the cell itself is on its way and will tell
-            State::Accepted { conn, seq, .. } => (Some(*seq), Some(*conn)),
-            _ => return None,
-        };
-        let old = std::mem::replace(&mut *state, State::Dropped { seq });
+        let State::Waiting { at, .. } = &*state else { return None };
+        let (seq, tell) = at.map(|(conn, seq)| (seq, conn)).unzip(); // nobody is told of a call on its way: it is not accepted
+        let old = std::mem::replace(&mut *state, State::Dropped(seq));
         drop(state);
         drop(old); // outside of the lock, as above
         tell
     }
 
-    /// Whether a call on its way to a connection has been dropped.
+    #[cfg(test)]
     pub(crate) fn is_dropped(&self) -> bool {
-        matches!(*self.0.lock(), State::Dropped { .. })
+        matches!(*self.0.lock(), State::Dropped(_))
     }
 
-    /// The connection: opens a cell it was sent.
-    pub(crate) fn arrive(&self) -> Option<Arrived> {
-        let mut state = self.0.lock();
-        match std::mem::take(&mut *state) {
-            State::Submitted { request, waker } => {
-                *state = State::Submitted { request: Request::default(), waker };
-                Some(Arrived::New(request))
-            }
-            State::Dropped { seq } => Some(Arrived::Dropped(seq)),
-            other => {
-                *state = other;
-                None
-            }
-        }
-    }
-
-    /// The connection: the call has this id now. False if the caller is gone.
-    pub(crate) fn accept(&self, conn: C, seq: SeqId) -> bool {
-        let mut state = self.0.lock();
-        match &mut *state {
-            State::Submitted { waker, .. } => {
-                let waker = waker.take();
-                *state = State::Accepted { conn, seq, waker };
-                true
-            }
-            _ => false,
-        }
-    }
-
-    /// The connection: the end of the call, here at least. Returns whom to wake; `None` if nobody waits any more.
-    pub(crate) fn complete(&self, found: Found) -> Option<Waker> {
-        let mut state = self.0.lock();
-        match &mut *state {
-            State::Submitted { waker, .. } | State::Accepted { waker, .. } => {
-                let waker = waker.take();
-                *state = match found {
-                    Found::Done(outcome) => State::Done(outcome),
-                    Found::Returned(request) => State::Returned(request),
-                };
-                waker
-            }
+    /// The connection, which was told that the caller is gone: what id the call had.
+    pub(crate) fn dropped(&self) -> Option<SeqId> {
+        match *self.0.lock() {
+            State::Dropped(seq) => seq,
             _ => None,
         }
     }
+
+    /// The connection: gives the call an id, unless its caller is gone; that cannot go meanwhile. `submit` runs under the cell's lock and
+    /// must not end the call. An error is the caller's to be told, by [`complete`](ReplyCell::complete).
+    pub(crate) fn accept<E>(&self, conn: C, submit: impl FnOnce() -> Result<SeqId, E>) -> Result<(), E> {
+        if let State::Waiting { at, .. } = &mut *self.0.lock() {
+            *at = Some((conn, submit()?));
+        }
+        Ok(())
+    }
+
+    /// The end of the call, here at least. Returns whom to wake; `None` if nobody waits any more.
+    pub(crate) fn complete(&self, found: Found) -> Option<Waker> {
+        let mut state = self.0.lock();
+        let State::Waiting { waker, .. } = &mut *state else { return None };
+        let waker = waker.take();
+        *state = match found {
+            Found::Done(outcome) => State::Done(outcome),
+            Found::Returned(request) => State::Returned(request),
+        };
+        waker
+    }
 }
 
+/// What is sent is that the caller is gone. Where no connection hears it, nobody needs to.
 impl<C: Send + Sync + 'static> Message for ReplyCell<C> {
-    fn undelivered(self: Arc<Self>) {
-        if put_back!("B16-reply") {
-            return; // what did not arrive is dropped without a word
-        }
-        let mut state = self.0.lock();
-        if let State::Submitted { request, waker } = &mut *state {
-            let (request, waker) = (std::mem::take(request), waker.take());
-            *state = State::Returned(Box::new(request));
-            drop(state);
-            if let Some(waker) = waker {
-                waker.wake();
-            }
-        }
-    }
+    fn undelivered(self: Arc<Self>) {}
 }
 
 #[cfg(test)]
@@ -220,9 +206,8 @@ mod tests {
         let count = Arc::new(Count::default());
         let waker = Waker::from(Arc::clone(&count));
         let cell = ReplyCell::default();
-        cell.submit(Request::default(), &waker);
-        assert!(matches!(cell.arrive(), Some(Arrived::New(_))));
-        assert!(cell.accept('a', SeqId::new(0, 1)));
+        cell.wait(&waker);
+        assert_eq!(cell.accept('a', || Ok::<_, ()>(SeqId::new(0, 1))), Ok(()));
         cell.complete(outcome()).expect("the caller waits").wake();
         assert!(cell.complete(outcome()).is_none(), "I1: a second completion is nobody's");
         let mut cx = Context::from_waker(&waker);
@@ -232,29 +217,40 @@ mod tests {
 
     #[test]
     fn a_dropped_call_is_told_to_the_connection_that_has_it() {
-        let cell = ReplyCell::default();
-        cell.submit(Request::default(), Waker::noop());
-        assert!(cell.drop_call().is_none(), "the cell is on its way and tells by itself");
-        assert!(cell.is_dropped());
-        assert!(matches!(cell.arrive(), Some(Arrived::Dropped(None))));
-
         let seq = SeqId::new(3, 1);
-        cell.submit(Request::default(), Waker::noop());
-        assert!(matches!(cell.arrive(), Some(Arrived::New(_))));
-        assert!(cell.accept('a', seq));
+        let cell = ReplyCell::default();
+        cell.wait(Waker::noop());
+        assert_eq!(cell.drop_call(), None, "no connection has it");
+        assert!(cell.is_dropped());
+        assert_eq!(cell.accept('a', || -> Result<_, ()> { panic!("a call that nobody waits for") }), Ok(()));
+        assert_eq!(cell.dropped(), None);
+
+        let cell = ReplyCell::default();
+        cell.wait(Waker::noop());
+        assert_eq!(cell.accept('a', || Ok::<_, ()>(seq)), Ok(()));
         assert_eq!(cell.drop_call(), Some('a'), "the connection that has it, and no other");
         assert!(cell.complete(outcome()).is_none(), "nobody waits");
-        assert!(matches!(cell.arrive(), Some(Arrived::Dropped(Some(s))) if s == seq));
+        assert_eq!(cell.dropped(), Some(seq));
     }
 
-    /// B16: what is submitted to a connection that is gone comes back; it is never silent.
     #[test]
-    fn an_undelivered_call_comes_back_to_its_caller() {
-        let cell = Arc::new(ReplyCell::<ConnId>::default());
-        cell.submit(Request::default(), Waker::noop());
-        Arc::clone(&cell).undelivered();
-        let mut cx = Context::from_waker(Waker::noop());
-        assert!(matches!(cell.poll(&mut cx), Poll::Ready(Found::Returned(_))));
+    fn what_no_connection_accepts_is_the_caller_s_to_hear() {
+        let cell = ReplyCell::<char>::default();
+        cell.wait(Waker::noop());
+        assert_eq!(cell.accept('a', || Err("full")), Err("full"));
+        assert!(cell.complete(outcome()).is_some(), "it waits still");
+    }
+
+    #[test]
+    fn a_cell_is_used_again_when_nobody_else_holds_it() {
+        let first = ReplyCell::take();
+        let (at, held) = (Arc::as_ptr(&first), Arc::clone(&first));
+        first.keep();
+        let second = ReplyCell::take();
+        assert_ne!(Arc::as_ptr(&second), at, "somebody may write to that one");
+        drop(second);
+        held.keep();
+        assert_eq!(Arc::as_ptr(&ReplyCell::take()), at);
     }
 }
 
@@ -269,7 +265,7 @@ mod model {
 
     fn submitted(waker: &Waker) -> Cell {
         let cell = Cell::default();
-        cell.submit(Request::default(), waker);
+        cell.wait(waker);
         cell
     }
 
@@ -293,15 +289,13 @@ mod model {
 
     /// What a connection does with a cell up to the reply. Returns whether the caller got it.
     fn serve(cell: &ReplyCell<char>) -> bool {
-        match cell.arrive() {
-            Some(Arrived::New(_)) => {}
-            Some(Arrived::Dropped(seq)) => {
-                assert!(seq.is_none(), "no connection had it before");
-                return false;
-            }
-            None => return false,
-        }
-        cell.accept('a', SeqId::new(0, 1)) && tell(cell.complete(reply()))
+        let mut accepted = false;
+        let submit = || {
+            accepted = true;
+            Ok::<_, ()>(SeqId::new(0, 1))
+        };
+        assert_eq!(cell.accept('a', submit), Ok(()));
+        accepted && tell(cell.complete(reply()))
     }
 
     fn tell(waker: Option<Waker>) -> bool {
@@ -355,35 +349,10 @@ mod model {
                 Some(conn) => {
                     assert!(conn == 'a' && !served && !timed, "no end counts after the drop");
                     assert!(cell.is_dropped());
-                    let arrived = cell.arrive();
-                    assert!(
-                        matches!(arrived, Some(Arrived::Dropped(Some(_)))),
-                        "the connection that is told finds its id"
-                    );
+                    assert!(cell.dropped().is_some(), "the connection that is told finds its id");
                 }
                 None => assert!(u8::from(served) + u8::from(timed) <= 1),
             }
-        });
-    }
-
-    /// B16: the call meets the end of its connection, and its deadline: it comes back, or is over, and the caller is woken.
-    #[test]
-    fn reply_undelivered() {
-        explore("reply_undelivered", || {
-            let cell = submitted(Waker::noop());
-            let (closed, timed) = (Arc::clone(&cell), Arc::clone(&cell));
-            let closed = thread::spawn(move || closed.undelivered());
-            let timed = thread::spawn(move || tell(timed.complete(error())));
-            let found = wait(&cell);
-            closed.join().unwrap();
-            assert_eq!(timed.join().unwrap(), matches!(found, Found::Done(_)), "one end counts");
-        });
-        explore("reply_undelivered, no deadline", || {
-            let cell = submitted(Waker::noop());
-            let closed = Arc::clone(&cell);
-            let closed = thread::spawn(move || closed.undelivered());
-            assert!(matches!(wait(&cell), Found::Returned(_)));
-            closed.join().unwrap();
         });
     }
 }

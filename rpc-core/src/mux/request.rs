@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use bytes::BufMut;
 use rpc_transport::LinkBuffer;
 
 use crate::codegen::MethodDescriptor;
@@ -17,17 +18,17 @@ pub(crate) struct Spec {
 }
 
 /// A request with its message encoded.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Request {
-    /// `None` in a request that has been taken out of its cell.
-    pub(crate) spec: Option<Spec>,
+    pub(crate) spec: Spec,
     pub(crate) body: LinkBuffer,
 }
 
-/// An encodable message: encoded straight into a connection's output, or into a buffer that can travel.
+/// An encodable message: encoded straight into a connection's output, or into memory that can travel.
 pub(crate) trait Body {
     fn len(&self) -> usize;
     fn write(self, out: &mut LinkBuffer);
+    fn copy(self, out: &mut Vec<u8>);
     fn into_link(self) -> LinkBuffer;
 }
 
@@ -53,6 +54,10 @@ impl<T: prost::Message> Body for Encoded<T> {
         self.message.encode_raw(out);
     }
 
+    fn copy(self, out: &mut Vec<u8>) {
+        self.message.encode_raw(out);
+    }
+
     fn into_link(self) -> LinkBuffer {
         let mut link = LinkBuffer::new();
         self.message.encode_raw(&mut link);
@@ -68,6 +73,10 @@ impl Body for LinkBuffer {
 
     fn write(self, out: &mut LinkBuffer) {
         out.append(self);
+    }
+
+    fn copy(self, out: &mut Vec<u8>) {
+        out.put(self);
     }
 
     fn into_link(self) -> LinkBuffer {

@@ -98,7 +98,11 @@ impl Drain {
     /// Whether requests are refused, unexecuted.
     #[inline]
     pub(super) fn refuses(self) -> bool {
-        !matches!(self, Drain::No) && matches!(self, Drain::Refusing | Drain::Told { refuses: true, .. } | Drain::Over)
+        match self {
+            Drain::No | Drain::Serving => false,
+            Drain::Told { refuses, .. } => refuses,
+            Drain::Refusing | Drain::Over => true,
+        }
     }
 
     /// What can be done now: `busy` is whether calls run. Some clients do not survive Kitex's goodbye with calls under way, so it waits

@@ -62,6 +62,11 @@ impl Parcel {
         self.message
     }
 
+    #[cfg(feature = "tokio")]
+    pub(crate) fn count(&self) -> usize {
+        self.undelivered.count()
+    }
+
     pub(crate) fn give_back(self) {
         drop(self.message);
         self.undelivered.undelivered();

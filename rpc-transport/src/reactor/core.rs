@@ -5,10 +5,13 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::mem::ManuallyDrop;
 use std::task::Waker;
 use std::time::Instant;
 
 use super::ReactorHandle;
+#[cfg(feature = "tokio")]
+use super::expected::Expected;
 use super::inbox::Command;
 use super::tasks::{Polled, TaskId, Tasks};
 use crate::conn::{ConnId, Entry, Slab};
@@ -18,7 +21,8 @@ use crate::sync::thread_local;
 use crate::timer::{TimerId, TimerWheel};
 
 thread_local! {
-    static CORE: RefCell<Option<Box<Core>>> = const { RefCell::new(None) };
+    /// Never dropped, as whoever puts a core there takes it out again; so no look has to see whether it has been.
+    static CORE: RefCell<ManuallyDrop<Option<Box<Core>>>> = const { RefCell::new(ManuallyDrop::new(None)) };
 }
 
 pub(crate) struct Core {
@@ -35,9 +39,9 @@ pub(crate) struct Core {
     pub(crate) tasks: Tasks,
     /// Wakers of other executors, to be woken.
     pub(crate) wakers: Vec<Waker>,
-    /// Of those woken, how many have not asked for anything since, as far as numbers tell.
+    /// Those who have been woken and may make calls soon.
     #[cfg(feature = "tokio")]
-    pub(crate) woken: usize,
+    pub(crate) expected: Expected,
     /// The blocking caller's future has been woken.
     pub(crate) main_woken: bool,
     pub(crate) main_waker: usize,
@@ -127,6 +131,13 @@ impl Core {
         }
     }
 
+    /// Whether at most one connection has output, as far as that is known before visits are settled.
+    pub(crate) fn writes_to_one(&self) -> bool {
+        let mut written = self.visited.iter().chain(&self.dirty);
+        let first = written.next();
+        written.all(|id| Some(id) == first)
+    }
+
     /// Whether there is nothing to do at once.
     pub(crate) fn is_idle(&self) -> bool {
         self.ready.is_empty()
@@ -156,7 +167,7 @@ impl Core {
 
 /// Puts a core, or none, into its place for a turn, and returns what stood there.
 pub(crate) fn exchange(core: Option<Box<Core>>) -> Option<Box<Core>> {
-    CORE.with(|place| place.replace(core))
+    CORE.with(|place| std::mem::replace(&mut **place.borrow_mut(), core))
 }
 
 /// Borrows the core for a moment.

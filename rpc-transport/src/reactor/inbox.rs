@@ -105,10 +105,14 @@ impl Inbox {
         !queue.commands.is_empty() || queue.closed
     }
 
-    /// How many commands wait.
+    /// How many requests wait.
     #[cfg(feature = "tokio")]
-    pub(crate) fn len(&self) -> usize {
-        self.queue.lock().commands.len()
+    pub(crate) fn count(&self) -> usize {
+        let requests = |command: &Command| match command {
+            Command::Message(_, parcel) => parcel.count(),
+            _ => 1,
+        };
+        self.queue.lock().commands.iter().map(requests).sum()
     }
 
     /// Takes everything that waits, in order, and says whether there is something; `into` must be empty and lends its memory to the queue.

@@ -11,6 +11,8 @@
 pub(crate) mod audit;
 pub(crate) mod core;
 mod host;
+#[cfg(feature = "tokio")]
+mod expected;
 mod inbox;
 #[cfg(feature = "tokio")]
 mod on_tokio;
@@ -191,7 +193,7 @@ impl Reactor {
             tasks: Default::default(),
             wakers: Vec::new(),
             #[cfg(feature = "tokio")]
-            woken: 0,
+            expected: Default::default(),
             main_woken: false,
             main_waker: 0,
             now,
@@ -246,12 +248,11 @@ impl Reactor {
         });
     }
 
-    /// Whether somebody has asked for something, but fewer than have been woken: who had a reply may have another call to make. Expects
-    /// nobody any more after that.
+    /// Whether a turn had better wait for more calls: see [`Expected`].
     #[cfg(feature = "tokio")]
     pub(crate) fn expects_more(&mut self) -> bool {
-        let asked = self.handle.0.inbox.len();
-        self.core.as_mut().is_some_and(|core| asked > 0 && asked < std::mem::take(&mut core.woken))
+        let Some(core) = &mut self.core else { return false };
+        core.expected.more(|| core.driver.now(), || core.handle.0.inbox.count())
     }
 
     /// The second half for a host that knows whether the driver has events: it is not asked if it has none. Returns whether it may
@@ -407,8 +408,6 @@ fn work() {
         handle.0.inbox.drain(commands).then(|| std::mem::take(commands))
     });
     if let Some(mut commands) = asked {
-        #[cfg(feature = "tokio")]
-        with(|core| core.woken = core.woken.saturating_sub(commands.len()));
         commands.drain(..).for_each(obey);
         with(|core| core.commands = commands);
     }
@@ -500,7 +499,9 @@ fn run_tasks() {
                 guarded("the end of a task", || drop(task));
             }
         }
-        if n == EARLY_FLUSH_FRAMES && woken - n >= EARLY_FLUSH_FRAMES / 3 {
+        // What many connections have to write is little for each, and the peer is busy with one of them while the next is written.
+        let early = n == EARLY_FLUSH_FRAMES && woken - n >= EARLY_FLUSH_FRAMES / 3;
+        if early && with(|core| core.writes_to_one()) {
             flush_all();
         }
     }
@@ -521,7 +522,7 @@ pub(crate) fn wake_others(most: usize) {
     let taken = with(|core| (1..=most).contains(&core.wakers.len()).then(|| std::mem::take(&mut core.wakers)));
     if let Some(mut wakers) = taken {
         #[cfg(feature = "tokio")]
-        with(|core| core.woken += wakers.len());
+        with(|core| core.expected.woke(wakers.len()));
         wakers.drain(..).for_each(wake);
         with(|core| core.keep_wakers_vec(wakers));
     }

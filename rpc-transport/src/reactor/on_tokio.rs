@@ -12,7 +12,7 @@
 
 use std::future::Future;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -24,7 +24,7 @@ use tokio::runtime::Handle;
 use tokio::time::{Instant, Sleep};
 
 use super::host::Host;
-use super::{Reactor, ReactorPool};
+use super::{Reactor, ReactorPool, expected};
 use crate::driver::{Descriptor, ReadinessDriver, Wake};
 
 /// Turns in a row before other tasks of the runtime have their turn.
@@ -63,7 +63,7 @@ impl ReactorPool {
             let reactor = Reactor::with_waker(Box::new(driver), wake.clone(), format!("tokio-{index}"), index, host);
             pool.push(reactor.handle().clone());
             let timer = Box::pin(tokio::time::sleep(Duration::ZERO)); // set anew for each sleep of the reactor
-            runtime.spawn(Hosted { readable, timer, wake, reactor, look: true, stepped_back: false });
+            runtime.spawn(Hosted { readable, timer, wake, reactor, look: true });
         }
         Ok(pool)
     }
@@ -115,8 +115,6 @@ struct Hosted {
     reactor: Reactor,
     /// The poller may have events.
     look: bool,
-    /// Woken from its sleep, and has let others put their calls in first.
-    stepped_back: bool,
 }
 
 impl Hosted {
@@ -140,27 +138,31 @@ impl Hosted {
         self.timer.as_mut().poll(cx)
     }
 
+    /// Lets the worker's other tasks run first. One of them may keep that worker busy, and no other worker can take what waits there: so a
+    /// timer wakes the reactor, too, wherever there is somebody to see to it.
+    fn step_back(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let due = self.poll_timer(Some(expected::LONGEST), cx).is_ready();
+        if pin!(tokio::task::yield_now()).poll(cx).is_ready() || due {
+            cx.waker().wake_by_ref();
+        }
+        Poll::Pending
+    }
+
     fn turns(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         // Before the reactor says that it sleeps: from then on it may be woken.
         self.wake.register(cx.waker());
-        // The runtime runs who was woken last first. So the first of many callers whose replies have come would have a turn, and a write,
-        // for its next call alone; once around the queue, and all of theirs are in the inbox. A lone caller is not kept waiting: going around
-        // the queue wakes another worker.
-        if !self.stepped_back && self.reactor.expects_more() {
-            self.stepped_back = true;
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
-        }
         for _ in 0..TURNS {
             if self.reactor.handle().is_stopping() {
                 return Poll::Ready(Ok(()));
+            }
+            if self.reactor.expects_more() {
+                return self.step_back(cx);
             }
             self.note_readiness(cx)?;
             self.look = self.reactor.rouse_and_look(self.look);
             let timeout = self.reactor.doze();
             let due = self.look || timeout == Some(Duration::ZERO);
             if !due && self.poll_timer(timeout, cx).is_pending() {
-                self.stepped_back = false;
                 return Poll::Pending;
             }
         }

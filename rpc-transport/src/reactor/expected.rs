@@ -1,0 +1,92 @@
+//! Callers who were woken by their replies, and may make their next calls soon.
+
+use std::time::{Duration, Instant};
+
+/// Calls that are enough for a write of their own, though more are expected: the peer has something to do meanwhile.
+const ENOUGH: usize = 256;
+
+/// How often in a row a turn is put off, and how long.
+const MOST: u8 = 4;
+pub(crate) const LONGEST: Duration = Duration::from_millis(1);
+
+/// When a turn had better be put off. A runtime runs who was woken last first: so the first of many callers whose replies have come would
+/// have a turn, and a write, for its next call alone.
+///
+/// It is put off while fewer calls have come than callers were woken, as long as more of them come each time, and no more than a few
+/// times.
+#[derive(Debug, Default)]
+pub(crate) struct Expected {
+    /// Who has been woken and not made a call since, as far as numbers tell.
+    woken: usize,
+    /// How often the turn has been put off, since when, and how many calls had come the last time.
+    put_off: u8,
+    since: Option<Instant>,
+    seen: usize,
+}
+
+impl Expected {
+    /// So many callers are woken.
+    pub(crate) fn woke(&mut self, callers: usize) {
+        self.woken += callers;
+    }
+
+    /// Whether to put the turn off; `calls` counts those that have come. If not, the turn takes them.
+    pub(crate) fn more(&mut self, now: impl FnOnce() -> Instant, calls: impl FnOnce() -> usize) -> bool {
+        if self.woken == 0 {
+            return false;
+        }
+        let calls = calls();
+        let grows = 0 < calls && calls < self.woken.min(ENOUGH) && self.put_off < MOST && calls > self.seen;
+        if grows {
+            let now = now();
+            let since = *self.since.get_or_insert(now);
+            if now.saturating_duration_since(since) < LONGEST {
+                (self.put_off, self.seen) = (self.put_off + 1, calls);
+                return true;
+            }
+        }
+        if calls > 0 {
+            let left = if calls > self.seen { self.woken.saturating_sub(calls) } else { 0 };
+            *self = Expected { woken: left, ..Expected::default() };
+        } else {
+            (self.put_off, self.since, self.seen) = (0, None, 0);
+        }
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is said when so many calls have come, one look after the other.
+    fn looks(woken: usize, calls: &[usize], every: Duration) -> Vec<bool> {
+        let (mut expected, mut now) = (Expected::default(), Instant::now());
+        expected.woke(woken);
+        let look = |calls: &usize| {
+            now += every;
+            expected.more(|| now, || *calls)
+        };
+        calls.iter().map(look).collect()
+    }
+
+    #[test]
+    #[rustfmt::skip]
+    fn a_turn_waits_for_those_who_were_woken() {
+        let check = |woken, calls: &[usize], expected: &[bool]| {
+            assert_eq!(looks(woken, calls, Duration::ZERO), expected, "{woken} woken, {calls:?}");
+        };
+        //    woken  calls            put off
+        check(0,    &[1, 1],                &[false, false]);                     // nobody is expected
+        check(1,    &[1, 1],                &[false, false]);                     // a lone caller
+        check(100,  &[1, 100],              &[true, false]);                      // all have come
+        check(100,  &[1, 1, 1],             &[true, false, false]);               // no others come; nobody is expected any more
+        check(100,  &[0, 0, 1],             &[false, false, true]);               // input has its turn
+        check(100,  &[1, 2, 3, 4, 5],       &[true, true, true, true, false]);    // not for ever
+        check(1000, &[256, 1, 2, 300],      &[false, true, true, false]);         // enough for a write; others are still expected
+        check(300,  &[256, 44, 1],          &[false, false, false]);              // now all have come
+        check(100,  &[1, 0, 1, 1],          &[true, false, true, false]);         // the count starts anew after input
+        let slowly = looks(100, &[1, 2, 3, 4], LONGEST / 2);
+        assert_eq!(slowly, [true, true, false, true], "a millisecond is over at the third look");
+    }
+}
