@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use benches::{Command, Failure, Load, gate, instructions, run, serve, table};
+use benches::{Command, Failure, Load, codec, gate, instructions, run, serve, table};
 use clap::Parser;
 
 fn main() -> ExitCode {
@@ -13,6 +13,7 @@ fn main() -> ExitCode {
         Some(Command::Table(args)) => table(args),
         Some(Command::Instructions(args)) => instructions(args),
         Some(Command::Gate(args)) => gate(args),
+        Some(Command::Codec(args)) => codec(args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use bench_driver::{MethodName, RunArgs, ServerArgs};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::floor::Gather;
+use crate::floor::Manner;
 
 /// Makes calls in loops for some seconds, and says what they cost on both sides.
 #[derive(Debug, Parser)]
@@ -30,6 +30,8 @@ pub enum Command {
     Instructions(InstructionsArgs),
     /// Counts the instructions of some cases, and fails where they are over the accepted ones. Needs valgrind.
     Gate(GateArgs),
+    /// Encodes and decodes messages without any call, and prints the time that takes: what is prost's of a call.
+    Codec(CodecArgs),
 }
 
 /// One measurement of ours.
@@ -47,6 +49,10 @@ pub struct LoadArgs {
     /// Reactors of the client.
     #[arg(long, default_value_t = 1)]
     pub client_reactors: usize,
+    /// Slow neighbours: loops beside the measured ones, on the same connections, each of whose calls blocks a thread of the server for
+    /// 5 ms, in a method that is marked as blocking. Their own times are not taken.
+    #[arg(long, default_value_t = 0)]
+    pub slow: usize,
 }
 
 /// A server of ours, or the floor's.
@@ -61,9 +67,9 @@ pub struct LoadServerArgs {
     /// Serves the floor instead: answers what `--client floor` sends for this payload.
     #[arg(long)]
     pub floor: Option<usize>,
-    /// How the floor writes.
-    #[arg(long, value_enum, default_value_t = Gather::All)]
-    pub gather: Gather,
+    /// How the floor goes about it.
+    #[arg(long, value_enum, default_value_t)]
+    pub manner: Manner,
 }
 
 /// Every case.
@@ -127,6 +133,20 @@ pub struct GateArgs {
     pub file: Option<PathBuf>,
 }
 
+/// What is encoded and decoded.
+#[derive(Clone, Debug, Args)]
+pub struct CodecArgs {
+    /// Whose message.
+    #[arg(long, value_enum, default_value_t = MethodName::Mixed)]
+    pub method: MethodName,
+    /// Bytes of the payload; for `mixed` about the size of the message.
+    #[arg(long, default_value_t = 200)]
+    pub payload: usize,
+    /// How long it goes on.
+    #[arg(long, default_value_t = 1.0)]
+    pub seconds: f64,
+}
+
 /// Who calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Client {
@@ -142,6 +162,8 @@ pub enum Client {
     Floor,
     /// The same, with a write for each message on both sides.
     FloorSingly,
+    /// As the floor, but neither side ever sleeps: each keeps a processor busy.
+    FloorSpinning,
     /// The floor's server, called by tasks of tokio: T.
     FloorTokio,
 }
@@ -149,7 +171,7 @@ pub enum Client {
 impl Client {
     /// Whether there is no RPC.
     pub fn is_floor(self) -> bool {
-        matches!(self, Client::Floor | Client::FloorSingly | Client::FloorTokio)
+        matches!(self, Client::Floor | Client::FloorSingly | Client::FloorSpinning | Client::FloorTokio)
     }
 
     /// Whether callers sleep and wake by means that no reactor counts.
@@ -174,6 +196,7 @@ impl LoadArgs {
         let mut line = self.run.to_command_line();
         line.extend(["--client".to_owned(), self.client.name()]);
         line.extend(["--client-reactors".to_owned(), self.client_reactors.to_string()]);
+        line.extend(["--slow".to_owned(), self.slow.to_string()]);
         if let Some(reactors) = self.server_reactors {
             line.extend(["--server-reactors".to_owned(), reactors.to_string()]);
         }
@@ -186,15 +209,18 @@ impl LoadArgs {
         let numbers = [("--reactors", self.server_reactors), ("--floor", floor)];
         let given = numbers.into_iter().filter_map(|(name, value)| Some((name, value?)));
         let mut line: Vec<String> = given.flat_map(|(name, value)| [name.to_owned(), value.to_string()]).collect();
-        if self.client == Client::FloorSingly {
-            line.extend(["--gather", "nothing"].map(str::to_owned));
-        }
+        let manner = match self.client {
+            Client::FloorSingly => "singly",
+            Client::FloorSpinning => "spinning",
+            _ => return line,
+        };
+        line.extend(["--manner", manner].map(str::to_owned));
         line
     }
 
     /// Whether the floor can be asked for it.
     pub(crate) fn check(&self) -> Result<(), crate::Failure> {
-        if self.client.is_floor() && self.run.method == MethodName::Mixed {
+        if self.client.is_floor() && (self.run.method == MethodName::Mixed || self.slow > 0) {
             return Err("the floor knows no messages: it echoes".into());
         }
         Ok(())

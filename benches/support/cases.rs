@@ -2,7 +2,7 @@
 
 use bench_driver::{MethodName, RunArgs, Transport};
 
-use crate::args::Client::{self, Blocking, Floor, FloorSingly, FloorTokio, Reactor, Tokio, TokioHosted};
+use crate::args::Client::{self, Blocking, Floor, FloorSingly, FloorSpinning, FloorTokio, Reactor, Tokio, TokioHosted};
 
 /// One case, and who of ours can take it.
 #[derive(Clone, Debug)]
@@ -29,6 +29,8 @@ pub(crate) enum Pace {
 pub(crate) const SHARE: f64 = 0.2;
 
 const ECHO: &[Client] = &[Floor, FloorSingly, FloorTokio, Reactor, TokioHosted, Tokio, Blocking];
+/// One call at a time: sleeping and waking is all there is.
+const LONE: &[Client] = &[Floor, FloorSpinning, FloorTokio, Reactor, TokioHosted, Tokio, Blocking];
 /// Without a thread for each call in flight.
 const TASKS: &[Client] = &[Floor, FloorSingly, FloorTokio, Reactor, TokioHosted, Tokio];
 /// With messages, of which the floors know nothing.
@@ -63,22 +65,23 @@ pub(crate) fn cases(seconds: f64, quick: bool) -> Vec<Case> {
     let over = |connections, run| RunArgs { connections, ..run };
     let paced = |pace| Case { pace, ..Case::closed(echo(kib, 100), TASKS) };
     let all = vec![
-        Case::closed(echo(32, 1), ECHO).quick(),
+        Case::closed(echo(32, 1), LONE).quick(),
         Case::closed(echo(32, 16), ECHO),
         Case::closed(echo(32, 100), ECHO).quick(),
         Case::closed(echo(32, 1000), ECHO),
-        Case::closed(echo(kib, 1), ECHO),
+        Case::closed(echo(kib, 1), LONE),
         Case::closed(echo(kib, 16), ECHO),
         Case::closed(echo(kib, 100), ECHO).quick(),
         Case::closed(echo(kib, 1000), ECHO),
         Case::closed(echo(0, 100), TASKS),
-        Case::closed(pinned(echo(32, 1)), ECHO),
+        Case::closed(pinned(echo(32, 1)), LONE),
         Case::closed(pinned(echo(32, 100)), TASKS).quick(),
         Case::closed(pinned(echo(kib, 100)), TASKS),
         Case::closed(echo(64 * kib, 16), TASKS),
         Case::closed(echo(kib * kib, 1), TASKS),
         Case::closed(echo(kib * kib, 4), TASKS),
         Case::closed(over(4, echo(32, 100)), TASKS),
+        Case::closed(over(4, echo(32, 400)), TASKS),
         Case::closed(over(100, echo(32, 100)), TASKS),
         Case::closed(unix(echo(32, 1)), TASKS),
         Case::closed(unix(echo(32, 100)), TASKS),

@@ -3,15 +3,18 @@
 use std::sync::Arc;
 use std::thread;
 
-use bench_driver::{Caller, Calls, Counts, Laps, MethodName, Stage, repeat, repeat_blocking};
+use bench_driver::{Caller, Calls, Counts, Laps, MethodName, Part, Stage, repeat, repeat_blocking};
 use rpc_core::{Channel, Error, Limits};
 use rpc_transport::{PoolOptions, ReactorHandle, ReactorPool};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::args::{Client, LoadArgs};
-use crate::idl::testee::TesteeClient;
+use crate::idl::testee::{Millis, TesteeClient};
 use crate::method::{Echo, Method, Mixed};
 use crate::{Failure, counts};
+
+/// How long a call of a slow neighbour takes, in milliseconds.
+const SLOW_MS: u32 = 5;
 
 /// What is held while the loops run.
 pub(crate) struct Loops {
@@ -46,6 +49,10 @@ fn start_with<M: Method>(args: &LoadArgs, url: &str, stage: &Arc<Stage>) -> Resu
     let client = TesteeClient::new(channel.clone());
     let loops =
         M::for_loops(run.payload, run.in_flight).into_iter().map(|method| Ours { client: client.clone(), method });
+    let reactors: Vec<&ReactorHandle> = channel.reactors().collect();
+    for index in 0..args.slow {
+        reactors[index % reactors.len()].spawn(be_slow(client.clone(), Arc::clone(stage)));
+    }
     match (&runtime, args.client) {
         (Some(runtime), _) => {
             for calls in loops {
@@ -53,7 +60,6 @@ fn start_with<M: Method>(args: &LoadArgs, url: &str, stage: &Arc<Stage>) -> Resu
             }
         }
         (None, Client::Reactor) => {
-            let reactors: Vec<&ReactorHandle> = channel.reactors().collect();
             for (index, calls) in loops.enumerate() {
                 reactors[index % reactors.len()].spawn(repeat(calls, Laps::start(stage)));
             }
@@ -79,6 +85,15 @@ fn on_tokio(runtime: &Runtime, reactors: usize) -> Result<ReactorPool, Failure> 
 #[cfg(not(feature = "tokio"))]
 fn on_tokio(_: &Runtime, _: usize) -> Result<ReactorPool, Failure> {
     Err("this needs to be built with the feature `tokio`".into())
+}
+
+/// The loop of a slow neighbour.
+async fn be_slow(client: TesteeClient, stage: Arc<Stage>) {
+    while stage.part() != Part::Stop {
+        if let Err(error) = client.spin(Millis { ms: SLOW_MS, ..Default::default() }).await {
+            return stage.fail(error.to_string());
+        }
+    }
 }
 
 /// One loop's calls.

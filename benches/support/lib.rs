@@ -5,6 +5,7 @@
 mod args;
 mod cases;
 mod client;
+mod codec;
 mod counts;
 pub mod floor;
 mod gate;
@@ -18,8 +19,9 @@ mod subject;
 mod table;
 mod versions;
 
-pub use args::{Client, Command, GateArgs, InstructionsArgs, Load, LoadArgs, LoadServerArgs, TableArgs};
+pub use args::{Client, CodecArgs, Command, GateArgs, InstructionsArgs, Load, LoadArgs, LoadServerArgs, TableArgs};
 pub use bench_driver::Failure;
+pub use codec::codec;
 pub use gate::gate;
 pub use instructions::instructions;
 pub use method::{Echo, Method, Mixed};

@@ -100,7 +100,7 @@ fn one_case(text: &mut String, group: &Group) {
         ),
     );
     line(text, format_args!("| --- |{}", " ---: |".repeat(12)));
-    for row in &group.rows {
+    for row in group.rows.iter().filter(|row| !row.reports.is_empty()) {
         let calls = rate(row);
         let share = |of: Option<f64>| of.map_or_else(|| "–".to_owned(), |of| format!("{:.2}", calls / of));
         let rates = row.reports.iter().map(Report::rate);
@@ -131,6 +131,10 @@ fn one_case(text: &mut String, group: &Group) {
         );
     }
     text.push('\n');
+    for row in group.rows.iter().filter(|row| !row.failures.is_empty()) {
+        let (times, first) = (row.failures.len(), row.failures[0].replace('\n', " "));
+        line(text, format_args!("`{}` failed in {times} of the rounds, first with: {first}\n", row.subject.name()));
+    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use bench_driver::Report;
 
 use crate::args::{Client, LoadArgs};
-use crate::floor::{FloorClient, Gather, TokioFloor};
+use crate::floor::{FloorClient, Manner, TokioFloor};
 use crate::{Failure, client};
 
 /// Makes one measurement.
@@ -14,10 +14,11 @@ pub fn run(args: &LoadArgs) -> Result<Report, Failure> {
     args.check()?;
     let (run, name, server) = (&args.run, args.client.name(), args.server());
     let floor =
-        |gather| bench_driver::run(run, &name, &server, |url, stage| FloorClient::start(run, gather, url, stage));
+        |manner| bench_driver::run(run, &name, &server, |url, stage| FloorClient::start(run, manner, url, stage));
     match args.client {
-        Client::Floor => floor(Gather::All),
-        Client::FloorSingly => floor(Gather::Nothing),
+        Client::Floor => floor(Manner::Gathering),
+        Client::FloorSingly => floor(Manner::Singly),
+        Client::FloorSpinning => floor(Manner::Spinning),
         Client::FloorTokio => bench_driver::run(run, &name, &server, |url, stage| TokioFloor::start(run, url, stage)),
         _ => bench_driver::run(run, &name, &server, |url, stage| client::start(args, url, stage)),
     }

@@ -1,6 +1,7 @@
 //! The server's side of ours, and of the floor.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rpc_core::{Code, Context, Error, Result, Server};
 use rpc_transport::{ReactorHandle, ReactorStats};
@@ -30,8 +31,9 @@ impl Testee for Service {
         not_measured()
     }
 
-    async fn spin(&self, _: &Context, _: Millis) -> Result<Empty> {
-        not_measured()
+    async fn spin(&self, _: &Context, req: Millis) -> Result<Empty> {
+        std::thread::sleep(Duration::from_millis(req.ms.into())); // what it is called for
+        Ok(Empty {})
     }
 
     async fn panic(&self, _: &Context, _: Millis) -> Result<Empty> {
@@ -78,14 +80,14 @@ pub fn serve(args: &LoadServerArgs) -> std::result::Result<(), Failure> {
     let url = args.server.url();
     if let Some(payload) = args.floor {
         let stats = Arc::new(ReactorStats::default());
-        let url = floor::serve(&url, payload, args.gather, Arc::clone(&stats))?;
+        let url = floor::serve(&url, payload, args.manner, Arc::clone(&stats))?;
         return bench_driver::answer(&url, || counts::of([&*stats]));
     }
     let mut builder = Server::builder();
     if let Some(reactors) = args.reactors {
         builder = builder.reactors(reactors);
     }
-    let server = builder.add(TesteeServer::new(Service)).bind(url)?;
+    let server = builder.add(TesteeServer::new(Service).blocking(["Spin"])).bind(url)?;
     let url = server.url().to_string();
     bench_driver::answer(&url, || counts::of(server.reactors().handles().iter().map(ReactorHandle::stats)))
 }

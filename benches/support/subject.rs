@@ -44,6 +44,11 @@ impl Subject {
         self.name() == BASELINE
     }
 
+    /// Not ours, and no floor.
+    pub(crate) fn is_other(&self) -> bool {
+        matches!(self, Subject::Peer(_))
+    }
+
     /// One of the frameworks in Rust beside tonic.
     pub(crate) fn is_rival(&self) -> bool {
         let Subject::Peer(peer) = self else { return false };

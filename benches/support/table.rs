@@ -23,13 +23,15 @@ pub(crate) struct Group {
 pub(crate) struct Row {
     pub(crate) subject: Subject,
     pub(crate) reports: Vec<Report>,
+    /// Why rounds of it have no report.
+    pub(crate) failures: Vec<String>,
     /// Calls a second in the closed loop, for cases that have a share of it.
     peak: Option<f64>,
 }
 
 impl Row {
     fn new(subject: Subject) -> Row {
-        Row { subject, reports: Vec::new(), peak: None }
+        Row { subject, reports: Vec::new(), failures: Vec::new(), peak: None }
     }
 
     /// The median over the rounds.
@@ -49,7 +51,7 @@ pub fn table(args: &TableArgs) -> Result<(), Failure> {
     facts.push(("other frameworks", versions::of_peers()));
     let mut groups = groups(args)?;
     let measured = measure(args, &mut groups);
-    groups.iter_mut().for_each(|group| group.rows.retain(|row| !row.reports.is_empty()));
+    groups.iter_mut().for_each(|group| group.rows.retain(|row| !(row.reports.is_empty() && row.failures.is_empty())));
     groups.retain(|group| !group.rows.is_empty());
     let text = page::text(&groups, &facts, args.rounds(), args.seconds());
     match &args.into {
@@ -63,7 +65,7 @@ pub fn table(args: &TableArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Fills the groups, round by round; who fails ends the run.
+/// Fills the groups, round by round. A failure of ours ends the run; one of others is noted.
 fn measure(args: &TableArgs, groups: &mut [Group]) -> Result<(), Failure> {
     let mut progress = Progress::new(args.rounds() * groups.iter().map(|group| group.rows.len()).sum::<usize>());
     for round in 1..=args.rounds() {
@@ -72,9 +74,17 @@ fn measure(args: &TableArgs, groups: &mut [Group]) -> Result<(), Failure> {
             for index in 0..group.rows.len() {
                 let (run, case) = (group.run_of(index), group.case.name());
                 let row = &mut group.rows[index];
-                let report = row.subject.measure(&run)?;
-                progress.one_more(round, &case, &row.subject, &report);
-                row.reports.push(report);
+                match row.subject.measure(&run) {
+                    Ok(report) => {
+                        progress.one_more(round, &case, &row.subject, &report);
+                        row.reports.push(report);
+                    }
+                    Err(failure) if row.subject.is_other() => {
+                        progress.one_failed(round, &failure);
+                        row.failures.push(failure.to_string());
+                    }
+                    Err(failure) => return Err(failure),
+                }
             }
         }
     }
@@ -139,6 +149,11 @@ struct Progress {
 impl Progress {
     fn new(all: usize) -> Progress {
         Progress { all, done: 0, started: Instant::now() }
+    }
+
+    fn one_failed(&mut self, round: usize, failure: &Failure) {
+        self.done += 1;
+        eprintln!("{}/{}, round {round}: {failure}", self.done, self.all);
     }
 
     fn one_more(&mut self, round: usize, case: &str, subject: &Subject, report: &Report) {

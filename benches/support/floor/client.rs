@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bench_driver::{Caller, Counts, Part, RunArgs, Stage};
 use mio::net::{TcpStream, UnixStream};
@@ -11,7 +11,7 @@ use rpc_transport::ReactorStats;
 
 use super::due::Due;
 use super::pipe::{Frames, Pipe, Socket};
-use super::{Gather, Result, frames, interest};
+use super::{Manner, Result, SILENCE, frames, interest};
 use crate::counts;
 
 /// Whose event says that a call is due.
@@ -23,9 +23,9 @@ pub struct FloorClient {
 }
 
 impl FloorClient {
-    pub(crate) fn start(args: &RunArgs, gather: Gather, url: &str, stage: &Arc<Stage>) -> Result<FloorClient> {
+    pub(crate) fn start(args: &RunArgs, manner: Manner, url: &str, stage: &Arc<Stage>) -> Result<FloorClient> {
         let stats = Arc::new(ReactorStats::default());
-        let [frames, _] = frames(args.payload, gather)?;
+        let [frames, _] = frames(args.payload, manner)?;
         let poll = Poll::new()?;
         let mut pipes = Vec::new();
         for index in 0..args.connections {
@@ -43,7 +43,7 @@ impl FloorClient {
         let (counted, stage) = (Arc::clone(&stats), Arc::clone(stage));
         thread::spawn(move || {
             let count = loops.started.len();
-            if let Err(failure) = drive(poll, &mut pipes, loops, &counted) {
+            if let Err(failure) = drive(poll, &mut pipes, loops, &counted, manner) {
                 stage.fail(failure.to_string());
             }
             (0..count).for_each(|_| stage.end_loop());
@@ -123,15 +123,20 @@ impl Loops {
     }
 }
 
-fn drive(mut poll: Poll, pipes: &mut [Pipe], mut loops: Loops, stats: &ReactorStats) -> Result<()> {
+fn drive(mut poll: Poll, pipes: &mut [Pipe], mut loops: Loops, stats: &ReactorStats, manner: Manner) -> Result<()> {
     loops.begin(pipes)?;
     let mut events = Events::with_capacity(256);
+    let mut heard = Instant::now();
     while !loops.all_have_ended() {
         stats.polls.add(1);
-        poll.poll(&mut events, Some(Duration::from_secs(10)))?;
+        poll.poll(&mut events, manner.wait())?;
         if events.is_empty() {
-            return Err("no reply came for ten seconds".into());
+            if heard.elapsed() >= SILENCE {
+                return Err("no reply came for ten seconds".into());
+            }
+            continue;
         }
+        heard = Instant::now();
         for event in &events {
             let Some(pipe) = pipes.get_mut(event.token().0) else { continue };
             pipe.writable |= event.is_writable();

@@ -4,13 +4,16 @@
 //! handles every whole frame, and writes once; after 50 frames of a short read it writes once more, as the transport does. Large
 //! bodies are not copied.
 //!
-//! [`Gather`] has the floors of those who do otherwise: who writes each message by itself, and whose callers are tasks of tokio.
+//! [`Manner`] has the floors of those who do otherwise: who writes each message by itself, or never sleeps; [`TokioFloor`] is that of
+//! those whose callers are tasks of tokio.
 
 mod client;
 mod due;
 mod pipe;
 mod server;
 mod tasks;
+
+use std::time::Duration;
 
 use mio::Interest;
 use prost::Message;
@@ -27,17 +30,33 @@ use crate::idl::testee::Blob;
 
 type Result<T> = std::result::Result<T, Failure>;
 
-/// How a side of the floor writes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Gather {
-    /// What there is, at once.
-    All,
-    /// Each message by itself.
-    Nothing,
+/// How a side of the floor goes about it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Manner {
+    /// Writes what there is at once, and sleeps while there is nothing.
+    #[default]
+    Gathering,
+    /// The same, but writes each message by itself.
+    Singly,
+    /// Writes what there is at once, and never sleeps.
+    Spinning,
 }
 
+impl Manner {
+    /// How long to wait for events.
+    fn wait(self) -> Option<Duration> {
+        match self {
+            Manner::Spinning => Some(Duration::ZERO),
+            Manner::Gathering | Manner::Singly => Some(SILENCE),
+        }
+    }
+}
+
+/// A client to which no reply comes for so long gives up.
+const SILENCE: Duration = Duration::from_secs(10);
+
 /// What a client and a server send, and expect from each other.
-fn frames(payload: usize, gather: Gather) -> Result<[Frames; 2]> {
+fn frames(payload: usize, manner: Manner) -> Result<[Frames; 2]> {
     let body = Blob { payload: vec![b'x'; payload].into() }.encode_to_vec();
     let (service, method) = ("Testee", "Echo");
     let spec = RequestHeadSpec {
@@ -52,7 +71,7 @@ fn frames(payload: usize, gather: Gather) -> Result<[Frames; 2]> {
     let (mut request, mut reply) = (Vec::new(), Vec::new());
     RequestHead::new(&spec)?.write(&mut request, 0, Some(5000), b"", body.len())?;
     ReplyHead::new(method)?.write(&mut reply, Form::TtHeader, ReplyKind::Reply, 0, body.len(), b"")?;
-    let singly = gather == Gather::Nothing;
+    let singly = manner == Manner::Singly;
     let frames = |head: &[u8], theirs: &[u8]| {
         let theirs = theirs.len() + body.len();
         Frames { head: head.to_vec(), body: body.clone(), theirs, singly }

@@ -95,7 +95,7 @@ impl Pipe {
             while self.filled - at >= self.theirs {
                 let frame = &self.input[at..at + self.theirs];
                 let length = u32::from_be_bytes([frame[0], frame[1], frame[2], frame[3]]) as usize + 4;
-                if length != self.theirs || frame[length - 1] != self.body[self.body.len() - 1] {
+                if length != self.theirs || self.body.last().is_some_and(|last| frame.last() != Some(last)) {
                     return Err("a frame is not what was expected".into());
                 }
                 let id = [frame[ID], frame[ID + 1], frame[ID + 2], frame[ID + 3]];

@@ -9,15 +9,15 @@ use mio::{Events, Interest, Poll, Token};
 use rpc_transport::ReactorStats;
 
 use super::pipe::{Pipe, Socket};
-use super::{Gather, Result, frames, interest};
+use super::{Manner, Result, frames, interest};
 
 /// Answers frames on a thread of its own; returns the address.
 ///
 /// # Errors
 /// When it cannot bind.
-pub fn serve(url: &str, payload: usize, gather: Gather, stats: Arc<ReactorStats>) -> Result<String> {
+pub fn serve(url: &str, payload: usize, manner: Manner, stats: Arc<ReactorStats>) -> Result<String> {
     let mut poll = Poll::new()?;
-    let [_, frames] = frames(payload, gather)?;
+    let [_, frames] = frames(payload, manner)?;
     let mut accept: Box<dyn FnMut() -> io::Result<Box<dyn Socket>> + Send>;
     let bound;
     if let Some(path) = url.strip_prefix("unix:") {
@@ -41,7 +41,7 @@ pub fn serve(url: &str, payload: usize, gather: Gather, stats: Arc<ReactorStats>
         let mut events = Events::with_capacity(256);
         loop {
             stats.polls.add(1);
-            poll.poll(&mut events, None)?;
+            poll.poll(&mut events, manner.wait())?;
             for event in &events {
                 let Some(place) = pipes.get_mut(event.token().0) else {
                     while let Ok(mut socket) = accept() {

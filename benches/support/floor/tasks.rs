@@ -22,7 +22,7 @@ use tokio::runtime::Runtime;
 
 use super::client::connect;
 use super::pipe::Pipe;
-use super::{Gather, Result, frames};
+use super::{Manner, Result, frames};
 use crate::counts;
 
 /// What is held while the loops run.
@@ -36,7 +36,7 @@ impl TokioFloor {
     pub(crate) fn start(args: &RunArgs, url: &str, stage: &Arc<Stage>) -> Result<TokioFloor> {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_io().build()?;
         let entered = runtime.enter();
-        let [frames, _] = frames(args.payload, Gather::All)?;
+        let [frames, _] = frames(args.payload, Manner::Gathering)?;
         let (mut stats, mut lanes) = (Vec::new(), Vec::new());
         for index in 0..args.connections {
             let counted = Arc::new(ReactorStats::default());
