@@ -4,7 +4,7 @@
 //! handles every whole frame, and writes once; after 50 frames of a short read it writes once more, as the transport does. Large
 //! bodies are not copied.
 //!
-//! [`Manner`] has the floors of those who do otherwise: who writes each message by itself, or never sleeps; [`TokioFloor`] is that of
+//! [`Manner`] has the floors of those who do otherwise: who writes each message by itself, or never sleeps; `tasks` is that of
 //! those whose callers are tasks of tokio.
 
 mod client;
