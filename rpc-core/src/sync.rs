@@ -2,11 +2,11 @@
 //! `sync` has the whole story.
 
 #[cfg(any(model = "loom", model = "shuttle"))]
-pub(crate) use rpc_transport::sync::{Condvar, Mutex, atomic, thread, thread_local};
+pub(crate) use rpc_transport::sync::{Condvar, Mutex, MutexGuard, atomic, thread, thread_local};
 
 #[cfg(not(any(model = "loom", model = "shuttle")))]
 pub(crate) use {
-    parking_lot::{Condvar, Mutex},
+    parking_lot::{Condvar, Mutex, MutexGuard},
     std::{sync::atomic, thread, thread_local},
 };
 

@@ -10,14 +10,14 @@ use rpc_transport::{CloseReason, Cx, Frame, Handler, LogLimit, TaskId, TimerId, 
 use super::channel::{ChannelInner, Slot};
 use super::checksum;
 use super::control::KEEPALIVE;
-use super::queue::{Queue, Queued, Ticket};
+use super::queue::{Queue, Queued};
 use super::refusals::{expired, refusal_error, timeout_ms, too_large};
 use crate::codegen::MethodDescriptor;
 use crate::error::{Error, Phase, Refusal, Sent};
 use crate::glitch::{Glitches, Verdict};
 use crate::mux::{
     Abandon, Body, Deadlines, Found, Keepalive, Mail, Outbox, Outcome, Pending, Posted, ReplyCell, Request, SeqId,
-    Spec, Walk,
+    Spec, Ticket, Walk,
 };
 use crate::protocol::ttheader::RequestHead;
 
@@ -182,6 +182,7 @@ impl ClientHandler {
     }
 
     /// Whether new calls may come here. One that is closing or retired lets go of its slot: they go to another connection.
+    #[inline]
     pub(crate) fn admits(&self, cx: &Cx<'_>) -> bool {
         if cx.is_closing() {
             self.slot().forget(cx.id());
@@ -287,6 +288,7 @@ impl ClientHandler {
 
     /// Whether another call may go on the wire. Not before there is a connection: until then calls can still go elsewhere, and what
     /// ends meanwhile is certainly not sent.
+    #[inline]
     fn has_room(&self, cx: &Cx<'_>) -> bool {
         cx.is_open() && !cx.is_closing() && self.on_wire + self.given_up_ids() < self.max_on_wire && !cx.is_crowded()
     }

@@ -1,31 +1,19 @@
 //! Calls of a connection that have an id, and wait for their turn on the wire.
 
-use std::collections::VecDeque;
-
 use rpc_transport::LinkBuffer;
 
-use crate::mux::{SeqId, Spec};
+use crate::mux::{SeqId, Spec, Ticket, TicketQueue};
 
 /// Calls that an empty queue keeps room for: 70 KiB.
 const KEPT: usize = 256;
 
-/// Gaps that are borne whatever the length.
-const FEW: usize = 64;
-
 /// Oldest first. A call that ends before its turn leaves at once: its memory is free, it takes no other's place, and what has its id later
-/// finds no request of it here. Its gap stays until gaps are half of the places: so leaving costs a search, and no allocation.
+/// finds no request of it here.
 #[derive(Default)]
 pub(super) struct Queue {
-    /// By ticket, in their order.
-    places: VecDeque<(Ticket, Option<Queued>)>,
-    next: Ticket,
-    len: usize,
+    calls: TicketQueue<Queued>,
     bytes: usize,
 }
-
-/// Names a call in the queue; there is none twice.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Ticket(u64);
 
 /// A call that waits for its turn.
 pub(super) struct Queued {
@@ -37,55 +25,44 @@ pub(super) struct Queued {
 impl Queue {
     /// What the next call gets.
     pub(super) fn next_ticket(&self) -> Ticket {
-        self.next
+        self.calls.next_ticket()
     }
 
     /// Adds a call at the end, under [`next_ticket`](Queue::next_ticket).
     pub(super) fn push(&mut self, call: Queued) {
-        self.len += 1;
         self.bytes += call.body.len();
-        self.places.push_back((self.next, Some(call)));
-        self.next.0 += 1;
+        self.calls.push(call);
     }
 
     /// Takes the oldest call.
     pub(super) fn pop(&mut self) -> Option<Queued> {
-        while let Some((_, place)) = self.places.pop_front() {
-            if let Some(call) = place {
-                self.left(&call);
-                return Some(call);
-            }
-        }
-        None
+        let call = self.calls.pop()?;
+        self.left(&call);
+        Some(call)
     }
 
     /// Takes a call wherever it is; `None` if it has left.
     pub(super) fn remove(&mut self, ticket: Ticket) -> Option<Queued> {
-        let at = self.places.binary_search_by_key(&ticket, |(ticket, _)| *ticket).ok()?;
-        let call = self.places[at].1.take()?;
+        let call = self.calls.remove(ticket)?;
         self.left(&call);
         Some(call)
     }
 
     fn left(&mut self, call: &Queued) {
-        self.len -= 1;
         self.bytes -= call.body.len();
-        if self.len == 0 {
-            self.places.clear();
-            self.places.shrink_to(KEPT); // or a burst's would stay
-        } else if self.places.len() > 2 * self.len + FEW {
-            self.places.retain(|(_, call)| call.is_some());
+        if self.calls.is_empty() {
+            self.calls.shrink_to(KEPT); // or a burst's would stay
         }
     }
 
     #[inline]
     pub(super) fn is_empty(&self) -> bool {
-        self.len == 0
+        self.calls.is_empty()
     }
 
     /// How many calls wait.
     pub(super) fn len(&self) -> usize {
-        self.len
+        self.calls.len()
     }
 
     /// The length of their messages, in bytes.
@@ -96,7 +73,7 @@ impl Queue {
     /// Every call, with its ticket.
     #[cfg(feature = "testing")]
     pub(super) fn iter(&self) -> impl Iterator<Item = (Ticket, &Queued)> {
-        self.places.iter().filter_map(|(ticket, call)| Some((*ticket, call.as_ref()?)))
+        self.calls.iter()
     }
 }
 
@@ -120,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn calls_leave_by_turn_or_when_they_end() {
+    fn bytes_leave_with_their_calls() {
         let mut queue = Queue::default();
         let tickets: Vec<_> = (0..5)
             .map(|slot| {
@@ -134,35 +111,24 @@ mod tests {
         assert_eq!(slot(queue.remove(tickets[3])), Some(3));
         assert_eq!(slot(queue.remove(tickets[3])), None, "once");
         assert_eq!((queue.len(), queue.bytes()), (4, 7));
-        assert_eq!([slot(queue.pop()), slot(queue.pop())], [Some(0), Some(1)]);
-        assert_eq!(slot(queue.remove(tickets[0])), None, "its turn has come");
-        queue.push(call(7));
-        assert_eq!([slot(queue.pop()), slot(queue.pop()), slot(queue.pop())], [Some(2), Some(4), Some(7)]);
+        assert_eq!([(); 4].map(|()| slot(queue.pop())), [0, 1, 2, 4].map(Some));
         assert_eq!((queue.is_empty(), queue.len(), queue.bytes()), (true, 0, 0));
-        assert!(!tickets.contains(&queue.next_ticket()), "no ticket comes twice, not even from an empty queue");
     }
 
-    /// A queue that does not move, and whose calls all give up, stays as small as what waits in it.
     #[test]
-    fn gaps_do_not_add_up() {
+    fn a_burst_leaves_no_memory_behind() {
         let mut queue = Queue::default();
-        queue.push(call(9));
-        for n in 0..10_000 {
-            let ticket = queue.next_ticket();
-            queue.push(call(n % 9));
-            assert!(queue.remove(ticket).is_some());
-            assert!(queue.places.len() <= 2 * queue.len() + FEW, "{} places for a call", queue.places.len());
+        for by_turn in [true, false] {
+            let burst: Vec<_> = (0..10 * KEPT)
+                .map(|_| {
+                    let ticket = queue.next_ticket();
+                    queue.push(call(1));
+                    ticket
+                })
+                .collect();
+            let leave = |ticket| if by_turn { queue.pop() } else { queue.remove(ticket) };
+            assert!(burst.into_iter().rev().map(leave).all(|call| call.is_some()));
+            assert!(queue.calls.capacity() <= 2 * KEPT, "{} places", queue.calls.capacity());
         }
-        let of_a_burst: Vec<_> = (0..10 * KEPT)
-            .map(|_| {
-                let ticket = queue.next_ticket();
-                queue.push(call(1));
-                ticket
-            })
-            .collect();
-        assert!(of_a_burst.into_iter().rev().all(|ticket| queue.remove(ticket).is_some()));
-        assert_eq!(queue.bytes(), 9);
-        assert_eq!(queue.pop().map(|call| call.seq.slot()), Some(9), "it has kept its place");
-        assert!(queue.pop().is_none() && queue.places.capacity() <= 2 * KEPT);
     }
 }

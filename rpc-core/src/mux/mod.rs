@@ -15,10 +15,11 @@ mod pending;
 mod reply;
 mod request;
 mod seq;
+mod tickets;
 
 pub(crate) use deadlines::{Deadlines, Walk};
 pub(crate) use keepalive::{Keepalive, Next, Pong, Rules, TooManyPings, View};
-pub(crate) use outbox::{Mail, Outbox, Posted, Ticket};
+pub(crate) use outbox::{Mail, Outbox, Posted};
 pub(crate) use pending::{Abandon, Late, Pending};
 pub(crate) use reply::{Found, Outcome, Reply, ReplyCell};
 pub(crate) use request::{Body, Encoded, Request, Spec};
@@ -26,3 +27,4 @@ pub(crate) use seq::MAX_SLOTS;
 pub(crate) use seq::SeqId;
 #[cfg(feature = "testing")]
 pub use seq::wrap_ids_after;
+pub(crate) use tickets::{Ticket, TicketQueue};

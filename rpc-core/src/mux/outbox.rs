@@ -4,7 +4,6 @@
 //! connection hears once of many calls, and takes all of them at once. The idea is netpoll's `mux.ShardQueue` and brpc's write queue.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 use std::task::Waker;
@@ -12,15 +11,15 @@ use std::task::Waker;
 use bytes::BufMut;
 use rpc_transport::{ConnId, LINK_MIN, LinkBuffer, Message, caught};
 
-use super::{Body, Found, ReplyCell, Request, Spec};
+use super::{Body, Found, ReplyCell, Request, Spec, Ticket, TicketQueue};
 use crate::sync::atomic::{AtomicUsize, Ordering};
-use crate::sync::{Mutex, put_back, thread_local};
+use crate::sync::{Mutex, MutexGuard, put_back, thread_local};
 
 /// Bytes of small messages that wait at most; a message beyond them has memory of its own. Given up calls leave theirs behind
 /// until the connection looks: so much, at most.
 const STAGED: usize = 256 << 10;
 
-/// What a mail keeps memory for, in bytes and calls; four times as much while it is used.
+/// What a mail keeps memory for, in bytes, calls and large messages; up to four times as much, if it has that already.
 const KEPT_STAGED: usize = 64 << 10;
 const KEPT_CALLS: usize = 1024;
 const KEPT_LINKS: usize = 32;
@@ -39,15 +38,9 @@ pub(crate) struct Outbox<C = ConnId> {
 }
 
 /// Calls out of an outbox, oldest first. Those that are in it when it is dropped go back to their callers.
-///
-/// It has a place for each caller that waits, and for some that have given up: no more than were under way at a time.
 #[derive(Debug)]
 pub(crate) struct Mail<C = ConnId> {
-    /// `None` where a call was given up. The first of them has the ticket `base`.
-    calls: VecDeque<Option<Call<C>>>,
-    base: u64,
-    /// Calls that were not given up.
-    waiting: usize,
+    calls: TicketQueue<Call<C>>,
     /// The connection has been told and has not looked since.
     announced: bool,
     /// Small messages, one after the other.
@@ -72,10 +65,6 @@ enum Place {
     Link(usize),
 }
 
-/// Names a call in an outbox, for who gives it up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Ticket(u64);
-
 /// A call that comes out of an outbox.
 pub(crate) struct Posted<'a, C = ConnId> {
     pub(crate) cell: Arc<ReplyCell<C>>,
@@ -98,9 +87,7 @@ impl<C> Default for Outbox<C> {
 impl<C> Default for Mail<C> {
     fn default() -> Self {
         Mail {
-            calls: VecDeque::new(),
-            base: 0,
-            waiting: 0,
+            calls: TicketQueue::default(),
             announced: false,
             staged: Vec::new(),
             links: Vec::new(),
@@ -114,51 +101,52 @@ impl<C> Outbox<C> {
     pub(crate) fn post<B: Body>(&self, cell: Arc<ReplyCell<C>>, spec: Spec, body: B) -> (Ticket, bool) {
         // Too early: the connection may look, and find nothing, before the call is there.
         let early = put_back!("B32-outbox").then(|| self.mail.lock().announce());
-        let mut body = Some(body);
-        let staged = SCRATCH.try_with(|scratch| {
-            let mut scratch = scratch.try_borrow_mut().ok()?; // in use, if encoding a message makes a call
-            let small = body.take_if(|body| body.len() < LINK_MIN)?;
-            scratch.clear();
-            small.copy(&mut scratch);
-            let mut mail = self.mail.lock();
-            if let Some(place) = mail.stage(&scratch) {
-                return Some((mail, place));
-            }
-            drop(mail);
-            let link = link_of(&scratch);
-            let mut mail = self.mail.lock();
-            let place = mail.link(link);
-            Some((mail, place))
-        });
-        let (mut mail, place) = match staged {
-            Ok(Some(staged)) => staged,
-            _ => {
-                let link = body.map(Body::into_link).unwrap_or_default();
-                let mut mail = self.mail.lock();
-                let place = mail.link(link);
-                (mail, place)
-            }
-        };
-        let ticket = Ticket(mail.base + mail.calls.len() as u64);
-        mail.calls.push_back(Some(Call { cell, spec, place }));
-        mail.waiting += 1;
-        self.waiting.store(mail.waiting, Ordering::Relaxed);
+        let mut mail;
+        let place;
+        if body.len() < LINK_MIN {
+            // Taken, not borrowed: encoding a message may make a call, for all we know.
+            let mut small = SCRATCH.try_with(RefCell::take).unwrap_or_default();
+            small.clear();
+            body.copy(&mut small);
+            (mail, place) = self.stage(&small);
+            _ = SCRATCH.try_with(|scratch| scratch.replace(small));
+        } else {
+            let link = body.into_link();
+            mail = self.mail.lock();
+            place = mail.link(link);
+        }
+        let ticket = mail.calls.next_ticket();
+        mail.calls.push(Call { cell, spec, place });
+        self.waiting.store(mail.calls.len(), Ordering::Relaxed);
         (ticket, early.unwrap_or_else(|| mail.announce()))
+    }
+
+    /// The lock, and a place for a small message.
+    fn stage(&self, message: &[u8]) -> (MutexGuard<'_, Mail<C>>, Place) {
+        let mut mail = self.mail.lock();
+        if let Some(place) = mail.stage(message) {
+            return (mail, place);
+        }
+        drop(mail);
+        let link = link_of(message); // allocates: not under the lock
+        let mut mail = self.mail.lock();
+        let place = mail.link(link);
+        (mail, place)
     }
 
     /// Takes all calls; `into` is empty and lends its memory.
     pub(crate) fn take(&self, into: &mut Mail<C>) {
         let mut mail = self.mail.lock();
-        into.base = mail.base + mail.calls.len() as u64;
+        into.calls.go_on_after(&mail.calls);
         std::mem::swap(&mut *mail, into);
         self.waiting.store(0, Ordering::Relaxed);
     }
 
     /// A caller has given up a call: if it is still here, it goes, and its message with it.
-    pub(crate) fn remove(&self, ticket: Ticket, cell: &Arc<ReplyCell<C>>) {
+    pub(crate) fn remove(&self, ticket: Ticket) {
         let mut mail = self.mail.lock();
-        let gone = mail.remove(ticket, cell);
-        self.waiting.store(mail.waiting, Ordering::Relaxed);
+        let gone = mail.remove(ticket);
+        self.waiting.store(mail.calls.len(), Ordering::Relaxed);
         drop(mail);
         drop(gone); // outside of the lock: a message may hold memory whose end runs any code
     }
@@ -190,17 +178,8 @@ impl<C> Mail<C> {
         Place::Link(self.links.len() - 1)
     }
 
-    fn remove(&mut self, ticket: Ticket, cell: &Arc<ReplyCell<C>>) -> Option<(Call<C>, LinkBuffer)> {
-        let index = usize::try_from(ticket.0.checked_sub(self.base)?).ok()?;
-        let call = self.calls.get_mut(index)?.take_if(|call| Arc::ptr_eq(&call.cell, cell))?;
-        self.waiting -= 1;
-        while matches!(self.calls.back(), Some(None)) {
-            self.calls.pop_back();
-        }
-        while matches!(self.calls.front(), Some(None)) {
-            self.calls.pop_front();
-            self.base += 1;
-        }
+    fn remove(&mut self, ticket: Ticket) -> Option<(Call<C>, LinkBuffer)> {
+        let call = self.calls.remove(ticket)?;
         if self.calls.is_empty() {
             self.staged.clear();
         }
@@ -215,21 +194,17 @@ impl<C> Mail<C> {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.waiting == 0
+        self.calls.is_empty()
     }
 
     /// Takes the oldest call out.
     pub(crate) fn next(&mut self) -> Option<Posted<'_, C>> {
-        while let Some(place) = self.calls.pop_front() {
-            let Some(Call { cell, spec, place }) = place else { continue };
-            self.waiting -= 1;
-            let body = match place {
-                Place::Staged(range) => PostedBody::Staged(&self.staged[range]),
-                Place::Link(index) => PostedBody::Link(&mut self.links[index]),
-            };
-            return Some(Posted { cell, spec, body });
-        }
-        None
+        let Call { cell, spec, place } = self.calls.pop()?;
+        let body = match place {
+            Place::Staged(range) => PostedBody::Staged(&self.staged[range]),
+            Place::Link(index) => PostedBody::Link(&mut self.links[index]),
+        };
+        Some(Posted { cell, spec, body })
     }
 
     /// All calls have been taken out: makes the memory ready for others, unless a burst has made it large.
@@ -284,7 +259,7 @@ impl<C: Send + Sync + 'static> Message for Outbox<C> {
         let mut mail = Mail::default();
         self.take(&mut mail);
         if put_back!("B16-reply") {
-            mail.calls.clear(); // what did not arrive is dropped without a word
+            mail.calls = TicketQueue::default(); // what did not arrive is dropped without a word
         }
     }
 
@@ -392,11 +367,9 @@ mod tests {
             outbox.take(&mut mail);
             std::iter::from_fn(|| mail.next().map(drop)).for_each(drop);
             mail.recycle();
-            let capacity = (mail.staged.capacity(), mail.calls.capacity(), mail.links.capacity());
-            assert!(
-                capacity.0 <= 4 * KEPT_STAGED && capacity.1 <= 4 * KEPT_CALLS && capacity.2 <= 4 * KEPT_LINKS,
-                "{capacity:?}"
-            );
+            let capacity = [mail.staged.capacity(), mail.calls.capacity(), mail.links.capacity()];
+            let most = [4 * KEPT_STAGED, 4 * KEPT_CALLS, 4 * KEPT_LINKS];
+            assert!(capacity.iter().zip(most).all(|(capacity, most)| *capacity <= most), "{capacity:?}");
         }
     }
 
@@ -456,18 +429,16 @@ mod tests {
     fn calls_that_are_given_up_take_their_messages_with_them() {
         let outbox = Outbox::default();
         let give_up = |len| {
-            let cell = cell();
-            let (ticket, first) = outbox.post(Arc::clone(&cell), spec(), message(len));
-            outbox.remove(ticket, &cell);
-            outbox.remove(ticket, &cell);
+            let (ticket, first) = outbox.post(cell(), spec(), message(len));
+            outbox.remove(ticket);
+            outbox.remove(ticket);
             first
         };
         let lens = [100, LINK_MIN - 4, 3 * LINK_MIN];
         assert!(give_up(9));
         assert!(lens.iter().cycle().take(1000).all(|len| !give_up(*len)), "it has been told, and has not looked");
         assert_eq!((outbox.count(), outbox.mail.lock().staged.len()), (0, 0));
-        let stays = cell();
-        let (ticket, _) = outbox.post(Arc::clone(&stays), spec(), message(9));
+        let (ticket, _) = outbox.post(cell(), spec(), message(9));
         lens.iter().cycle().take(1000).for_each(|len| _ = give_up(*len));
         assert_eq!(outbox.count(), 1);
 
@@ -475,9 +446,20 @@ mod tests {
         outbox.take(&mut mail);
         let held = mail.staged.len() + mail.links.iter().map(Body::len).sum::<usize>();
         assert!(held <= STAGED && mail.links.len() <= 1 && mail.calls.len() == 1, "{held} bytes");
-        outbox.remove(ticket, &stays);
+        outbox.remove(ticket);
         assert_eq!(sent(mail.next().unwrap().body), sent(message(9)), "what has been taken is not there any more");
         assert!(mail.next().is_none());
+    }
+
+    /// A ticket names one call for ever: not another that waits when that one has gone on its way.
+    #[test]
+    fn a_call_is_not_given_up_in_place_of_another() {
+        let (outbox, mut mail) = (Outbox::default(), Mail::default());
+        let (gone, _) = outbox.post(cell(), spec(), message(1));
+        outbox.take(&mut mail);
+        _ = outbox.post(cell(), spec(), message(2));
+        outbox.remove(gone);
+        assert_eq!(outbox.count(), 1);
     }
 
     /// Whoever gives up first, second, …: the others keep their places and their messages.
@@ -490,15 +472,12 @@ mod tests {
                 let mut calls: Vec<_> = lens
                     .into_iter()
                     .enumerate()
-                    .map(|(n, len)| {
-                        let cell = cell();
-                        (given_up >> n & 1 == 1, outbox.post(Arc::clone(&cell), spec(), message(len)).0, cell)
-                    })
+                    .map(|(n, len)| (given_up >> n & 1 == 1, outbox.post(cell(), spec(), message(len)).0))
                     .collect();
                 if backwards {
                     calls.reverse();
                 }
-                calls.iter().filter(|(gone, ..)| *gone).for_each(|(_, ticket, cell)| outbox.remove(*ticket, cell));
+                calls.iter().filter(|(gone, _)| *gone).for_each(|(_, ticket)| outbox.remove(*ticket));
                 let mut mail = Mail::default();
                 outbox.take(&mut mail);
                 for (n, len) in lens.into_iter().enumerate().filter(|(n, _)| given_up >> n & 1 == 0) {
@@ -593,17 +572,22 @@ mod model {
         }
     }
 
-    /// Two callers, one of whom tells for both perhaps: each call is taken, or it waits for ever, which is a deadlock here.
-    #[test]
-    fn outbox_post() {
-        explore("outbox_post", || {
+    /// Two callers, one of whom tells for both perhaps: each call ends in this way, or it waits for ever, which is a deadlock here.
+    fn both_end(model: &'static str, told: fn(&Arc<Outbox<char>>), ends: fn(&Found) -> bool) {
+        explore(model, move || {
             let outbox = outbox();
             let other = Arc::clone(&outbox);
-            let other = thread::spawn(move || call(&other, serve));
-            assert!(matches!(call(&outbox, serve), Found::Done(_)));
-            assert!(matches!(other.join().unwrap(), Found::Done(_)));
+            let other = thread::spawn(move || call(&other, told));
+            assert!(ends(&call(&outbox, told)));
+            assert!(ends(&other.join().unwrap()));
             assert_eq!(outbox.count(), 0);
         });
+    }
+
+    /// Each call is taken.
+    #[test]
+    fn outbox_post() {
+        both_end("outbox_post", serve, |found| matches!(found, Found::Done(_)));
     }
 
     /// A caller gives up while another posts, and while the connection looks: nothing of the call stays, and the other call is served.
@@ -615,7 +599,7 @@ mod model {
             let other = thread::spawn(move || {
                 let (ticket, cell) = post(&other, &Unpark::this_thread(), serve);
                 if cell.drop_call().is_none() {
-                    other.remove(ticket, &cell);
+                    other.remove(ticket);
                 }
             });
             assert!(matches!(call(&outbox, serve), Found::Done(_)));
@@ -624,17 +608,10 @@ mod model {
         });
     }
 
-    /// B16: calls meet the end of their connection: each comes back, and its caller is woken.
+    /// B16: calls meet the end of their connection: each comes back.
     #[test]
     fn reply_undelivered() {
-        explore("reply_undelivered", || {
-            let gone: fn(&Arc<Outbox<char>>) = |outbox| Arc::clone(outbox).undelivered();
-            let outbox = outbox();
-            let other = Arc::clone(&outbox);
-            let other = thread::spawn(move || call(&other, gone));
-            assert!(matches!(call(&outbox, gone), Found::Returned(_)));
-            assert!(matches!(other.join().unwrap(), Found::Returned(_)));
-            assert_eq!(outbox.count(), 0);
-        });
+        let undelivered = |outbox: &Arc<Outbox<char>>| Arc::clone(outbox).undelivered();
+        both_end("reply_undelivered", undelivered, |found| matches!(found, Found::Returned(_)));
     }
 }
