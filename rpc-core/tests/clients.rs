@@ -2,9 +2,10 @@
 
 mod support;
 
-use std::future::Future;
+use std::future::{Future, IntoFuture};
 use std::io::Write;
 use std::net::TcpStream;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex};
@@ -205,6 +206,24 @@ fn a_ping_pong_pool_is_used_by_callers_elsewhere() {
         held.recv_timeout(LIMIT).expect("all of them are on the wire at once");
     }
     assert_eq!(channel.stats().connects.get(), 8);
+}
+
+/// A future that has ended and is kept, as a join keeps it, holds no connection.
+#[test]
+fn a_call_that_has_ended_frees_its_connection() {
+    let (tell, _held) = mpsc::channel();
+    let tell = Mutex::new(tell);
+    let url = peer(move |_, socket| answer_others(&socket, &tell, b""));
+    let channel = Channel::builder(url).ping_pong().connections(8).pool(one_reactor()).build().unwrap();
+    let client = EchoClient(channel.clone());
+    let reactor = channel.reactors().next().unwrap();
+    let mut ended: Vec<_> = (0..3).map(|_| client.blob(Blob::default()).into_future()).collect();
+    for call in &mut ended {
+        reactor.block_on(&mut *call).expect("an echo");
+    }
+    assert_eq!(channel.stats().connects.get(), 1);
+    let again = catch_unwind(AssertUnwindSafe(|| poll_once(&mut ended[0]).is_ready()));
+    assert!(again.is_err(), "an ended call is not polled");
 }
 
 /// `Sent::No` is a promise: a request in the output leaves even when its call has timed out meanwhile.

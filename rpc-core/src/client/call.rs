@@ -28,12 +28,19 @@ use crate::status::Code;
 pub struct Call<'a, M, Req, Resp> {
     channel: &'a Channel<M>,
     method: &'static MethodDescriptor,
-    /// Taken when the call begins.
-    req: Option<Req>,
+    request: Draft<Req>,
+    reply: PhantomData<fn() -> Resp>,
+}
+
+/// What a call begins with.
+struct Draft<Req> {
+    message: Req,
     timeout: Option<Duration>,
+    /// Persistent and transient pairs.
     metadata: Option<Box<(Metadata, Metadata)>>,
     origin: Origin,
-    reply: PhantomData<fn() -> Resp>,
+    /// The connection's slot, if it has been chosen already.
+    prefer: Option<usize>,
 }
 
 /// A reply with what came beside its message.
@@ -47,34 +54,27 @@ pub struct Response<T> {
 
 impl<'a, M: Middleware, Req, Resp> Call<'a, M, Req, Resp> {
     pub(crate) fn new(channel: &'a Channel<M>, method: &'static MethodDescriptor, req: Req) -> Self {
-        Call {
-            channel,
-            method,
-            req: Some(req),
-            timeout: None,
-            metadata: None,
-            origin: Origin::default(),
-            reply: PhantomData,
-        }
+        let request = Draft { message: req, timeout: None, metadata: None, origin: Origin::default(), prefer: None };
+        Call { channel, method, request, reply: PhantomData }
     }
 
     /// The time from now to the reply, connecting and queueing included. Default: `default_timeout`, 5 s. The server is told. A call
     /// made by a handler has no more than what is left of the handler's own deadline.
     pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = Some(timeout);
+        self.request.timeout = Some(timeout);
         self
     }
 
     /// Sends a pair to the called service only ("transient").
     pub fn metadata(mut self, key: impl Into<Bytes>, value: impl Into<Bytes>) -> Self {
-        self.metadata.get_or_insert_default().1.insert(key, value);
+        self.request.metadata.get_or_insert_default().1.insert(key, value);
         self
     }
 
     /// Sends a pair to the called service and every service behind it ("persistent"). It wins over an inherited pair of the same key;
     /// with an empty value it takes that away.
     pub fn persistent(mut self, key: impl Into<Bytes>, value: impl Into<Bytes>) -> Self {
-        self.metadata.get_or_insert_default().0.insert(key, value);
+        self.request.metadata.get_or_insert_default().0.insert(key, value);
         self
     }
 
@@ -84,13 +84,13 @@ impl<'a, M: Middleware, Req, Resp> Call<'a, M, Req, Resp> {
     /// Calls that a handler awaits or waits for do this by themselves. This is for futures that it has sent elsewhere; for several
     /// calls at once there is [`Context::scope`].
     pub fn inherit(mut self, cx: &Context) -> Self {
-        self.origin = Origin::Of(cx.clone());
+        self.request.origin = Origin::Of(cx.clone());
         self
     }
 
     /// Makes a call of its own: it inherits nothing of the call whose handler makes it. It still ends when its future is dropped.
     pub fn detached(mut self) -> Self {
-        self.origin = Origin::Nobody;
+        self.request.origin = Origin::Nobody;
         self
     }
 
@@ -130,7 +130,7 @@ where
     ///
     /// # Errors
     /// As [`Call::wait`].
-    pub fn wait(self) -> Result<Response<Resp>> {
+    pub fn wait(mut self) -> Result<Response<Resp>> {
         let Call { channel, method, .. } = self.0;
         let channel = channel.inner();
         if local::current().is_some() {
@@ -138,8 +138,8 @@ where
             return Err(explain(error, channel, method, Duration::ZERO));
         }
         let slot = channel.pick();
+        self.0.request.prefer = Some(slot);
         let mut future = self.into_future();
-        future.prefer = Some(slot);
         // This thread may poll others' futures meanwhile, which take over nothing from here.
         let mut nothing = Inherited::NOTHING;
         let mut outside = nothing.enter();
@@ -175,8 +175,8 @@ where
     type IntoFuture = ResponseFuture<'a, M, Req, Resp>;
 
     fn into_future(self) -> Self::IntoFuture {
-        let wire = Wire::new(self.0.channel.inner(), self.0.method);
-        ResponseFuture { call: self.0, wire, layered: None, prefer: None, watch: None }
+        let Call { channel, method, request, .. } = self.0;
+        ResponseFuture { channel, method, watch: None, state: State::New(request) }
     }
 }
 
@@ -185,15 +185,20 @@ pub struct CallFuture<'a, M, Req: Message, Resp: 'static>(ResponseFuture<'a, M, 
 
 /// As [`CallFuture`], for a [`ResponseCall`].
 pub struct ResponseFuture<'a, M, Req: Message, Resp: 'static> {
-    call: Call<'a, M, Req, Resp>,
-    /// Without middleware: the message is encoded where it is sent from.
-    wire: Wire<'a>,
-    /// With middleware, once it has begun.
-    layered: Option<Pooled<Result<Response<Resp>>>>,
-    /// The connection's slot, if it has been chosen already.
-    prefer: Option<usize>,
+    channel: &'a Channel<M>,
+    method: &'static MethodDescriptor,
     /// The end of the call on whose behalf this one is made, if that does not drop it.
     watch: Option<Box<Watch>>,
+    state: State<'a, Req, Resp>,
+}
+
+enum State<'a, Req, Resp: 'static> {
+    New(Draft<Req>),
+    /// Without middleware: the message is encoded where it is sent from.
+    Wire(Wire<'a>),
+    /// With middleware.
+    Layered(Pooled<Result<Response<Resp>>>),
+    Done,
 }
 
 /// Looks whether the call on whose behalf another is made has been cancelled.
@@ -270,11 +275,11 @@ where
         of_reply: impl FnOnce(&mut Reply) -> Result<T>,
         of_response: impl FnOnce(Response<Resp>) -> T,
     ) -> Poll<Result<T>> {
-        if self.wire.is_new() {
+        if let State::New(_) = self.state {
             if let Some(error) = self.begin(cx) {
                 return Poll::Ready(Err(error));
             }
-            if self.wire.waits() {
+            if matches!(&self.state, State::Wire(wire) if wire.waits()) {
                 return Poll::Pending;
             }
         } else if self.watch.is_some()
@@ -282,47 +287,56 @@ where
         {
             return Poll::Ready(Err(error));
         }
-        if M::IDENTITY {
-            let Poll::Ready(mut outcome) = self.wire.poll(cx) else { return Poll::Pending };
-            // A reply is large: it stays where it is.
-            let result = match outcome {
-                Ok(ref mut reply) => of_reply(reply),
-                Err(error) => Err(error),
-            };
-            return Poll::Ready(result.map_err(|error| self.wire.explain(error)));
+        match &mut self.state {
+            State::Wire(wire) => {
+                let Poll::Ready(mut outcome) = wire.poll(cx) else { return Poll::Pending };
+                // A reply is large: it stays where it is.
+                let result = match outcome {
+                    Ok(ref mut reply) => of_reply(reply),
+                    Err(error) => Err(error),
+                };
+                let result = result.map_err(|error| wire.explain(error));
+                (self.watch, self.state) = (None, State::Done);
+                Poll::Ready(result)
+            }
+            State::Layered(layered) => {
+                let poll = layered.poll(cx);
+                if poll.is_ready() {
+                    (self.watch, self.state) = (None, State::Done);
+                }
+                poll.map_ok(of_response)
+            }
+            State::New(_) | State::Done => panic!("a call's future was polled after it had ended"),
         }
-        let Some(layered) = &mut self.layered else { panic!("a call's future was polled after it had ended") };
-        let poll = layered.poll(cx);
-        if poll.is_ready() {
-            self.layered = None;
-        }
-        poll.map_ok(of_response)
     }
 
     /// Begins the call. Returns its error if it ends before that.
     #[inline]
     fn begin(&mut self, cx: &mut TaskContext<'_>) -> Option<Error> {
-        let channel = self.call.channel.inner();
+        let State::New(draft) = &mut self.state else { return None };
+        let channel = self.channel.inner();
         let mut options = Options {
-            timeout: self.call.timeout.unwrap_or(channel.config.limits.default_timeout),
-            metadata: self.call.metadata.take().map(|pairs| *pairs),
-            prefer: self.prefer,
+            timeout: draft.timeout.unwrap_or(channel.config.limits.default_timeout),
+            metadata: draft.metadata.take().map(|pairs| *pairs),
+            prefer: draft.prefer,
         };
-        if let Some(inherited) = Inherited::of(&self.call.origin) {
+        if let Some(inherited) = Inherited::of(&draft.origin) {
             if let Some(watched) = inherited.watched() {
-                self.watch = Some(Box::new(Watch::new(watched, channel, self.call.method)));
+                self.watch = Some(Box::new(Watch::new(watched, channel, self.method)));
                 if let Some(error) = self.poll_watch(cx) {
                     return Some(error);
                 }
             }
             options.inherit(&inherited);
         }
-        let req = self.call.req.take()?;
+        let State::New(Draft { message, .. }) = std::mem::replace(&mut self.state, State::Done) else { return None };
         if M::IDENTITY {
-            self.wire.begin(cx, options, Encoded::new(req));
+            self.state = State::Wire(Wire::new(channel, self.method));
+            if let State::Wire(wire) = &mut self.state {
+                wire.begin(cx, options, Encoded::new(message)); // where it stands: it is large
+            }
         } else {
-            self.wire.give_up();
-            self.layered = Some(layered(self.call.channel, self.call.method, options, req));
+            self.state = State::Layered(layered(self.channel, self.method, options, message));
         }
         None
     }
@@ -334,10 +348,9 @@ where
         if Pin::new(&mut watch.cancelled).poll(cx).is_pending() {
             return None;
         }
-        let unsent = self.layered.is_none() && self.wire.is_unsent();
-        let error = watch.error().with_sent(if unsent { Sent::No } else { Sent::Maybe });
-        (self.watch, self.layered) = (None, None);
-        self.wire.give_up();
+        let sent = if let State::New(_) = self.state { Sent::No } else { Sent::Maybe };
+        let error = watch.error().with_sent(sent);
+        (self.watch, self.state) = (None, State::Done);
         Some(error)
     }
 }

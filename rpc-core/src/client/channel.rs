@@ -259,7 +259,8 @@ impl ChannelInner {
         slots.min_by_key(|(_, slot)| slot.load.load(Ordering::Relaxed)).map(|(index, _)| index)
     }
 
-    /// A call takes this slot: asked without multiplexing only. Counted by the caller, before a connection knows of it: callers choose faster than reactors accept.
+    /// A call takes this slot: asked without multiplexing only. Counted by the caller, before a connection knows of it: callers choose
+    /// faster than reactors accept.
     pub(crate) fn enter(&self, slot: usize) {
         self.slots[slot].load.fetch_add(1, Ordering::Relaxed);
     }

@@ -26,8 +26,9 @@ pub(crate) fn too_large(len: usize, limit: usize) -> Error {
 }
 
 /// As it travels: whole milliseconds, rounded up, at least one.
+#[inline]
 pub(crate) fn timeout_ms(timeout: Duration) -> u32 {
-    let millis =
-        timeout.as_secs().saturating_mul(1000).saturating_add(timeout.subsec_nanos().div_ceil(1_000_000).into());
-    u32::try_from(millis).unwrap_or(u32::MAX).max(1)
+    let begun = timeout.subsec_nanos().div_ceil(1_000_000);
+    let whole = u32::try_from(timeout.as_secs()).ok().and_then(|secs| secs.checked_mul(1000));
+    whole.and_then(|millis| millis.checked_add(begun)).unwrap_or(u32::MAX).max(1)
 }

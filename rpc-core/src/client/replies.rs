@@ -107,6 +107,7 @@ impl ClientHandler {
     }
 
     /// The peer is well.
+    #[inline]
     fn works(&mut self) {
         if !std::mem::replace(&mut self.answered, true) {
             self.slot().works();

@@ -37,7 +37,6 @@ pub(super) struct Wire<'a> {
 }
 
 enum Step {
-    New,
     /// It did not come as far as a connection.
     Failed(Error),
     Local {
@@ -66,14 +65,16 @@ pub(super) struct Options {
 }
 
 impl<'a> Wire<'a> {
+    /// A request that is yet to [`begin`](Wire::begin).
     #[inline]
     pub(super) fn new(channel: &'a Arc<ChannelInner>, method: &'static MethodDescriptor) -> Self {
-        Wire { channel, method, started: None, entered: None, moves: 0, step: Step::New }
+        Wire { channel, method, started: None, entered: None, moves: 0, step: Step::Done }
     }
 
-    /// Hands the request to a connection; at most once.
+    /// Hands the request to a connection; once.
     #[inline]
     pub(super) fn begin<B: Body>(&mut self, cx: &mut TaskContext<'_>, options: Options, body: B) {
+        debug_assert!(self.started.is_none(), "a request is begun once");
         let Options { timeout, metadata, prefer } = options;
         let mut extra = Vec::new();
         if let Some((persistent, transient)) = &metadata {
@@ -155,27 +156,10 @@ impl<'a> Wire<'a> {
         self.step = Step::Failed(error);
     }
 
-    #[inline]
-    pub(super) fn is_new(&self) -> bool {
-        matches!(self.step, Step::New)
-    }
-
     /// Whether it waits at a connection or a cell, and is woken if it has come to its end already.
     #[inline]
     pub(super) fn waits(&self) -> bool {
         matches!(self.step, Step::Local { .. } | Step::Foreign { .. })
-    }
-
-    /// Whether it is certain that no connection has it.
-    pub(super) fn is_unsent(&self) -> bool {
-        matches!(self.step, Step::New | Step::Failed(_) | Step::Again(_))
-    }
-
-    /// Nobody waits for it any more.
-    pub(super) fn give_up(&mut self) {
-        let mut ended = Wire::new(self.channel, self.method);
-        ended.step = Step::Done;
-        *self = ended;
     }
 
     /// # Panics
@@ -235,7 +219,7 @@ impl<'a> Wire<'a> {
                     }
                 },
                 Step::Failed(error) => return Poll::Ready(Err(error)),
-                Step::New | Step::Local { .. } | Step::Done => {
+                Step::Local { .. } | Step::Done => {
                     panic!("a call's future was polled after it had ended")
                 }
             }
@@ -295,7 +279,18 @@ impl<'a> Wire<'a> {
 }
 
 impl Drop for Wire<'_> {
+    #[inline]
     fn drop(&mut self) {
+        if self.entered.is_some() || !matches!(self.step, Step::Done) {
+            self.leave();
+        }
+    }
+}
+
+impl Wire<'_> {
+    /// Nobody waits for it any more.
+    #[inline(never)]
+    fn leave(&mut self) {
         let channel = self.channel;
         if let Some(slot) = self.entered {
             channel.leave(slot);
@@ -318,11 +313,11 @@ impl Drop for Wire<'_> {
                 let slot = &channel.slots[*slot];
                 match (cell.drop_call(), ticket) {
                     (Some(conn), _) => slot.reactor.send(conn, Arc::clone(cell)),
-                    (None, Some(ticket)) => slot.outbox.remove(*ticket, cell),
+                    (None, Some(ticket)) => slot.outbox.remove(*ticket),
                     (None, None) => {}
                 }
             }
-            Step::New | Step::Failed(_) | Step::Again(_) | Step::Done => {}
+            Step::Failed(_) | Step::Again(_) | Step::Done => {}
         }
     }
 }

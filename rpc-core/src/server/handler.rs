@@ -404,6 +404,7 @@ impl Handler for ServerHandler {
         self.table = self.here.table.lock().take();
     }
 
+    #[inline]
     fn takes(&mut self, frame: Frame<'_>) -> bool {
         self.has_room() || ControlFrame::is(frame.bytes())
     }

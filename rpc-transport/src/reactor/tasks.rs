@@ -166,6 +166,7 @@ impl Tasks {
     }
 
     /// Takes the next woken task and its waker; both come back by [`Tasks::put_back`].
+    #[inline]
     pub(crate) fn next(&mut self) -> Option<Polling> {
         loop {
             let slot = self.queue.pop_front()?;
@@ -187,6 +188,7 @@ impl Tasks {
         }
     }
 
+    #[inline]
     pub(crate) fn put_back(&mut self, polling: Polling) {
         self.current = None;
         let entry = &mut self.slots[polling.id.0 as usize];
