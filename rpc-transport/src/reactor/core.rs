@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::mem::ManuallyDrop;
 use std::task::Waker;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::ReactorHandle;
 #[cfg(feature = "tokio")]
@@ -46,6 +46,9 @@ pub(crate) struct Core {
     pub(crate) main_woken: bool,
     pub(crate) main_waker: usize,
     pub(crate) now: Instant,
+    /// How long to look again and again after something has happened, before sleeping; and until when that is.
+    pub(crate) busy_poll: Duration,
+    pub(crate) busy_until: Instant,
     pub(crate) handle: ReactorHandle,
     /// Timers armed for work in progress, and connections with work under way: a reactor with any must not be left unattended.
     pub(crate) work: usize,
@@ -136,6 +139,18 @@ impl Core {
         let mut written = self.visited.iter().chain(&self.dirty);
         let first = written.next();
         written.all(|id| Some(id) == first)
+    }
+
+    /// A timer that is due.
+    pub(crate) fn expire_one(&mut self) -> Option<TimerKey> {
+        self.timers.expire(self.now).inspect(|_| self.happened())
+    }
+
+    /// Something has happened, and more may soon.
+    pub(crate) fn happened(&mut self) {
+        if !self.busy_poll.is_zero() {
+            self.busy_until = self.now + self.busy_poll;
+        }
     }
 
     /// Whether there is nothing to do at once.

@@ -5,9 +5,11 @@ use std::time::{Duration, Instant};
 /// Calls that are enough for a write of their own, though more are expected: the peer has something to do meanwhile.
 const ENOUGH: usize = 256;
 
-/// How often in a row a turn is put off, and how long.
+/// How often in a row a turn is put off, at most.
 const MOST: u8 = 4;
-pub(crate) const LONGEST: Duration = Duration::from_millis(1);
+
+/// How long a turn is put off, at most.
+const LONGEST: Duration = Duration::from_millis(1);
 
 /// When a turn had better be put off. A runtime runs who was woken last first: so the first of many callers whose replies have come would
 /// have a turn, and a write, for its next call alone.
@@ -30,19 +32,19 @@ impl Expected {
         self.woken += callers;
     }
 
-    /// Whether to put the turn off; `calls` counts those that have come. If not, the turn takes them.
-    pub(crate) fn more(&mut self, now: impl FnOnce() -> Instant, calls: impl FnOnce() -> usize) -> bool {
+    /// Until when to put the turn off, at most; `calls` counts those that have come. If not at all, the turn takes them.
+    pub(crate) fn more(&mut self, now: impl FnOnce() -> Instant, calls: impl FnOnce() -> usize) -> Option<Instant> {
         if self.woken == 0 {
-            return false;
+            return None;
         }
         let calls = calls();
         let grows = 0 < calls && calls < self.woken.min(ENOUGH) && self.put_off < MOST && calls > self.seen;
         if grows {
             let now = now();
-            let since = *self.since.get_or_insert(now);
-            if now.saturating_duration_since(since) < LONGEST {
+            let until = *self.since.get_or_insert(now) + LONGEST;
+            if now < until {
                 (self.put_off, self.seen) = (self.put_off + 1, calls);
-                return true;
+                return Some(until);
             }
         }
         if calls > 0 {
@@ -51,7 +53,7 @@ impl Expected {
         } else {
             (self.put_off, self.since, self.seen) = (0, None, 0);
         }
-        false
+        None
     }
 }
 
@@ -59,13 +61,15 @@ impl Expected {
 mod tests {
     use super::*;
 
-    /// What is said when so many calls have come, one look after the other.
-    fn looks(woken: usize, calls: &[usize], every: Duration) -> Vec<bool> {
-        let (mut expected, mut now) = (Expected::default(), Instant::now());
+    /// What is said when so many calls have come, one look after the other: until when after the first look the turn is put off.
+    fn looks(woken: usize, calls: &[usize], every: Duration) -> Vec<Option<Duration>> {
+        let (mut expected, first) = (Expected::default(), Instant::now());
         expected.woke(woken);
+        let mut now = first;
         let look = |calls: &usize| {
+            let until = expected.more(|| now, || *calls);
             now += every;
-            expected.more(|| now, || *calls)
+            until.map(|until| until - first)
         };
         calls.iter().map(look).collect()
     }
@@ -74,7 +78,8 @@ mod tests {
     #[rustfmt::skip]
     fn a_turn_waits_for_those_who_were_woken() {
         let check = |woken, calls: &[usize], expected: &[bool]| {
-            assert_eq!(looks(woken, calls, Duration::ZERO), expected, "{woken} woken, {calls:?}");
+            let put_off: Vec<_> = looks(woken, calls, Duration::ZERO).iter().map(Option::is_some).collect();
+            assert_eq!(put_off, expected, "{woken} woken, {calls:?}");
         };
         //    woken  calls            put off
         check(0,    &[1, 1],                &[false, false]);                     // nobody is expected
@@ -86,7 +91,15 @@ mod tests {
         check(1000, &[256, 1, 2, 300],      &[false, true, true, false]);         // enough for a write; others are still expected
         check(300,  &[256, 44, 1],          &[false, false, false]);              // now all have come
         check(100,  &[1, 0, 1, 1],          &[true, false, true, false]);         // the count starts anew after input
-        let slowly = looks(100, &[1, 2, 3, 4], LONGEST / 2);
-        assert_eq!(slowly, [true, true, false, true], "a millisecond is over at the third look");
+    }
+
+    #[test]
+    fn a_turn_is_put_off_until_a_millisecond_after_the_first_look() {
+        let end = Some(LONGEST);
+        assert_eq!(
+            looks(100, &[1, 2, 3, 4], LONGEST / 2),
+            [end, end, None, Some(LONGEST * 5 / 2)],
+            "the last begins anew"
+        );
     }
 }

@@ -1,7 +1,7 @@
 //! A reactor: one poller, its connections, timers and local tasks; a value that a host turns.
 //!
 //! ```text
-//!  turn:  inbox ─► wait ─► note events ─► ready connections ─► timers ─► local tasks, once ─► what follows from visits ─► one write each
+//!  wait ─► note events ─► inbox ─► ready connections ─► timers ─► local tasks, once ─► what follows from visits ─► one write each
 //! ```
 //!
 //! Who turns it is the host's business ([`host`]): its own thread, or a blocking caller who would otherwise wait for
@@ -10,6 +10,7 @@
 #[cfg(feature = "testing")]
 pub(crate) mod audit;
 pub(crate) mod core;
+mod cores;
 mod host;
 #[cfg(feature = "tokio")]
 mod expected;
@@ -28,7 +29,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 pub(crate) use inbox::Command;
-pub use pool::{PoolOptions, ReactorPool};
+pub use pool::{BUSY_POLL_MAX, PoolOptions, ReactorPool};
 pub use tasks::{LocalTask, ReservedTask, TaskId};
 
 use self::core::{Core, TimerKey, with};
@@ -82,8 +83,7 @@ impl ReactorHandle {
         &self.0.stats
     }
 
-    /// The number of the turn it is in; `None` while it waits for events or nobody turns it. For who looks from outside whether a
-    /// reactor gets on.
+    /// The number of the turn it is in; `None` while it sleeps or nobody turns it. For who looks from outside whether a reactor gets on.
     pub fn turn(&self) -> Option<u64> {
         self.0.inbox.is_running().then(|| self.0.stats.polls.get())
     }
@@ -197,6 +197,8 @@ impl Reactor {
             main_woken: false,
             main_waker: 0,
             now,
+            busy_poll: Duration::ZERO,
+            busy_until: now,
             handle: handle.clone(),
             work: 0,
             stale_timers: 0,
@@ -205,6 +207,13 @@ impl Reactor {
             commands: Vec::new(),
         });
         Reactor { core: Some(core), handle }
+    }
+
+    /// From now on it looks for events again and again for so long before it sleeps.
+    pub(crate) fn poll_busily(&mut self, busy_poll: Duration) {
+        if let Some(core) = &mut self.core {
+            core.busy_poll = busy_poll;
+        }
     }
 
     pub(crate) fn handle(&self) -> &ReactorHandle {
@@ -250,8 +259,8 @@ impl Reactor {
 
     /// Whether a turn had better wait for more calls: see [`Expected`].
     #[cfg(feature = "tokio")]
-    pub(crate) fn expects_more(&mut self) -> bool {
-        let Some(core) = &mut self.core else { return false };
+    pub(crate) fn expects_more(&mut self) -> Option<std::time::Instant> {
+        let core = self.core.as_mut()?;
         core.expected.more(|| core.driver.now(), || core.handle.0.inbox.count())
     }
 
@@ -286,7 +295,10 @@ impl Reactor {
                 core.main_waker = main.waker;
                 core.driver.now()
             });
-            with(|core| core.now = now);
+            with(|core| {
+                core.now = now;
+                core.happened();
+            });
             let drives = Drives;
             loop {
                 done = (main.poll)();
@@ -356,6 +368,9 @@ impl Drop for Reactor {
 /// Announces that the reactor is about to sleep, and says for how long: not at all if something is due already.
 fn doze() -> Option<Duration> {
     with(|core| {
+        if core.now < core.busy_until {
+            return Some(Duration::ZERO); // not announced: nobody needs to wake it
+        }
         // Announced before the last look into the inbox: see `Inbox`.
         let sleep = core.is_idle() && !core.handle.0.inbox.announce(Attention::Polling);
         match sleep {
@@ -391,6 +406,9 @@ fn awake() {
 fn work() {
     with(|core| {
         let mut events = std::mem::take(&mut core.events);
+        if !events.is_empty() {
+            core.happened();
+        }
         for event in events.drain(..) {
             match Token::unpack(event.token) {
                 Token::Conn(id) => {
@@ -405,7 +423,11 @@ fn work() {
     });
     let asked = with(|core| {
         let Core { handle, commands, .. } = core;
-        handle.0.inbox.drain(commands).then(|| std::mem::take(commands))
+        let asked = handle.0.inbox.drain(commands).then(|| std::mem::take(commands));
+        if asked.is_some() {
+            core.happened();
+        }
+        asked
     });
     if let Some(mut commands) = asked {
         commands.drain(..).for_each(obey);
@@ -425,7 +447,7 @@ fn work() {
     }
     // Not more than there are now: a timer that is armed anew for a time already past comes in the next turn.
     for _ in 0..with(|core| core.timers.len()) {
-        let Some(key) = with(|core| core.timers.expire(core.now)) else { break };
+        let Some(key) = with(Core::expire_one) else { break };
         expire(key);
     }
     run_tasks();
@@ -543,4 +565,39 @@ pub(crate) fn guarded<T>(what: &str, f: impl FnOnce() -> T) -> Option<T> {
         }
     }
     result
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Wake as WakeTask;
+
+    use super::*;
+    use crate::driver::ReadinessDriver;
+
+    /// Wakes the future of who leads.
+    struct WakeMain;
+
+    impl WakeTask for WakeMain {
+        fn wake(self: Arc<Self>) {
+            local::wake(TaskId::MAIN);
+        }
+    }
+
+    /// What who leads polls may ask a peer for something, without an event or a command.
+    #[test]
+    fn who_leads_polls_busily() {
+        let driver = ReadinessDriver::new().unwrap();
+        let mut reactor = Reactor::new(Box::new(driver), "led".to_owned(), 0, Host::new(host::HostedBy::Thread));
+        reactor.poll_busily(Duration::from_millis(5));
+        let mut polled = 0;
+        let mut poll = || {
+            polled += 1;
+            let waker = TimerKey::Waker(Arc::new(WakeMain).into());
+            with(|core| core.arm_work(core.now + Duration::from_millis(10), waker));
+            polled == 2
+        };
+        assert!(reactor.turn_until(Main { poll: &mut poll, waker: 1, stopping: &AtomicBool::new(false) }));
+        let looks = reactor.handle().stats().polls.get();
+        assert!(looks > 50, "{looks} looks");
+    }
 }

@@ -24,7 +24,7 @@ use tokio::runtime::Handle;
 use tokio::time::{Instant, Sleep};
 
 use super::host::Host;
-use super::{Reactor, ReactorPool, expected};
+use super::{Reactor, ReactorPool};
 use crate::driver::{Descriptor, ReadinessDriver, Wake};
 
 /// Turns in a row before other tasks of the runtime have their turn.
@@ -108,8 +108,8 @@ impl Wake for TaskWake {
 struct Hosted {
     /// The reactor's poller.
     readable: AsyncFd<Descriptor>,
-    /// Never later than the reactor's next timer while the reactor dozes. Mostly earlier: the
-    /// reactor's next timer moves away again and again, and to wake up once in vain is cheaper than to move this one with it.
+    /// Never later than the reactor's next timer while the reactor dozes. Mostly earlier: the reactor's next timer moves away again
+    /// and again, and to wake up once in vain is cheaper than to move this one with it.
     timer: Pin<Box<Sleep>>,
     wake: Arc<TaskWake>,
     reactor: Reactor,
@@ -128,10 +128,8 @@ impl Hosted {
         Ok(())
     }
 
-    /// Waits for the reactor's next timer; ready if it is due.
-    fn poll_timer(&mut self, timeout: Option<Duration>, cx: &mut Context<'_>) -> Poll<()> {
-        let (Some(timeout), Some(now)) = (timeout, self.reactor.now()) else { return Poll::Pending };
-        let at = Instant::from_std(now + timeout.min(LONGEST));
+    /// Waits until then; ready if that is now.
+    fn poll_timer(&mut self, at: Instant, cx: &mut Context<'_>) -> Poll<()> {
         if at < self.timer.deadline() || self.timer.is_elapsed() {
             self.timer.as_mut().reset(at);
         }
@@ -140,8 +138,8 @@ impl Hosted {
 
     /// Lets the worker's other tasks run first. One of them may keep that worker busy, and no other worker can take what waits there: so a
     /// timer wakes the reactor, too, wherever there is somebody to see to it.
-    fn step_back(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let due = self.poll_timer(Some(expected::LONGEST), cx).is_ready();
+    fn step_back(&mut self, until: Instant, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let due = self.poll_timer(until, cx).is_ready();
         if pin!(tokio::task::yield_now()).poll(cx).is_ready() || due {
             cx.waker().wake_by_ref();
         }
@@ -155,14 +153,17 @@ impl Hosted {
             if self.reactor.handle().is_stopping() {
                 return Poll::Ready(Ok(()));
             }
-            if self.reactor.expects_more() {
-                return self.step_back(cx);
+            if let Some(until) = self.reactor.expects_more() {
+                return self.step_back(Instant::from_std(until), cx);
             }
             self.note_readiness(cx)?;
             self.look = self.reactor.rouse_and_look(self.look);
             let timeout = self.reactor.doze();
-            let due = self.look || timeout == Some(Duration::ZERO);
-            if !due && self.poll_timer(timeout, cx).is_pending() {
+            if self.look || timeout == Some(Duration::ZERO) {
+                continue;
+            }
+            let (Some(timeout), Some(now)) = (timeout, self.reactor.now()) else { return Poll::Pending };
+            if self.poll_timer(Instant::from_std(now + timeout.min(LONGEST)), cx).is_pending() {
                 return Poll::Pending;
             }
         }

@@ -4,15 +4,19 @@ use std::io;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
 use super::host::{Host, HostedBy};
-use super::{Reactor, ReactorHandle};
+use super::{Reactor, ReactorHandle, cores};
 #[cfg(feature = "testing")]
 use crate::driver::Driver;
 use crate::driver::ReadinessDriver;
 use crate::local;
+
+/// The longest [`busy_poll`](PoolOptions::busy_poll).
+pub const BUSY_POLL_MAX: Duration = Duration::from_secs(1);
 
 /// How to start a [`ReactorPool`].
 #[derive(Clone, Debug)]
@@ -24,12 +28,29 @@ pub struct PoolOptions {
     /// Whether a thread in [`ReactorHandle::block_on`] may turn an idle reactor itself. Default off: handlers of a
     /// server should run on the server's threads only. On for [`ReactorPool::global`].
     pub callers_may_lead: bool,
+    /// How long a reactor to which something has happened looks for more, again and again, before it sleeps. Default 0: it sleeps at once.
+    /// At most [`BUSY_POLL_MAX`]. Where every reactor, and the peer, has a core of its own, some 50 µs save the time that a sleeping core
+    /// takes to wake up; where they share one, they take that time away from those they wait for. Whatever happens begins the time anew,
+    /// a single byte from a peer included. `docs/performance.md` has figures.
+    pub busy_poll: Duration,
+    /// The cores that the reactors' threads are bound to, reactor 0 to the first of them, and so on, and round again. Default none: the
+    /// system places them. Linux, and feature `affinity`.
+    ///
+    /// Threads inherit the core of the thread that starts them: if that is a reactor's, because a handler starts one, or makes the first
+    /// client that needs [`ReactorPool::global`], or has a runtime start one. A caller who leads a reactor stays where it is.
+    pub cores: Vec<usize>,
 }
 
 impl Default for PoolOptions {
     fn default() -> Self {
         let reactors = thread::available_parallelism().map_or(1, usize::from);
-        PoolOptions { reactors, name: "reactor".to_owned(), callers_may_lead: false }
+        PoolOptions {
+            reactors,
+            name: "reactor".to_owned(),
+            callers_may_lead: false,
+            busy_poll: Duration::ZERO,
+            cores: Vec::new(),
+        }
     }
 }
 
@@ -46,19 +67,33 @@ impl ReactorPool {
     /// Starts the reactors.
     ///
     /// # Errors
-    /// When the system gives no poller or no thread.
+    /// When the system gives no poller or no thread; [`InvalidInput`](io::ErrorKind::InvalidInput) for a core that this process may not use,
+    /// or a `busy_poll` over its bound; [`Unsupported`](io::ErrorKind::Unsupported) for cores where they cannot be chosen.
     pub fn start(options: PoolOptions) -> io::Result<ReactorPool> {
+        cores::check(&options.cores)?;
+        if options.busy_poll > BUSY_POLL_MAX {
+            let text = format!("`busy_poll` is {:?}, of {BUSY_POLL_MAX:?} at most", options.busy_poll);
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
         let mut pool = ReactorPool { handles: Vec::new(), threads: Mutex::default(), next: AtomicUsize::new(0) };
         for index in 0..options.reactors.max(1) {
             let driver = Box::new(ReadinessDriver::new()?);
+            let core = options.cores.get(index % options.cores.len().max(1)).copied();
             let name = format!("{}-{index}", options.name);
             let by = if options.callers_may_lead { HostedBy::ThreadOrCallers } else { HostedBy::Thread };
-            let reactor = Reactor::new(driver, name.clone(), index, Host::new(by));
+            let mut reactor = Reactor::new(driver, name.clone(), index, Host::new(by));
+            reactor.poll_busily(options.busy_poll);
             let handle = reactor.handle().clone();
             handle.give(reactor);
             pool.handles.push(handle.clone());
             let hosted = handle.clone();
-            match thread::Builder::new().name(name).spawn(move || hosted.host_on_this_thread()) {
+            let body = move || {
+                if let Some(core) = core {
+                    cores::bind(core);
+                }
+                hosted.host_on_this_thread();
+            };
+            match thread::Builder::new().name(name).spawn(body) {
                 Ok(thread) => pool.threads.lock().push(thread),
                 Err(e) => {
                     handle.discard(); // nobody hosts it
@@ -104,7 +139,12 @@ impl ReactorPool {
         }
         let _one_at_a_time = STARTING.lock();
         if GLOBAL.get().is_none() {
-            let options = PoolOptions { reactors: 1, name: "rpc-client".to_owned(), callers_may_lead: true };
+            let options = PoolOptions {
+                reactors: 1,
+                name: "rpc-client".to_owned(),
+                callers_may_lead: true,
+                ..PoolOptions::default()
+            };
             let _ = GLOBAL.set(ReactorPool::start(options)?);
         }
         GLOBAL.get().ok_or_else(|| io::Error::other("the pool was not kept"))

@@ -22,11 +22,17 @@ pub fn framing() -> LengthField {
 }
 
 pub fn pool(reactors: usize) -> ReactorPool {
-    ReactorPool::start(PoolOptions { reactors, name: "test".to_owned(), callers_may_lead: false }).unwrap()
+    ReactorPool::start(PoolOptions { reactors, name: "test".to_owned(), ..PoolOptions::default() }).unwrap()
 }
 
 pub fn leadable() -> ReactorPool {
-    ReactorPool::start(PoolOptions { reactors: 1, name: "test".to_owned(), callers_may_lead: true }).unwrap()
+    ReactorPool::start(PoolOptions {
+        reactors: 1,
+        name: "test".to_owned(),
+        callers_may_lead: true,
+        ..PoolOptions::default()
+    })
+    .unwrap()
 }
 
 /// `bytes` as a frame on the wire.
