@@ -1,6 +1,7 @@
 //! The command line.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use bench_driver::{MethodName, RunArgs, ServerArgs};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -32,6 +33,8 @@ pub enum Command {
     Gate(GateArgs),
     /// Encodes and decodes messages without any call, and prints the time that takes: what is prost's of a call.
     Codec(CodecArgs),
+    /// Measures what servers take for a connection with one call at a time.
+    Connections(ConnectionsArgs),
 }
 
 /// One measurement of ours.
@@ -53,6 +56,10 @@ pub struct LoadArgs {
     /// 5 ms, in a method that is marked as blocking. Their own times are not taken.
     #[arg(long, default_value_t = 0)]
     pub slow: usize,
+    /// How long reactors of our own threads, on both sides, poll busily before they sleep, in microseconds. Default: 50 for `reactor-busy`,
+    /// else 0.
+    #[arg(long)]
+    pub busy_poll: Option<u64>,
 }
 
 /// A server of ours, or the floor's.
@@ -67,6 +74,9 @@ pub struct LoadServerArgs {
     /// Serves the floor instead: answers what `--client floor` sends for this payload.
     #[arg(long)]
     pub floor: Option<usize>,
+    /// How long the reactors poll busily before they sleep, in microseconds.
+    #[arg(long, default_value_t = 0)]
+    pub busy_poll: u64,
     /// How the floor goes about it.
     #[arg(long, value_enum, default_value_t)]
     pub manner: Manner,
@@ -133,6 +143,14 @@ pub struct GateArgs {
     pub file: Option<PathBuf>,
 }
 
+/// Whose servers are looked at, beside ours and the floor's.
+#[derive(Clone, Debug, Args)]
+pub struct ConnectionsArgs {
+    /// A program of `benches/peers`. May be said more than once.
+    #[arg(long)]
+    pub peers: Vec<PathBuf>,
+}
+
 /// What is encoded and decoded.
 #[derive(Clone, Debug, Args)]
 pub struct CodecArgs {
@@ -152,6 +170,8 @@ pub struct CodecArgs {
 pub enum Client {
     /// Tasks on the reactor of the connection.
     Reactor,
+    /// The same, where the reactors of both sides poll busily: see `--busy-poll`.
+    ReactorBusy,
     /// Tasks of tokio, on its own threads.
     Tokio,
     /// Tasks of tokio, which turns the reactor, too. Needs the feature `tokio`.
@@ -197,16 +217,24 @@ impl LoadArgs {
         line.extend(["--client".to_owned(), self.client.name()]);
         line.extend(["--client-reactors".to_owned(), self.client_reactors.to_string()]);
         line.extend(["--slow".to_owned(), self.slow.to_string()]);
+        line.extend(["--busy-poll".to_owned(), self.busy_poll().as_micros().to_string()]);
         if let Some(reactors) = self.server_reactors {
             line.extend(["--server-reactors".to_owned(), reactors.to_string()]);
         }
         line
     }
 
+    /// How long reactors poll busily.
+    pub(crate) fn busy_poll(&self) -> Duration {
+        let usual = if self.client == Client::ReactorBusy { 50 } else { 0 };
+        Duration::from_micros(self.busy_poll.unwrap_or(usual))
+    }
+
     /// What the server of this measurement is told beside [`ServerArgs`].
     pub(crate) fn server(&self) -> Vec<String> {
         let floor = self.client.is_floor().then_some(self.run.payload);
-        let numbers = [("--reactors", self.server_reactors), ("--floor", floor)];
+        let busy_poll = Some(self.busy_poll().as_micros() as usize).filter(|_| floor.is_none());
+        let numbers = [("--reactors", self.server_reactors), ("--floor", floor), ("--busy-poll", busy_poll)];
         let given = numbers.into_iter().filter_map(|(name, value)| Some((name, value?)));
         let mut line: Vec<String> = given.flat_map(|(name, value)| [name.to_owned(), value.to_string()]).collect();
         let manner = match self.client {

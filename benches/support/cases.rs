@@ -2,7 +2,9 @@
 
 use bench_driver::{MethodName, RunArgs, Transport};
 
-use crate::args::Client::{self, Blocking, Floor, FloorSingly, FloorSpinning, FloorTokio, Reactor, Tokio, TokioHosted};
+use crate::args::Client::{
+    self, Blocking, Floor, FloorSingly, FloorSpinning, FloorTokio, Reactor, ReactorBusy, Tokio, TokioHosted,
+};
 
 /// One case, and who of ours can take it.
 #[derive(Clone, Debug)]
@@ -28,13 +30,13 @@ pub(crate) enum Pace {
 /// The share of the peak at which tails are compared.
 pub(crate) const SHARE: f64 = 0.2;
 
-const ECHO: &[Client] = &[Floor, FloorSingly, FloorTokio, Reactor, TokioHosted, Tokio, Blocking];
+const ECHO: &[Client] = &[Floor, FloorSingly, FloorTokio, Reactor, ReactorBusy, TokioHosted, Tokio, Blocking];
 /// One call at a time: sleeping and waking is all there is.
-const LONE: &[Client] = &[Floor, FloorSpinning, FloorTokio, Reactor, TokioHosted, Tokio, Blocking];
+const LONE: &[Client] = &[Floor, FloorSpinning, FloorTokio, Reactor, ReactorBusy, TokioHosted, Tokio, Blocking];
 /// Without a thread for each call in flight.
-const TASKS: &[Client] = &[Floor, FloorSingly, FloorTokio, Reactor, TokioHosted, Tokio];
+const TASKS: &[Client] = &[Floor, FloorSingly, FloorTokio, Reactor, ReactorBusy, TokioHosted, Tokio];
 /// With messages, of which the floors know nothing.
-const MESSAGES: &[Client] = &[Reactor, TokioHosted, Tokio];
+const MESSAGES: &[Client] = &[Reactor, ReactorBusy, TokioHosted, Tokio];
 
 impl Case {
     fn closed(run: RunArgs, clients: &'static [Client]) -> Case {

@@ -42,7 +42,13 @@ fn start_with<M: Method>(args: &LoadArgs, url: &str, stage: &Arc<Stage>) -> Resu
         Some(runtime) if args.client == Client::TokioHosted => on_tokio(runtime, args.client_reactors)?,
         _ => {
             let name = "client".to_owned();
-            ReactorPool::start(PoolOptions { reactors: args.client_reactors, name, callers_may_lead: true })?
+            ReactorPool::start(PoolOptions {
+                reactors: args.client_reactors,
+                name,
+                callers_may_lead: true,
+                busy_poll: args.busy_poll(),
+                ..PoolOptions::default()
+            })?
         }
     });
     let channel = Channel::builder(url).limits(limits).connections(run.connections).pool(pool).build()?;
@@ -59,7 +65,7 @@ fn start_with<M: Method>(args: &LoadArgs, url: &str, stage: &Arc<Stage>) -> Resu
                 runtime.spawn(repeat(calls, Laps::start(stage)));
             }
         }
-        (None, Client::Reactor) => {
+        (None, Client::Reactor | Client::ReactorBusy) => {
             for (index, calls) in loops.enumerate() {
                 reactors[index % reactors.len()].spawn(repeat(calls, Laps::start(stage)));
             }

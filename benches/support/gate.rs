@@ -32,7 +32,14 @@ pub fn gate(args: &GateArgs) -> Result<(), Failure> {
     let rustc = facts().into_iter().find_map(|(what, value)| (what == "rustc").then_some(value)).unwrap_or_default();
     let counted = CASES.map(|(payload, in_flight, calls)| {
         let run = RunArgs { calls: Some(calls), ..RunArgs::echo(payload, in_flight, 0.0) };
-        let load = LoadArgs { run, client: Client::Reactor, server_reactors: None, client_reactors: 1, slow: 0 };
+        let load = LoadArgs {
+            run,
+            client: Client::Reactor,
+            server_reactors: None,
+            client_reactors: 1,
+            slow: 0,
+            busy_poll: None,
+        };
         let [client, server] = count(&load, None)?;
         Ok::<_, Failure>(Row { case: load.run.case(), client, server })
     });

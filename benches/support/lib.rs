@@ -9,6 +9,7 @@ mod codec;
 mod counts;
 pub mod floor;
 mod gate;
+mod connections;
 mod instructions;
 mod method;
 mod page;
@@ -19,9 +20,12 @@ mod subject;
 mod table;
 mod versions;
 
-pub use args::{Client, CodecArgs, Command, GateArgs, InstructionsArgs, Load, LoadArgs, LoadServerArgs, TableArgs};
+pub use args::{
+    Client, CodecArgs, Command, ConnectionsArgs, GateArgs, InstructionsArgs, Load, LoadArgs, LoadServerArgs, TableArgs,
+};
 pub use bench_driver::Failure;
 pub use codec::codec;
+pub use connections::connections;
 pub use gate::gate;
 pub use instructions::instructions;
 pub use method::{Echo, Method, Mixed};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rpc_core::{Code, Context, Error, Result, Server};
-use rpc_transport::{ReactorHandle, ReactorStats};
+use rpc_transport::{PoolOptions, ReactorHandle, ReactorPool, ReactorStats};
 
 use crate::args::LoadServerArgs;
 use crate::idl::testee::*;
@@ -84,7 +84,11 @@ pub fn serve(args: &LoadServerArgs) -> std::result::Result<(), Failure> {
         return bench_driver::answer(&url, || counts::of([&*stats]));
     }
     let mut builder = Server::builder();
-    if let Some(reactors) = args.reactors {
+    if args.busy_poll > 0 {
+        let mut options = PoolOptions { busy_poll: Duration::from_micros(args.busy_poll), ..PoolOptions::default() };
+        options.reactors = args.reactors.unwrap_or(options.reactors);
+        builder = builder.pool(Arc::new(ReactorPool::start(options)?));
+    } else if let Some(reactors) = args.reactors {
         builder = builder.reactors(reactors);
     }
     let server = builder.add(TesteeServer::new(Service).blocking(["Spin"])).bind(url)?;
