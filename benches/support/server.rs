@@ -64,6 +64,10 @@ impl Testee for Service {
         not_measured()
     }
 
+    async fn beside(&self, _: &Context, _: Hop) -> Result<Heard> {
+        not_measured()
+    }
+
     async fn stats(&self, _: &Context, _: Empty) -> Result<Report> {
         not_measured()
     }

@@ -61,6 +61,9 @@ pub(crate) struct Args {
     /// One call at a time on a connection
     #[arg(long)]
     ping_pong: bool,
+    /// Checksums of payloads, CRC-32C: sent, and compared where the server sends them
+    #[arg(long)]
+    checksum: bool,
     /// Who makes the calls
     #[arg(long, value_enum, default_value_t = Kind::Reactor)]
     client: Kind,
@@ -137,7 +140,7 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
         File::create(&path).map_err(wrong)
     });
     let summary = Mutex::new(Summary::new(args.calls, log.transpose()?));
-    let mut builder = Channel::builder(&args.connect).connections(args.connections.into());
+    let mut builder = Channel::builder(&args.connect).connections(args.connections.into()).checksum(args.checksum);
     for (name, value) in &args.limits {
         builder = builder.set(name, value);
     }

@@ -30,13 +30,16 @@ pub(crate) struct Args {
     /// Lets SIGPIPE end the process, as it ends programs that are not written in Rust
     #[arg(long)]
     sigpipe: bool,
+    /// Checksums of payloads, CRC-32C: sent, and compared where the client sends them
+    #[arg(long)]
+    checksum: bool,
     /// Sets a limit, such as max_frame_size=1MiB or frame_progress=2s; may be repeated
     #[arg(long = "set", value_name = "LIMIT=VALUE", value_parser = crate::pair)]
     limits: Vec<(String, String)>,
 }
 
 pub(crate) fn run(args: Args) -> Result<()> {
-    let mut builder = Server::builder().workers(args.workers.into());
+    let mut builder = Server::builder().workers(args.workers.into()).checksum(args.checksum);
     if let Some(n) = args.reactors {
         builder = builder.reactors(n.into());
     }

@@ -8,9 +8,11 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use rpc_core::{Channel, Code, Context, Error, Monitor, Result, sleep};
+use rpc_core::{Channel, Code, Context, Error, Metadata, Monitor, Result, sleep};
 use testee::CODES;
-use testee::idl::testee::{Blob, Empty, Fault, Hop, Millis, Mixed, Nonce, Report, Size, Testee, TesteeClient, Tree};
+use testee::idl::testee::{
+    Blob, Empty, Fault, Heard, Hop, Millis, Mixed, Nonce, Report, Size, Testee, TesteeClient, Tree,
+};
 
 /// Peers that Relay keeps channels to; callers choose the addresses, so that there must be a bound.
 const MAX_PEERS: usize = 64;
@@ -193,15 +195,25 @@ impl Testee for Service {
     }
 
     async fn relay(&self, cx: &Context, req: Hop) -> Result<Empty> {
-        if req.via.len() > MAX_HOPS {
-            return Err(Error::new(Code::InvalidArgument, format!("{} hops, at most {MAX_HOPS}", req.via.len())));
-        }
+        bounded(&req)?;
         let next = TesteeClient::new(self.peer(&req.url)?);
         let mut via = req.via.into_iter();
         match via.next() {
             None => pass_on(cx, next.sleep(Millis { ms: req.ms, kind: String::new() })).await,
             Some(url) => pass_on(cx, next.relay(Hop { url, ms: req.ms, via: via.collect() })).await,
         }
+    }
+
+    async fn beside(&self, cx: &Context, req: Hop) -> Result<Heard> {
+        cx.set_backward("SERVED_BY", "testee");
+        if req.url.is_empty() {
+            let left_ms = cx.remaining().map_or(0, |left| u32::try_from(left.as_millis()).unwrap_or(u32::MAX));
+            return Ok(Heard { persistent: pairs(cx.persistent()), transient: pairs(cx.transient()), left_ms });
+        }
+        bounded(&req)?;
+        let next = TesteeClient::new(self.peer(&req.url)?);
+        let mut via = req.via.into_iter();
+        next.beside(Hop { url: via.next().unwrap_or_default(), ms: req.ms, via: via.collect() }).await
     }
 
     async fn stats(&self, _: &Context, _: Empty) -> Result<Report> {
@@ -217,6 +229,18 @@ fn pass_on<'a, Req, Resp>(cx: &Context, call: rpc_core::Call<'a, (), Req, Resp>)
     };
     let pairs = cx.persistent().iter();
     pairs.fold(call, |call, (key, value)| call.persistent(Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)))
+}
+
+fn bounded(hop: &Hop) -> Result<()> {
+    match hop.via.len() {
+        0..=MAX_HOPS => Ok(()),
+        hops => Err(Error::new(Code::InvalidArgument, format!("{hops} hops, at most {MAX_HOPS}"))),
+    }
+}
+
+fn pairs(of: &Metadata) -> HashMap<String, String> {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    of.iter().map(|(key, value)| (text(key), text(value))).collect()
 }
 
 /// Panics when it is dropped.

@@ -85,6 +85,27 @@ pub mod testee {
         >,
     }
 
+    /// What came beside a call.
+    #[derive(Clone, PartialEq, ::rpc_core::codegen::prost::Message)]
+    #[prost(prost_path = "::rpc_core::codegen::prost")]
+    pub struct Heard {
+        /// Pairs that travel through all servers.
+        #[prost(map = "string, string", tag = "1")]
+        pub persistent: ::std::collections::HashMap<
+            ::rpc_core::codegen::prost::alloc::string::String,
+            ::rpc_core::codegen::prost::alloc::string::String,
+        >,
+        /// Pairs for this server alone.
+        #[prost(map = "string, string", tag = "2")]
+        pub transient: ::std::collections::HashMap<
+            ::rpc_core::codegen::prost::alloc::string::String,
+            ::rpc_core::codegen::prost::alloc::string::String,
+        >,
+        /// Milliseconds that the call has left; 0 if it has no deadline.
+        #[prost(uint32, tag = "3")]
+        pub left_ms: u32,
+    }
+
     /// A line of an order.
     #[derive(Clone, PartialEq, ::rpc_core::codegen::prost::Message)]
     #[prost(prost_path = "::rpc_core::codegen::prost")]
@@ -249,6 +270,16 @@ pub mod testee {
             Output = ::rpc_core::Result<Empty>,
         > + ::core::marker::Send;
 
+        /// Answers with what came beside the call, and with a pair backward, SERVED_BY. With a `url` it answers with what comes beside the same
+        /// call there, or at the next of `via`.
+        fn beside(
+            &self,
+            cx: &::rpc_core::Context,
+            req: Hop,
+        ) -> impl ::core::future::Future<
+            Output = ::rpc_core::Result<Heard>,
+        > + ::core::marker::Send;
+
         /// Answers with the server's counters as JSON.
         fn stats(
             &self,
@@ -410,6 +441,15 @@ pub mod testee {
                 );
             methods
                 .unary(
+                    &TESTEE__BESIDE,
+                    ::std::sync::Arc::clone(&self.inner),
+                    |service, cx, req| async move {
+                        let reply = Testee::beside(&*service, &cx, req).await;
+                        (service, cx, reply)
+                    },
+                );
+            methods
+                .unary(
                     &TESTEE__STATS,
                     ::std::sync::Arc::clone(&self.inner),
                     |service, cx, req| async move {
@@ -503,6 +543,12 @@ pub mod testee {
             self.channel.unary(&TESTEE__RELAY, req)
         }
 
+        /// Answers with what came beside the call, and with a pair backward, SERVED_BY. With a `url` it answers with what comes beside the same
+        /// call there, or at the next of `via`.
+        pub fn beside(&self, req: Hop) -> ::rpc_core::Call<'_, M, Hop, Heard> {
+            self.channel.unary(&TESTEE__BESIDE, req)
+        }
+
         /// Answers with the server's counters as JSON.
         pub fn stats(&self, req: Empty) -> ::rpc_core::Call<'_, M, Empty, Report> {
             self.channel.unary(&TESTEE__STATS, req)
@@ -524,6 +570,7 @@ pub mod testee {
             &TESTEE__SINK,
             &TESTEE__ONCE,
             &TESTEE__RELAY,
+            &TESTEE__BESIDE,
             &TESTEE__STATS,
         ],
     );
@@ -592,6 +639,12 @@ pub mod testee {
         "testee",
         "Testee",
         "Relay",
+    );
+
+    static TESTEE__BESIDE: ::rpc_core::codegen::MethodDescriptor = ::rpc_core::codegen::MethodDescriptor::new(
+        "testee",
+        "Testee",
+        "Beside",
     );
 
     static TESTEE__STATS: ::rpc_core::codegen::MethodDescriptor = ::rpc_core::codegen::MethodDescriptor::new(

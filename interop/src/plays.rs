@@ -1,0 +1,211 @@
+//! What a client of ours does at a Kitex server.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use rpc_core::codegen::MethodDescriptor;
+use rpc_core::{Call, Channel, Code, Error, Sent};
+use testee::Testee;
+use testee::idl::testee::{Blob, Empty, Fault, Hop, Millis, TesteeClient};
+
+use crate::{Ends, Failure};
+
+/// One of the functions below.
+pub(crate) type Play = fn(&Stage<'_>) -> Result<String, Failure>;
+
+/// What a play is given.
+pub(crate) struct Stage<'a> {
+    ends: &'a Ends,
+    kitex: std::cell::RefCell<Testee>,
+    channel: Channel,
+    client: TesteeClient,
+}
+
+const PLAYS: [(&str, Play); 10] = [
+    ("sizes", sizes),
+    ("errors", errors),
+    ("business", business),
+    ("metadata", metadata),
+    ("unknown", unknown),
+    ("timeouts", timeouts),
+    ("chain", chain),
+    ("stopped", stopped),
+    ("killed", killed),
+    ("limited", limited),
+];
+
+pub(crate) fn name(play: Play) -> &'static str {
+    PLAYS.iter().find(|(_, known)| std::ptr::fn_addr_eq(*known, play)).map_or("?", |(name, _)| name)
+}
+
+pub(crate) fn play(ends: &Ends, play: Play, client: &str, server: &str) -> Result<String, Failure> {
+    let kitex = Testee::start(&ends.kitex.to_string_lossy(), ["--options", server]);
+    let builder = Channel::builder(kitex.url()).timeout(Duration::from_secs(20));
+    let channel = match client {
+        "ping-pong" => builder.ping_pong().connections(4),
+        _ => builder.connections(1),
+    };
+    let channel = channel.build()?;
+    let client = TesteeClient::new(channel.clone());
+    play(&Stage { ends, kitex: kitex.into(), channel, client })
+}
+
+fn due(what: &str, holds: bool, got: impl std::fmt::Debug) -> Result<(), Failure> {
+    if holds { Ok(()) } else { Err(format!("{what}: {got:?}").into()) }
+}
+
+fn echoes(stage: &Stage<'_>) -> Result<(), Failure> {
+    let payload = testee::make(7, 100);
+    let reply = stage.client.echo(Blob { payload: payload.clone() }).wait()?;
+    due("an echo", reply.payload == payload, reply.payload.len())
+}
+
+pub(crate) fn sizes(stage: &Stage<'_>) -> Result<String, Failure> {
+    let sizes = [0, 1, 2, 127, 128, 4095, 4096, 4097, 1 << 16, (1 << 20) - 1, 1 << 20, 4 << 20, 8 << 20];
+    for (number, len) in sizes.into_iter().enumerate() {
+        let payload = testee::make(number as u64, len);
+        let reply = stage.client.echo(Blob { payload: payload.clone() }).wait()?;
+        due("the same bytes", reply.payload == payload, len)?;
+    }
+    Ok(format!("{} sizes up to 8 MiB", sizes.len()))
+}
+
+/// Errors of a handler, and panics: an error with the handler's text, and the connection goes on.
+pub(crate) fn errors(stage: &Stage<'_>) -> Result<String, Failure> {
+    for n in 0..20 {
+        let said = format!("it fails for the {n}th time");
+        let fault = Fault { code: 13, message: said.clone(), ..Fault::default() };
+        let error = stage.client.fail(fault).wait().err().ok_or("Fail: no error")?;
+        due("the handler's words", error.to_string().contains(&said), &error)?;
+        due(
+            "it was executed",
+            error.sent() == Sent::Maybe && error.code() == Code::Internal,
+            (error.code(), error.sent()),
+        )?;
+        let error =
+            stage.client.panic(Millis { ms: 0, kind: "now".to_owned() }).wait().err().ok_or("Panic: no error")?;
+        due("a panic", error.code() == Code::Internal, &error)?;
+        echoes(stage)?;
+    }
+    Ok("40 errors".to_owned())
+}
+
+pub(crate) fn business(stage: &Stage<'_>) -> Result<String, Failure> {
+    let extra = |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    let faults: [(i32, &str, HashMap<String, String>); 3] = [
+        (404, "not found", extra(&[("key", "a <b> & \"c\""), ("ключ", "значение")])),
+        (-7, "отрицательный", HashMap::new()),
+        (1, "", extra(&[("only", "extra")])),
+    ];
+    for (code, message, extra) in &faults {
+        let fault = Fault { code: *code, message: (*message).to_owned(), business: true, extra: extra.clone() };
+        let error = stage.client.fail(fault).wait().err().ok_or("no error")?;
+        let status = error.business_status().ok_or_else(|| format!("not of the business: {error}"))?;
+        let same = status.status == *code && status.message == *message;
+        due("the status", same, status)?;
+        let got: HashMap<String, String> = status.extra.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
+        due("its extras", got == *extra, &got)?;
+    }
+    Ok(format!("{} statuses", faults.len()))
+}
+
+pub(crate) fn metadata(stage: &Stage<'_>) -> Result<String, Failure> {
+    let call = stage.client.beside(Hop::default()).persistent("TENANT", "a tenant").persistent("LANG", "ü");
+    let response = call.metadata("ONCE", "here only").metadata("Case-Stays", "yes").response().wait()?;
+    let heard = response.message;
+    let pairs = |pairs: [(&str, &str); 2]| HashMap::from(pairs.map(|(k, v)| (k.to_owned(), v.to_owned())));
+    due("persistent pairs", heard.persistent == pairs([("TENANT", "a tenant"), ("LANG", "ü")]), &heard.persistent)?;
+    due("transient pairs", heard.transient == pairs([("ONCE", "here only"), ("Case-Stays", "yes")]), &heard.transient)?;
+    due("a pair backward", response.metadata.get("SERVED_BY") == Some(b"kitex"), &response.metadata)?;
+    Ok("5 pairs".to_owned())
+}
+
+/// Methods and services that the server has not.
+pub(crate) fn unknown(stage: &Stage<'_>) -> Result<String, Failure> {
+    static NOPE: MethodDescriptor = MethodDescriptor::new("testee", "Testee", "Nope");
+    static NOBODY: MethodDescriptor = MethodDescriptor::new("testee", "Nobody", "Nope");
+    for method in [&NOPE, &NOBODY] {
+        for _ in 0..10 {
+            let call: Call<'_, (), Empty, Empty> = stage.channel.unary(method, Empty {});
+            let error = call.wait().err().ok_or("Nope: no error")?;
+            due("unimplemented", error.code() == Code::Unimplemented, &error)?;
+            echoes(stage)?;
+        }
+    }
+    Ok("20 errors".to_owned())
+}
+
+pub(crate) fn timeouts(stage: &Stage<'_>) -> Result<String, Failure> {
+    for _ in 0..10 {
+        let begun = Instant::now();
+        let call = stage.client.sleep(Millis { ms: 600, kind: String::new() }).timeout(Duration::from_millis(100));
+        let error = call.wait().err().ok_or("no error")?;
+        let took = begun.elapsed();
+        due("a timeout", error.code() == Code::DeadlineExceeded && took < Duration::from_millis(500), (&error, took))?;
+        echoes(stage)?;
+    }
+    Ok("10 timeouts".to_owned())
+}
+
+/// Ours → Kitex → ours → Kitex.
+pub(crate) fn chain(stage: &Stage<'_>) -> Result<String, Failure> {
+    let ours = Testee::start(&stage.ends.testee.to_string_lossy(), [""; 0]);
+    let last = Testee::start(&stage.ends.kitex.to_string_lossy(), ["--options", "mux,handlers"]);
+    let hop = Hop { url: ours.url().to_owned(), via: vec![last.url().to_owned()], ms: 0 };
+    let call = stage.client.beside(hop).persistent("TENANT", "a tenant").metadata("ONCE", "the first only");
+    let heard = call.timeout(Duration::from_secs(3)).wait()?;
+    let tenant = HashMap::from([("TENANT".to_owned(), "a tenant".to_owned())]);
+    due("persistent pairs, and no others", heard.persistent == tenant && heard.transient.is_empty(), &heard)?;
+    due("less time than at first", (1..3000).contains(&heard.left_ms), heard.left_ms)?;
+    Ok(format!("3 hops, {} ms left of 3000", heard.left_ms))
+}
+
+/// The server is told to go under load: what has been begun is answered, and what was not is certainly not sent.
+pub(crate) fn stopped(stage: &Stage<'_>) -> Result<String, Failure> {
+    let (answered, errors) = under_load(stage, |kitex| kitex.terminate());
+    let lost: Vec<&Error> = errors.iter().filter(|error| error.sent() == Sent::Maybe).collect();
+    due("calls that may be lost", lost.is_empty(), &lost)?;
+    Ok(format!("{answered} answered, {} not sent, 0 lost", errors.len()))
+}
+
+/// The server is killed: every call ends, at once, and no reply is another's.
+pub(crate) fn killed(stage: &Stage<'_>) -> Result<String, Failure> {
+    let (answered, errors) = under_load(stage, |kitex| kitex.kill());
+    let unavailable = |error: &&Error| error.code() != Code::Unavailable;
+    let others: Vec<&Error> = errors.iter().filter(unavailable).collect();
+    due("other errors", others.is_empty(), &others)?;
+    Ok(format!("{answered} answered, {} unavailable", errors.len()))
+}
+
+/// 32 threads call until an error each.
+fn under_load(stage: &Stage<'_>, end: impl FnOnce(&mut Testee)) -> (u64, Vec<Error>) {
+    let client = &stage.client;
+    std::thread::scope(|scope| {
+        let caller = || {
+            let mut answered = 0;
+            loop {
+                let payload = testee::make(answered, 100);
+                match client.echo(Blob { payload: payload.clone() }).wait() {
+                    Ok(reply) => assert_eq!(reply.payload, payload, "another's reply"),
+                    Err(error) => return (answered, error),
+                }
+                answered += 1;
+            }
+        };
+        let callers: Vec<_> = (0..32).map(|_| scope.spawn(caller)).collect();
+        std::thread::sleep(Duration::from_millis(300)); // the load
+        end(&mut stage.kitex.borrow_mut());
+        let ends = callers.into_iter().map(|caller| caller.join().expect("no reply is another's"));
+        let (answered, errors): (Vec<u64>, Vec<Error>) = ends.unzip();
+        (answered.iter().sum(), errors)
+    })
+}
+
+/// A server that takes one call a second refuses the others. Kitex has no code for that: it is said in words.
+pub(crate) fn limited(stage: &Stage<'_>) -> Result<String, Failure> {
+    let outcomes: Vec<_> = (0..10).map(|_| stage.client.echo(Blob::default()).wait()).collect();
+    let errors: Vec<_> = outcomes.iter().filter_map(|outcome| outcome.as_ref().err()).collect();
+    due("some are refused", !errors.is_empty(), outcomes.len())?;
+    due("as too many", errors.iter().all(|error| error.to_string().contains("over limit")), &errors)?;
+    Ok(format!("{} of 10 refused", errors.len()))
+}
