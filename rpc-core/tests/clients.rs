@@ -19,7 +19,8 @@ use rpc_core::protocol::ttheader::write_frame_head;
 use rpc_core::transport::{PoolOptions, ReactorHandle, ReactorPool};
 use rpc_core::{Channel, Code, Phase, Result, Sent};
 use support::{
-    Blob, EchoClient, GOODBYE, blob, call_apart, confirming_reply, control, on_reactor, peer, raw_reply, read_raw,
+    Blob, EchoClient, GOODBYE, blob, call_apart, confirming_reply, control, on_reactor, peer, raw_frame, raw_reply,
+    read_raw,
 };
 
 const LIMIT: Duration = Duration::from_secs(10);
@@ -330,6 +331,30 @@ fn a_malformed_header_ends_the_connection_whoever_it_is_for() {
         held.recv_timeout(LIMIT).expect("it arrives");
         let error = waits.recv_timeout(LIMIT).expect("it ends").expect_err("nobody answers");
         assert_eq!(error.code(), Code::Unavailable, "{which}: {error}");
+    }
+}
+
+/// Kitex's servers close a connection behind some of their errors, of which only the client's next call would hear.
+#[test]
+fn a_ping_pong_connection_is_not_used_again_after_an_error_of_kitex() {
+    for ping_pong in [true, false] {
+        let url = peer(|_, mut socket| {
+            while let Some(request) = read_raw(&mut socket.try_clone().expect("a handle")) {
+                let fails = blob(&request.body).starts_with(b"fails");
+                let kind = if fails { MessageType::Exception } else { MessageType::Reply };
+                let body = if fails { &b""[..] } else { &request.body[..] };
+                let _ = socket.write_all(&raw_frame(0, request.seq, kind, body));
+            }
+        });
+        let builder = Channel::builder(url).connections(1).pool(one_reactor());
+        let channel = if ping_pong { builder.ping_pong() } else { builder }.build().unwrap();
+        let outcome = |payload| call_apart(&channel, payload, LIMIT).recv_timeout(LIMIT).unwrap();
+        for connects in 1..4 {
+            outcome(b"good").expect("an echo");
+            outcome(b"fails").expect_err("an exception");
+            let connects = if ping_pong { connects } else { 1 };
+            assert_eq!(channel.stats().connects.get(), connects, "one at a time: {ping_pong}");
+        }
     }
 }
 

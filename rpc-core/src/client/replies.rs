@@ -90,7 +90,11 @@ impl ClientHandler {
                     self.finish(cx, seq, Err(error), Abandon::Unsent);
                     return Ok(());
                 }
-                if info.as_ref().is_some_and(|info| info.closing) {
+                let error_of_kitex =
+                    payload.kind == MessageType::Exception && info.as_ref().is_none_or(|info| info.code.is_none());
+                // Kitex's servers close a connection without multiplexing behind some errors, and do not always say so.
+                let closes = error_of_kitex && !self.channel.config.multiplexed;
+                if closes || info.as_ref().is_some_and(|info| info.closing) {
                     self.works();
                     self.turn_away(cx, "the peer closes the connection");
                 }

@@ -1,20 +1,23 @@
 //! Every peer's way out: how a connection is left, by a server that stops or because of what its peer did.
 //!
 //! ```text
-//!                    negotiated: at once                                     otherwise: when nothing runs
-//!  Serving ─ drain ─► goaway 0, ping ─► serves what was on its way           ► Kitex's goodbye, or crrst in replies
+//!                    negotiated: at once                                     otherwise: crrst in replies, or when it is quiet
+//!  Serving ─ drain ─► goaway 0, ping ─► serves what was on its way           ► Kitex's goodbye
 //!     │                 pong, or 1 s ─► goaway LAST: refuses, unexecuted       1 s (100 ms) ─► refuses, unexecuted
-//!     │                                 nothing runs, all is read ─► closes                    nothing runs, all is read ─► closes
-//!     └─ half the grace, and something always runs ─► refuses, unexecuted, until nothing runs: then the goodbye
+//!     │                                 nothing runs, all is read ─► closes                    quiet, or 1 s, all is read ─► closes
+//!     └─ half the grace, and it is never quiet ─► refuses, unexecuted, until it is: then the goodbye
 //! ```
+//!
+//! Quiet is a connection where nothing runs and nothing has come for a while. Kitex's clients lose the calls that meet the end of
+//! their connection, and some those that are under way when they hear the goodbye: who has left, or pauses, loses none.
 //!
 //! What a connection owes at its end is an answer to every request that has come. Calls that run are not all of them: others stand behind
 //! one that has no room, or output that nobody reads, or are in the system's buffers. So the last step is to read, not to close.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::BufMut;
-use rpc_transport::{CloseReason, Cx};
+use rpc_transport::{CloseReason, Cx, TimerId};
 
 use super::control::Control;
 use super::handler::ServerHandler;
@@ -26,6 +29,9 @@ const PING_PONG_LINGER: Duration = Duration::from_millis(100);
 
 /// How long a multiplexing peer has to leave after the goodbye, or to answer a ping after `goaway`.
 const GOODBYE_LINGER: Duration = Duration::from_secs(1);
+
+/// How long nothing comes until it is quiet: calls that follow each other leave no such gap.
+const QUIET: Duration = Duration::from_millis(50);
 
 /// The timer of a connection that is shutting down.
 pub(super) const DRAIN: u64 = u64::MAX;
@@ -61,7 +67,7 @@ impl Reason {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Drain {
     No,
-    /// Serving what comes; the peer is told at once if it knows `goaway`, and otherwise when nothing runs.
+    /// Serving what comes; the peer is told at once if it knows `goaway`, or by its replies, and otherwise when it is quiet.
     Serving,
     /// That moment did not come: what comes is refused, unexecuted, so that it does.
     Refusing,
@@ -70,8 +76,10 @@ pub(super) enum Drain {
         kind: Kind,
         refuses: bool,
     },
-    /// That time is over: what comes now is refused, unexecuted. Closes when nothing runs.
+    /// That time is over: what comes now is refused, unexecuted. Closes when it is quiet.
     Over,
+    /// It was not. Closes when nothing runs.
+    Out,
 }
 
 /// What is known of the peer, and so how it can be told. A connection that is taken in while the server stops has shown nothing yet.
@@ -101,21 +109,26 @@ impl Drain {
         match self {
             Drain::No | Drain::Serving => false,
             Drain::Told { refuses, .. } => refuses,
-            Drain::Refusing | Drain::Over => true,
+            Drain::Refusing | Drain::Over | Drain::Out => true,
         }
     }
 
-    /// What can be done now: `busy` is whether calls run. Some clients do not survive Kitex's goodbye with calls under way, so it waits
-    /// until nothing runs.
-    fn next(&mut self, busy: bool, kind: Kind) -> Step {
+    /// What can be done now. Who has negotiated needs no quiet: it knows which of its requests was the last.
+    fn next(&mut self, now: Now, kind: Kind) -> Step {
         let untold = match *self {
             Drain::Serving | Drain::Refusing => true,
             Drain::Told { kind: told, .. } => told < kind,
-            Drain::No | Drain::Over => false,
+            Drain::No | Drain::Over | Drain::Out => false,
+        };
+        let told_now = match kind {
+            Kind::Negotiated => true,
+            Kind::OneByOne => now != Now::Busy,
+            Kind::Multiplexing => now == Now::Quiet,
         };
         match *self {
-            Drain::Over if !busy => Step::Close,
-            _ if untold && (kind == Kind::Negotiated || !busy) => {
+            Drain::Over if now == Now::Quiet || (now == Now::Idle && kind == Kind::Negotiated) => Step::Close,
+            Drain::Out if now != Now::Busy => Step::Close,
+            _ if untold && told_now => {
                 *self = Drain::Told { kind, refuses: self.refuses() };
                 Step::Tell(kind)
             }
@@ -127,12 +140,36 @@ impl Drain {
     /// had its time.
     fn go_on(&mut self, kind: Kind) -> bool {
         match *self {
-            Drain::No | Drain::Refusing | Drain::Over => return false,
+            Drain::No | Drain::Refusing | Drain::Out => return false,
+            Drain::Over => {
+                *self = Drain::Out;
+                return false;
+            }
             Drain::Told { kind: told, .. } if told == kind => *self = Drain::Over,
             Drain::Serving | Drain::Told { .. } => *self = Drain::Refusing,
         }
         *self == Drain::Over
     }
+}
+
+/// The step that a connection takes on its way out. In memory of its own: most connections are not.
+pub(super) struct Leaving {
+    timer: Option<TimerId>,
+    /// When it is over at the latest.
+    until: Option<Instant>,
+    /// How many calls there had been when it was looked at last.
+    seen: u64,
+}
+
+/// What a connection does at this moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Now {
+    /// Calls run.
+    Busy,
+    /// None do.
+    Idle,
+    /// None do, and nothing has come for a while.
+    Quiet,
 }
 
 impl ServerHandler {
@@ -141,7 +178,6 @@ impl ServerHandler {
         if self.drain == Drain::No {
             self.drain = Drain::Serving;
             self.reason = reason;
-            self.arm_drain(cx, self.shared.limits.shutdown_grace / 2);
             self.go_on_draining(cx);
         }
     }
@@ -150,13 +186,18 @@ impl ServerHandler {
     #[inline]
     pub(super) fn go_on_draining(&mut self, cx: &mut Cx<'_>) {
         if self.drain != Drain::No {
-            self.take_step(cx);
+            if self.leaving.is_none() {
+                self.begin_step(cx, self.shared.limits.shutdown_grace / 2); // taken in while the server stops
+            }
+            self.take_step(cx, Now::Idle);
         }
     }
 
+    /// What can be done, if nothing runs.
     #[cold]
-    fn take_step(&mut self, cx: &mut Cx<'_>) {
-        match self.drain.next(self.running.len() > 0, self.kind()) {
+    fn take_step(&mut self, cx: &mut Cx<'_>, idle: Now) {
+        let now = if self.running.len() > 0 { Now::Busy } else { idle };
+        match self.drain.next(now, self.kind()) {
             Step::Wait => {}
             Step::Tell(Kind::Negotiated) => {
                 self.go_away(cx, 0, self.reason.name());
@@ -166,15 +207,15 @@ impl ServerHandler {
                 {
                     self.ping(cx, number);
                 }
-                self.arm_drain(cx, GOODBYE_LINGER);
+                self.begin_step(cx, GOODBYE_LINGER);
             }
             Step::Tell(Kind::Multiplexing) => {
                 write_goodbye(cx.output());
-                self.arm_drain(cx, GOODBYE_LINGER);
+                self.begin_step(cx, GOODBYE_LINGER);
             }
             // One that has asked nothing yet may multiplex, and write in a moment.
-            Step::Tell(Kind::OneByOne) if self.calls == 0 => self.arm_drain(cx, GOODBYE_LINGER),
-            Step::Tell(Kind::OneByOne) => self.arm_drain(cx, PING_PONG_LINGER),
+            Step::Tell(Kind::OneByOne) if self.calls == 0 => self.begin_step(cx, GOODBYE_LINGER),
+            Step::Tell(Kind::OneByOne) => self.begin_step(cx, PING_PONG_LINGER),
             Step::Close => cx.close_when_read(self.reason.closes()),
         }
     }
@@ -187,12 +228,34 @@ impl ServerHandler {
         }
     }
 
-    /// The time of its timer has come.
+    /// Its timer: looks whether it is quiet, and whether the time of this step is over.
     pub(super) fn drain_on_time(&mut self, cx: &mut Cx<'_>) {
-        self.drain_timer = None;
+        let Some(leaving) = &mut self.leaving else { return };
+        leaving.timer = None;
+        let seen = std::mem::replace(&mut leaving.seen, self.calls);
+        if leaving.until.is_some_and(|until| until <= cx.now()) {
+            self.end_step(cx);
+        } else {
+            self.look_again(cx);
+        }
+        self.take_step(cx, if self.calls == seen { Now::Quiet } else { Now::Idle });
+    }
+
+    /// The time of this step is over.
+    fn end_step(&mut self, cx: &mut Cx<'_>) {
         let kind = self.kind();
-        if self.drain.go_on(kind) && kind == Kind::Negotiated {
+        let over = self.drain.go_on(kind);
+        if over && kind == Kind::Negotiated {
             self.go_away(cx, self.last_seq, self.reason.name());
+        }
+        match over {
+            true => self.begin_step(cx, GOODBYE_LINGER),
+            false => {
+                if let Some(leaving) = &mut self.leaving {
+                    leaving.until = None;
+                }
+                self.look_again(cx);
+            }
         }
         self.after(cx); // what had no room is refused now
     }
@@ -200,20 +263,31 @@ impl ServerHandler {
     /// What the peer sent before it knew is here.
     pub(super) fn stragglers_are_in(&mut self, cx: &mut Cx<'_>) {
         if matches!(self.drain, Drain::Told { .. }) {
-            self.drain_on_time(cx);
+            self.end_step(cx);
         }
     }
 
     /// The connection has ended.
     pub(super) fn stop_draining(&mut self, cx: &mut Cx<'_>) {
-        if let Some(timer) = self.drain_timer.take() {
+        if let Some(timer) = self.leaving.as_mut().and_then(|leaving| leaving.timer.take()) {
             cx.disarm(timer);
         }
     }
 
-    fn arm_drain(&mut self, cx: &mut Cx<'_>, time: Duration) {
+    /// A step that takes so long at most.
+    fn begin_step(&mut self, cx: &mut Cx<'_>, time: Duration) {
         self.stop_draining(cx);
-        self.drain_timer = cx.now().checked_add(time).map(|at| cx.arm(at, DRAIN));
+        let until = cx.now().checked_add(time);
+        self.leaving = Some(Box::new(Leaving { timer: None, until, seen: self.calls }));
+        self.look_again(cx);
+    }
+
+    fn look_again(&mut self, cx: &mut Cx<'_>) {
+        self.stop_draining(cx);
+        let soon = cx.now() + QUIET;
+        if let Some(leaving) = &mut self.leaving {
+            leaving.timer = Some(cx.arm(leaving.until.map_or(soon, |until| until.min(soon)), DRAIN));
+        }
     }
 }
 
@@ -239,15 +313,15 @@ mod tests {
     use super::*;
 
     /// A connection that drains, when its timer fires and when calls begin or end: each row is what happens, what is known of the peer
-    /// by then, whether calls run, what is done, and whether a request that comes after it is refused.
+    /// by then, what it does, what is done, and whether a request that comes after it is refused.
     #[track_caller]
-    fn check(rows: &[(&str, Kind, bool, Step, bool)]) {
+    fn check(rows: &[(&str, Kind, Now, Step, bool)]) {
         let mut drain = Drain::Serving;
-        for (row, (what, kind, busy, step, refuses)) in rows.iter().copied().enumerate() {
+        for (row, (what, kind, now, step, refuses)) in rows.iter().copied().enumerate() {
             if what == "time" || what == "pong" {
                 drain.go_on(kind);
             }
-            assert_eq!((drain.next(busy, kind), drain.refuses()), (step, refuses), "row {row}: {what}, then {drain:?}");
+            assert_eq!((drain.next(now, kind), drain.refuses()), (step, refuses), "row {row}: {what}, then {drain:?}");
         }
     }
 
@@ -255,35 +329,41 @@ mod tests {
     #[rustfmt::skip]
     fn every_peer_is_told_and_what_it_sent_is_answered() {
         use Kind::{Multiplexing as Multi, Negotiated as Agreed, OneByOne as One};
+        use Now::{Busy, Idle, Quiet};
         use Step::{Close, Tell, Wait};
         // who knows goaway is told though calls run, and the pong draws the line
-        check(&[("begin",  Agreed, true,  Tell(Agreed), false), ("ends",   Agreed, true,  Wait,         false),
-                ("pong",   Agreed, true,  Wait,         true),  ("ends",   Agreed, true,  Wait,         true),
-                ("ends",   Agreed, false, Close,        true)]);
+        check(&[("begin",  Agreed, Busy,  Tell(Agreed), false), ("ends",   Agreed, Busy,  Wait,         false),
+                ("pong",   Agreed, Busy,  Wait,         true),  ("ends",   Agreed, Busy,  Wait,         true),
+                ("ends",   Agreed, Idle,  Close,        true)]);
         // requests stand behind the one that has room, and the pong behind them: they are refused when the time is over
-        check(&[("begin",  Agreed, true,  Tell(Agreed), false), ("time",   Agreed, true,  Wait,         true),
-                ("ends",   Agreed, false, Close,        true),  ("reads",  Agreed, false, Close,        true),
-                ("pong",   Agreed, false, Close,        true)]);
-        // another one is told when nothing runs
-        check(&[("begin",  Multi,  true,  Wait,         false), ("ends",   Multi,  false, Tell(Multi),  false),
-                ("time",   Multi,  false, Close,        true)]);
-        check(&[("begin",  Multi,  false, Tell(Multi),  false), ("begins", Multi,  true,  Wait,         false),
-                ("time",   Multi,  true,  Wait,         true),  ("ends",   Multi,  false, Close,        true)]);
-        // calls that overlap: there is no such moment until new ones are refused
-        check(&[("begin",  Multi,  true,  Wait,         false), ("ends",   Multi,  true,  Wait,         false),
-                ("time",   Multi,  true,  Wait,         true),  ("ends",   Multi,  true,  Wait,         true),
-                ("ends",   Multi,  false, Tell(Multi),  true),  ("reads",  Multi,  false, Wait,         true),
-                ("time",   Multi,  false, Close,        true)]);
+        check(&[("begin",  Agreed, Busy,  Tell(Agreed), false), ("time",   Agreed, Busy,  Wait,         true),
+                ("ends",   Agreed, Idle,  Close,        true),  ("reads",  Agreed, Idle,  Close,        true),
+                ("pong",   Agreed, Idle,  Close,        true)]);
+        // another one is told when it is quiet
+        check(&[("begin",  Multi,  Busy,  Wait,         false), ("ends",   Multi,  Idle,  Wait,         false),
+                ("pause",  Multi,  Quiet, Tell(Multi),  false), ("time",   Multi,  Quiet, Close,        true)]);
+        check(&[("begin",  Multi,  Quiet, Tell(Multi),  false), ("begins", Multi,  Busy,  Wait,         false),
+                ("time",   Multi,  Busy,  Wait,         true),  ("ends",   Multi,  Idle,  Wait,         true),
+                ("pause",  Multi,  Quiet, Close,        true)]);
+        // calls without a pause: there is no such moment until new ones are refused
+        check(&[("begin",  Multi,  Busy,  Wait,         false), ("ends",   Multi,  Idle,  Wait,         false),
+                ("time",   Multi,  Idle,  Wait,         true),  ("ends",   Multi,  Busy,  Wait,         true),
+                ("pause",  Multi,  Quiet, Tell(Multi),  true),  ("reads",  Multi,  Idle,  Wait,         true),
+                ("time",   Multi,  Quiet, Close,        true)]);
+        // one that heeds nothing is closed when its time is over, twice
+        check(&[("begin",  Multi,  Quiet, Tell(Multi),  false), ("time",   Multi,  Idle,  Wait,         true),
+                ("reads",  Multi,  Idle,  Wait,         true),  ("time",   Multi,  Busy,  Wait,         true),
+                ("ends",   Multi,  Idle,  Close,        true)]);
         // one at a time, in order: the next begins when the one before ends
-        check(&[("begin",  One,    true,  Wait,         false), ("ends",   One,    false, Tell(One),    false),
-                ("begins", One,    true,  Wait,         false), ("time",   One,    true,  Wait,         true),
-                ("ends",   One,    false, Close,        true)]);
+        check(&[("begin",  One,    Busy,  Wait,         false), ("ends",   One,    Idle,  Tell(One),    false),
+                ("begins", One,    Busy,  Wait,         false), ("time",   One,    Busy,  Wait,         true),
+                ("ends",   One,    Idle,  Wait,         true),  ("pause",  One,    Quiet, Close,        true)]);
         // taken in while the server stops: what it is shows with its first requests, and then it is told
-        check(&[("begin",  One,    false, Tell(One),    false), ("begins", Multi,  true,  Wait,         false),
-                ("ends",   Agreed, true,  Tell(Agreed), false), ("pong",   Agreed, false, Close,        true)]);
-        check(&[("begin",  One,    false, Tell(One),    false), ("begins", Multi,  true,  Wait,         false),
-                ("time",   Multi,  true,  Wait,         true),  ("ends",   Multi,  false, Tell(Multi),  true),
-                ("time",   Multi,  false, Close,        true)]);
+        check(&[("begin",  One,    Idle,  Tell(One),    false), ("begins", Multi,  Busy,  Wait,         false),
+                ("ends",   Agreed, Busy,  Tell(Agreed), false), ("pong",   Agreed, Idle,  Close,        true)]);
+        check(&[("begin",  One,    Idle,  Tell(One),    false), ("begins", Multi,  Busy,  Wait,         false),
+                ("time",   Multi,  Busy,  Wait,         true),  ("pause",  Multi,  Quiet, Tell(Multi),  true),
+                ("time",   Multi,  Quiet, Close,        true)]);
     }
 
     #[test]

@@ -4,10 +4,10 @@ use std::any::Any;
 use std::sync::Arc;
 use std::time::Instant;
 
-use rpc_transport::{CloseReason, Cx, Frame, Handler, LogLimit, TimerId, local};
+use rpc_transport::{CloseReason, Cx, Frame, Handler, LogLimit, local};
 
 use super::control::{Control, KEEPALIVE};
-use super::drain::{DRAIN, Drain, Reason};
+use super::drain::{DRAIN, Drain, Leaving, Reason};
 use super::reply::{self, ReplyTo};
 use super::runner::{Finished, Incoming, Started};
 use super::running::{CallKey, Running, RunningCall, What};
@@ -48,7 +48,7 @@ pub(crate) struct ServerHandler {
     pub(super) drain: Drain,
     /// Why it is drained.
     pub(super) reason: Reason,
-    pub(super) drain_timer: Option<TimerId>,
+    pub(super) leaving: Option<Box<Leaving>>,
     glitches: Glitches,
     _open: Open,
 }
@@ -69,7 +69,7 @@ impl ServerHandler {
             multiplexed: false,
             control: Control::No,
             reason: Reason::ShuttingDown,
-            drain_timer: None,
+            leaving: None,
             drain: if shared.is_draining() { Drain::Serving } else { Drain::No },
             glitches: Glitches::new(shared.limits.max_glitches),
             _open: Open::new(&shared),

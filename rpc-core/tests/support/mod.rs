@@ -236,7 +236,8 @@ pub fn oneway(seq: i32, payload: &'static [u8]) -> Vec<u8> {
     raw_frame(0, seq, MessageType::Oneway, &body)
 }
 
-fn raw_frame(flags: u16, seq: i32, kind: MessageType, body: &[u8]) -> Vec<u8> {
+/// A message with this body, of the method Blob.
+pub fn raw_frame(flags: u16, seq: i32, kind: MessageType, body: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     write_frame_head(&mut out, flags, seq, [b"", b""], kind, b"Blob", body.len()).expect("short");
     out.extend(body);
