@@ -9,7 +9,7 @@ use std::net::TcpStream;
 use std::sync::{Arc, Mutex, mpsc};
 use std::task::{Poll, Waker};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rpc_core::protocol::ttheader::ControlFrame::{GoAway, Ping, Pong};
@@ -20,6 +20,9 @@ use support::{
     AnyServer, Blob, GOODBYE, LIMIT, Raw, announcing_request, bind, code_of, control, dial, eventually, negotiated,
     raw_request, read_raw,
 };
+
+/// As long as that without a call is a pause.
+const QUIET: Duration = Duration::from_millis(50);
 
 fn shut_down(server: &ServerHandle) -> JoinHandle<Drained> {
     let server = server.clone();
@@ -214,6 +217,95 @@ fn calls_that_overlap_for_ever_do_not_hold_up_the_goodbye() {
     let (answered, refused) = read_all(&mut socket);
     assert_eq!((answered.len(), refused.len()), (0, 0), "then the end");
     check_end(&server, ending, last as usize + 1);
+}
+
+/// A peer that multiplexes, knows no control frames and makes one call after the other. Kitex's clients lose calls that meet a goodbye or
+/// the end: neither comes before it pauses, and what is not served by then is refused by name.
+#[test]
+fn a_peer_that_makes_calls_without_a_pause_loses_none() {
+    /// Calls in a row, and the longest time between two of them.
+    struct Caller {
+        socket: TcpStream,
+        calls: i32,
+        last: Instant,
+        pause: Duration,
+    }
+    impl Caller {
+        /// Nothing if something else comes than the reply to it.
+        fn call(&mut self) -> Option<Raw> {
+            self.calls += 1;
+            self.socket.write_all(&raw_request(self.calls, b"first")).ok()?;
+            let now = Instant::now();
+            self.pause = self.pause.max(now - std::mem::replace(&mut self.last, now));
+            read_raw(&mut self.socket).filter(|reply| reply.seq == self.calls)
+        }
+
+        /// Whether for some time all went as it is due.
+        fn calls_on(&mut self, due: impl Fn(&Raw) -> bool) -> bool {
+            let begun = Instant::now();
+            while begun.elapsed() < 4 * QUIET {
+                if !self.call().is_some_and(|reply| due(&reply)) {
+                    return false;
+                }
+            }
+            true
+        }
+    }
+    let served = |reply: &Raw| reply.kind == Some(MessageType::Reply);
+    let refused = |reply: &Raw| {
+        check_refused(reply);
+        true
+    };
+    // On a machine that did not let it run for as long as a pause takes it has made one: then it is asked again.
+    for _ in 0..20 {
+        let server = bind(slow(Duration::ZERO), &[("shutdown_grace", "60s")]);
+        let mut caller = Caller { socket: dial(&server), calls: 0, last: Instant::now(), pause: Duration::ZERO };
+        caller.call().expect("a reply");
+        let ending = shut_down(&server);
+        let mut lost = !caller.calls_on(served);
+        if !lost {
+            assert_eq!(read_raw(&mut caller.socket).expect("a goodbye, to one that pauses").frame, GOODBYE);
+            caller.last = Instant::now(); // it was to pause here
+            while !lost {
+                match caller.call() {
+                    Some(reply) if served(&reply) => {}
+                    Some(_) => break,
+                    None => lost = true,
+                }
+            }
+            lost |= !caller.calls_on(refused);
+        }
+        if lost && caller.pause > QUIET / 2 {
+            continue;
+        }
+        assert!(!lost, "call {} is lost, and the longest pause was {:?}", caller.calls, caller.pause);
+        assert_eq!(read_all(&mut caller.socket), (vec![], vec![]), "the end, to one that pauses");
+        return check_end(&server, ending, caller.calls as usize);
+    }
+    panic!("the machine has no 25 ms in a row for this test");
+}
+
+/// A large request that comes in parts is no pause, though 50 ms and more lie between them: a goodbye would cost its client the call, and the end
+/// would cut it.
+#[test]
+fn a_request_that_comes_slowly_is_served() {
+    let server = bind(slow(Duration::ZERO), &[]);
+    let mut socket = dial(&server);
+    socket.write_all(&raw_request(1, b"first")).expect("it reads");
+    read_raw(&mut socket).expect("a reply");
+    let request = raw_request(2, &[7; 400]);
+    let mut parts = request.chunks(100);
+    socket.write_all(parts.next().expect("a part")).expect("it reads");
+    let ending = shut_down(&server);
+    for part in parts {
+        std::thread::sleep(3 * QUIET); // the peer is slow: that is the case
+        socket.write_all(part).expect("it reads");
+    }
+    let reply = read_raw(&mut socket).expect("a reply");
+    assert_eq!((reply.seq, reply.kind), (2, Some(MessageType::Reply)), "before the goodbye");
+    assert_eq!(read_raw(&mut socket).expect("a goodbye").frame, GOODBYE);
+    assert_eq!(read_all(&mut socket), (vec![], vec![]));
+    check_end(&server, ending, 2);
 }
 
 /// A connection that is taken in while the server stops has shown nothing of what it knows. As soon as it has, its peer is told: it would

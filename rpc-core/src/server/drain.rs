@@ -8,7 +8,7 @@
 //!     └─ half the grace, and it is never quiet ─► refuses, unexecuted, until it is: then the goodbye
 //! ```
 //!
-//! Quiet is a connection where nothing runs and nothing has come for a while. Kitex's clients lose the calls that meet the end of
+//! Quiet is a connection where nothing runs and no byte has come for a while, longer within a request. Kitex's clients lose the calls that meet the end of
 //! their connection, and some those that are under way when they hear the goodbye: who has left, or pauses, loses none.
 //!
 //! What a connection owes at its end is an answer to every request that has come. Calls that run are not all of them: others stand behind
@@ -30,8 +30,11 @@ const PING_PONG_LINGER: Duration = Duration::from_millis(100);
 /// How long a multiplexing peer has to leave after the goodbye, or to answer a ping after `goaway`.
 const GOODBYE_LINGER: Duration = Duration::from_secs(1);
 
-/// How long nothing comes until it is quiet: calls that follow each other leave no such gap.
+/// How long no byte comes until it is quiet: calls that follow each other leave no such gap.
 const QUIET: Duration = Duration::from_millis(50);
+
+/// The same within a request: a large one comes in parts, and a lost packet is sent anew after some 200 ms.
+const STALLED: Duration = Duration::from_secs(1);
 
 /// The timer of a connection that is shutting down.
 pub(super) const DRAIN: u64 = u64::MAX;
@@ -114,7 +117,7 @@ impl Drain {
     }
 
     /// What can be done now. Who has negotiated needs no quiet: it knows which of its requests was the last.
-    fn next(&mut self, now: Now, kind: Kind) -> Step {
+    fn next(&mut self, traffic: Traffic, kind: Kind) -> Step {
         let untold = match *self {
             Drain::Serving | Drain::Refusing => true,
             Drain::Told { kind: told, .. } => told < kind,
@@ -122,12 +125,14 @@ impl Drain {
         };
         let told_now = match kind {
             Kind::Negotiated => true,
-            Kind::OneByOne => now != Now::Busy,
-            Kind::Multiplexing => now == Now::Quiet,
+            Kind::OneByOne => traffic != Traffic::Busy,
+            Kind::Multiplexing => traffic == Traffic::Quiet,
         };
         match *self {
-            Drain::Over if now == Now::Quiet || (now == Now::Idle && kind == Kind::Negotiated) => Step::Close,
-            Drain::Out if now != Now::Busy => Step::Close,
+            Drain::Over if traffic == Traffic::Quiet || (traffic == Traffic::Idle && kind == Kind::Negotiated) => {
+                Step::Close
+            }
+            Drain::Out if traffic != Traffic::Busy => Step::Close,
             _ if untold && told_now => {
                 *self = Drain::Told { kind, refuses: self.refuses() };
                 Step::Tell(kind)
@@ -157,18 +162,16 @@ pub(super) struct Leaving {
     timer: Option<TimerId>,
     /// When it is over at the latest.
     until: Option<Instant>,
-    /// How many calls there had been when it was looked at last.
-    seen: u64,
 }
 
 /// What a connection does at this moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Now {
+pub(super) enum Traffic {
     /// Calls run.
     Busy,
     /// None do.
     Idle,
-    /// None do, and nothing has come for a while.
+    /// None do, and no byte has come for a while.
     Quiet,
 }
 
@@ -189,15 +192,15 @@ impl ServerHandler {
             if self.leaving.is_none() {
                 self.begin_step(cx, self.shared.limits.shutdown_grace / 2); // taken in while the server stops
             }
-            self.take_step(cx, Now::Idle);
+            self.take_step(cx, Traffic::Idle);
         }
     }
 
     /// What can be done, if nothing runs.
     #[cold]
-    fn take_step(&mut self, cx: &mut Cx<'_>, idle: Now) {
-        let now = if self.running.len() > 0 { Now::Busy } else { idle };
-        match self.drain.next(now, self.kind()) {
+    fn take_step(&mut self, cx: &mut Cx<'_>, idle: Traffic) {
+        let traffic = if self.running.len() > 0 { Traffic::Busy } else { idle };
+        match self.drain.next(traffic, self.kind()) {
             Step::Wait => {}
             Step::Tell(Kind::Negotiated) => {
                 self.go_away(cx, 0, self.reason.name());
@@ -232,13 +235,15 @@ impl ServerHandler {
     pub(super) fn drain_on_time(&mut self, cx: &mut Cx<'_>) {
         let Some(leaving) = &mut self.leaving else { return };
         leaving.timer = None;
-        let seen = std::mem::replace(&mut leaving.seen, self.calls);
         if leaving.until.is_some_and(|until| until <= cx.now()) {
             self.end_step(cx);
         } else {
             self.look_again(cx);
         }
-        self.take_step(cx, if self.calls == seen { Now::Quiet } else { Now::Idle });
+        // Of one that is not read it says nothing: there the end has to wait for the peer to read.
+        let pause = if cx.is_within_frame() && cx.is_read() { STALLED } else { QUIET };
+        let quiet = cx.now().saturating_duration_since(cx.heard()) >= pause;
+        self.take_step(cx, if quiet { Traffic::Quiet } else { Traffic::Idle });
     }
 
     /// The time of this step is over.
@@ -278,7 +283,7 @@ impl ServerHandler {
     fn begin_step(&mut self, cx: &mut Cx<'_>, time: Duration) {
         self.stop_draining(cx);
         let until = cx.now().checked_add(time);
-        self.leaving = Some(Box::new(Leaving { timer: None, until, seen: self.calls }));
+        self.leaving = Some(Box::new(Leaving { timer: None, until }));
         self.look_again(cx);
     }
 
@@ -315,13 +320,17 @@ mod tests {
     /// A connection that drains, when its timer fires and when calls begin or end: each row is what happens, what is known of the peer
     /// by then, what it does, what is done, and whether a request that comes after it is refused.
     #[track_caller]
-    fn check(rows: &[(&str, Kind, Now, Step, bool)]) {
+    fn check(rows: &[(&str, Kind, Traffic, Step, bool)]) {
         let mut drain = Drain::Serving;
-        for (row, (what, kind, now, step, refuses)) in rows.iter().copied().enumerate() {
+        for (row, (what, kind, traffic, step, refuses)) in rows.iter().copied().enumerate() {
             if what == "time" || what == "pong" {
                 drain.go_on(kind);
             }
-            assert_eq!((drain.next(now, kind), drain.refuses()), (step, refuses), "row {row}: {what}, then {drain:?}");
+            assert_eq!(
+                (drain.next(traffic, kind), drain.refuses()),
+                (step, refuses),
+                "row {row}: {what}, then {drain:?}"
+            );
         }
     }
 
@@ -329,7 +338,7 @@ mod tests {
     #[rustfmt::skip]
     fn every_peer_is_told_and_what_it_sent_is_answered() {
         use Kind::{Multiplexing as Multi, Negotiated as Agreed, OneByOne as One};
-        use Now::{Busy, Idle, Quiet};
+        use Traffic::{Busy, Idle, Quiet};
         use Step::{Close, Tell, Wait};
         // who knows goaway is told though calls run, and the pong draws the line
         check(&[("begin",  Agreed, Busy,  Tell(Agreed), false), ("ends",   Agreed, Busy,  Wait,         false),

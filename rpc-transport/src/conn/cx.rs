@@ -93,6 +93,11 @@ impl<'a> Cx<'a> {
         self.conn.heard
     }
 
+    /// Whether a frame has begun to come, and not all of it is here.
+    pub fn is_within_frame(&self) -> bool {
+        self.conn.inbound.partial_since.is_some()
+    }
+
     /// Whether the peer is read: not while the connection is paused, for whatever reason.
     pub fn is_read(&self) -> bool {
         self.conn.is_read()
