@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use rpc_core::{Code, Error, Result, Server};
-use testee::idl::testee::TesteeServer;
+use testee::idl::testee::{SecondServer, TesteeServer};
 
-use crate::service::Service;
+use crate::service::{Other, Service};
 
 /// Serves until SIGTERM or Ctrl-C, then lets running calls end; a second signal ends at once.
 ///
@@ -56,7 +56,8 @@ pub(crate) fn run(args: Args) -> Result<()> {
         })
     });
     let service = Arc::new(Service::new(exec_log.transpose()?));
-    let server = builder.add(TesteeServer::from_arc(Arc::clone(&service)).blocking(["Spin"])).bind_all(&args.listen)?;
+    let first = TesteeServer::from_arc(Arc::clone(&service)).blocking(["Spin"]);
+    let server = builder.add(SecondServer::new(Other)).add_fallback(first).bind_all(&args.listen)?;
     service.watch(server.monitor());
     let mut stdout = std::io::stdout();
     for url in server.urls() {

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use rpc_core::{Channel, Code, Context, Error, Metadata, Monitor, Result, sleep};
 use testee::CODES;
 use testee::idl::testee::{
-    Blob, Empty, Fault, Heard, Hop, Millis, Mixed, Nonce, Report, Size, Testee, TesteeClient, Tree,
+    Blob, Empty, Fault, Heard, Hop, Millis, Mixed, Nonce, Report, Second, Size, Testee, TesteeClient, Tree,
 };
 
 /// Peers that Relay keeps channels to; callers choose the addresses, so that there must be a bound.
@@ -137,7 +137,7 @@ impl Testee for Service {
             "later" => sleep(Duration::from_millis(req.ms.into())).await, // as the caller says
             "drop" => {
                 let _bomb = Bomb;
-                sleep(Duration::from_millis(req.ms.into())).await; // as the caller says
+                sleep(Duration::from_millis(req.ms.into())).await; // what the caller asks for // as the caller says
                 return Ok(Empty {});
             }
             "lock" => {
@@ -206,6 +206,7 @@ impl Testee for Service {
 
     async fn beside(&self, cx: &Context, req: Hop) -> Result<Heard> {
         cx.set_backward("SERVED_BY", "testee");
+        sleep(Duration::from_millis(req.ms.into())).await; // what the caller asks for
         if req.url.is_empty() {
             let left_ms = cx.remaining().map_or(0, |left| u32::try_from(left.as_millis()).unwrap_or(u32::MAX));
             return Ok(Heard { persistent: pairs(cx.persistent()), transient: pairs(cx.transient()), left_ms });
@@ -218,6 +219,19 @@ impl Testee for Service {
 
     async fn stats(&self, _: &Context, _: Empty) -> Result<Report> {
         Ok(Report { json: self.report() })
+    }
+}
+
+/// The other service on the port.
+pub(crate) struct Other;
+
+impl Second for Other {
+    async fn measure(&self, _: &Context, req: Blob) -> Result<Size> {
+        Ok(Size { bytes: u32::try_from(req.payload.len()).unwrap_or(u32::MAX) })
+    }
+
+    async fn stats(&self, _: &Context, _: Empty) -> Result<Report> {
+        Ok(Report { json: r#"{"service":"Second"}"#.to_owned() })
     }
 }
 

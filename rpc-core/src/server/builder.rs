@@ -161,6 +161,17 @@ impl<M: Middleware> Services<M> {
         self
     }
 
+    /// Adds another service, which a call means that names no service, or one that is not served, when several have its method. Without
+    /// a fallback such a call is refused as one to an unknown service. Clients of ours name the service; Kitex's do with
+    /// `ClientTTHeaderHandler` only. Kitex has it as `WithFallbackService`. There can be one; a second is an error of
+    /// `bind`.
+    pub fn add_fallback<S: Service>(mut self, service: S) -> Self {
+        if let Err(wrong) = self.router.fall_back_to(service.descriptor()) {
+            self.settings.wrong.get_or_insert(wrong);
+        }
+        self.add(service)
+    }
+
     /// Binds one address and starts serving; returns at once, with the real address in [`ServerHandle::url`].
     ///
     /// # Errors

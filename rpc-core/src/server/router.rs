@@ -16,6 +16,8 @@ pub(crate) struct Router {
     services: HashMap<&'static str, (&'static ServiceDescriptor, HashMap<&'static str, usize>)>,
     /// Methods that only one service has; `None` if several have it.
     by_method: HashMap<&'static str, Option<usize>>,
+    /// Which service those mean that several have.
+    fallback: Option<&'static str>,
 }
 
 impl Router {
@@ -44,8 +46,19 @@ impl Router {
         Ok(())
     }
 
-    /// The method's number. With a known service it is looked up there; else the only service that has the method is meant, because
-    /// callers need not name a service.
+    /// A method that several services have is this one's where a call names none of them.
+    pub(crate) fn fall_back_to(&mut self, service: &'static ServiceDescriptor) -> Result<(), ConfigError> {
+        match self.fallback.replace(service.name()) {
+            None => Ok(()),
+            Some(other) => {
+                let reason = format!("{other} is the fallback already; add only one service by `add_fallback`");
+                Err(ConfigError::new("service", service.name(), reason))
+            }
+        }
+    }
+
+    /// The method's number. With a known service it is looked up there; else the only service that has the method is meant, or the
+    /// fallback, because callers need not name a service.
     pub(crate) fn find(&self, service: Option<&[u8]>, method: &[u8]) -> Result<usize, Error> {
         let name = std::str::from_utf8(method).unwrap_or("");
         let known = service.and_then(|s| self.services.get(std::str::from_utf8(s).ok()?));
@@ -53,7 +66,8 @@ impl Router {
             let found = methods.get(name).copied();
             return found.ok_or_else(|| Error::unknown_method(descriptor.name(), &shown(method)));
         }
-        let found = self.by_method.get(name).copied().flatten();
+        let of_fallback = || self.services.get(self.fallback?)?.1.get(name).copied();
+        let found = self.by_method.get(name).copied().flatten().or_else(of_fallback);
         found.ok_or_else(|| Error::unknown_service(&shown(service.unwrap_or_default()), &shown(method)))
     }
 }
@@ -95,6 +109,17 @@ mod tests {
         check(None,        "Echo",      "exception 20: unknown service , method Echo");
         check(Some("C"),   "Nope",      "exception 20: unknown service C, method Nope");
         check(Some("A"),   "Nope",      "exception 1: unknown method Nope (service A)");
+        router.fall_back_to(&B).unwrap();
+        let check = |service: Option<&str>, method: &str, expected: Option<usize>| {
+            assert_eq!(router.find(service.map(str::as_bytes), method.as_bytes()).ok(), expected, "{service:?} {method}");
+        };
+        check(Some("A"),   "Echo",      Some(1));
+        check(None,        "Echo",      Some(2));
+        check(Some("C"),   "Echo",      Some(2));
+        check(None,        "Ping",      Some(0));
+        check(None,        "Nope",      None);
+        let error = router.fall_back_to(&A).unwrap_err();
+        assert!(error.to_string().contains("B is the fallback already"), "{error}");
         let long = router.find(None, &[b'x'; 1 << 20]).unwrap_err().to_string();
         assert!(long.len() < 256, "{} bytes about an unknown name", long.len());
         let error = router.add(&OTHER_A, 3).unwrap_err();

@@ -75,7 +75,7 @@ pub mod testee {
         /// The server to call.
         #[prost(string, tag = "1")]
         pub url: ::rpc_core::codegen::prost::alloc::string::String,
-        /// Milliseconds to sleep at the last server.
+        /// Milliseconds to sleep: of Relay at the last server, of Beside at each.
         #[prost(uint32, tag = "2")]
         pub ms: u32,
         /// The servers after this one, in order.
@@ -650,6 +650,154 @@ pub mod testee {
     static TESTEE__STATS: ::rpc_core::codegen::MethodDescriptor = ::rpc_core::codegen::MethodDescriptor::new(
         "testee",
         "Testee",
+        "Stats",
+    );
+
+    /// Another service on the same port.
+    pub trait Second: ::core::marker::Send + ::core::marker::Sync + 'static {
+        /// Answers with the number of bytes.
+        fn measure(
+            &self,
+            cx: &::rpc_core::Context,
+            req: Blob,
+        ) -> impl ::core::future::Future<
+            Output = ::rpc_core::Result<Size>,
+        > + ::core::marker::Send;
+
+        /// The other service has a method of this name, too. Answers with `{"service":"Second"}`.
+        fn stats(
+            &self,
+            cx: &::rpc_core::Context,
+            req: Empty,
+        ) -> impl ::core::future::Future<
+            Output = ::rpc_core::Result<Report>,
+        > + ::core::marker::Send;
+    }
+
+    /// Serves [`Second`]: hand it to `Server::builder().add(…)`.
+    pub struct SecondServer<T> {
+        inner: ::std::sync::Arc<T>,
+        blocking: ::rpc_core::codegen::Blocking,
+    }
+
+    impl<T: Second> SecondServer<T> {
+        /// Serves `service`, which all calls share.
+        pub fn new(service: T) -> Self {
+            Self::from_arc(::std::sync::Arc::new(service))
+        }
+
+        /// Serves a service that other code holds, too.
+        pub fn from_arc(service: ::std::sync::Arc<T>) -> Self {
+            Self {
+                inner: service,
+                blocking: ::core::default::Default::default(),
+            }
+        }
+
+        /// Runs the methods of these names, as the IDL has them, on the server's worker pool, where they may block
+        /// or compute for long. Default: none. An unknown name is an error when the server binds.
+        pub fn blocking<N: ::core::convert::Into<::std::string::String>>(
+            mut self,
+            methods: impl ::core::iter::IntoIterator<Item = N>,
+        ) -> Self {
+            self.blocking.methods(methods);
+            self
+        }
+
+        /// Runs all methods on the server's worker pool.
+        pub fn all_blocking(mut self) -> Self {
+            self.blocking.all();
+            self
+        }
+    }
+
+    impl<T: Second> ::rpc_core::codegen::Service for SecondServer<T> {
+        fn descriptor(&self) -> &'static ::rpc_core::codegen::ServiceDescriptor {
+            &SECOND
+        }
+
+        fn blocking(&self) -> &::rpc_core::codegen::Blocking {
+            &self.blocking
+        }
+
+        fn register<M: ::rpc_core::Middleware>(
+            self,
+            methods: &mut ::rpc_core::codegen::Methods<M>,
+        ) {
+            methods
+                .unary(
+                    &SECOND__MEASURE,
+                    ::std::sync::Arc::clone(&self.inner),
+                    |service, cx, req| async move {
+                        let reply = Second::measure(&*service, &cx, req).await;
+                        (service, cx, reply)
+                    },
+                );
+            methods
+                .unary(
+                    &SECOND__STATS,
+                    ::std::sync::Arc::clone(&self.inner),
+                    |service, cx, req| async move {
+                        let reply = Second::stats(&*service, &cx, req).await;
+                        (service, cx, reply)
+                    },
+                );
+        }
+    }
+
+    /// Calls [`Second`].
+    ///
+    /// Methods take `&self`; a clone is cheap and shares the connections; any thread may call.
+    #[derive(Clone, Debug)]
+    pub struct SecondClient<M = ()> {
+        channel: ::rpc_core::Channel<M>,
+    }
+
+    impl SecondClient {
+        /// Calls the server at `url`, such as `tcp://127.0.0.1:7000`. Connections are made when calls need them.
+        ///
+        /// # Errors
+        ///
+        /// When `url` is not an address.
+        pub fn connect(
+            url: impl ::core::convert::AsRef<str>,
+        ) -> ::rpc_core::Result<Self> {
+            ::core::result::Result::Ok(Self::new(::rpc_core::Channel::connect(url)?))
+        }
+    }
+
+    impl<M: ::rpc_core::Middleware> SecondClient<M> {
+        /// Calls through `channel`, which other clients can share.
+        pub fn new(channel: ::rpc_core::Channel<M>) -> Self {
+            Self { channel }
+        }
+
+        /// Answers with the number of bytes.
+        pub fn measure(&self, req: Blob) -> ::rpc_core::Call<'_, M, Blob, Size> {
+            self.channel.unary(&SECOND__MEASURE, req)
+        }
+
+        /// The other service has a method of this name, too. Answers with `{"service":"Second"}`.
+        pub fn stats(&self, req: Empty) -> ::rpc_core::Call<'_, M, Empty, Report> {
+            self.channel.unary(&SECOND__STATS, req)
+        }
+    }
+
+    static SECOND: ::rpc_core::codegen::ServiceDescriptor = ::rpc_core::codegen::ServiceDescriptor::new(
+        "testee",
+        "Second",
+        &[&SECOND__MEASURE, &SECOND__STATS],
+    );
+
+    static SECOND__MEASURE: ::rpc_core::codegen::MethodDescriptor = ::rpc_core::codegen::MethodDescriptor::new(
+        "testee",
+        "Second",
+        "Measure",
+    );
+
+    static SECOND__STATS: ::rpc_core::codegen::MethodDescriptor = ::rpc_core::codegen::MethodDescriptor::new(
+        "testee",
+        "Second",
         "Stats",
     );
 }
