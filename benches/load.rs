@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use benches::{Command, Failure, Load, codec, connections, gate, instructions, run, serve, table};
+use benches::{Command, Failure, Load, codec, connections, fleet, gate, instructions, run, serve, table};
 use clap::Parser;
 
 fn main() -> ExitCode {
@@ -15,6 +15,7 @@ fn main() -> ExitCode {
         Some(Command::Gate(args)) => gate(args),
         Some(Command::Codec(args)) => codec(args),
         Some(Command::Connections(args)) => connections(args),
+        Some(Command::Fleet(args)) => fleet(args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

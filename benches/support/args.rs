@@ -35,6 +35,8 @@ pub enum Command {
     Codec(CodecArgs),
     /// Measures what servers take for a connection with one call at a time.
     Connections(ConnectionsArgs),
+    /// Measures Kitex's clients at servers of ours and ours at Kitex's, beside either among themselves.
+    Fleet(FleetArgs),
 }
 
 /// One measurement of ours.
@@ -60,6 +62,9 @@ pub struct LoadArgs {
     /// else 0.
     #[arg(long)]
     pub busy_poll: Option<u64>,
+    /// One call at a time on a connection, as servers without multiplexing take them.
+    #[arg(long)]
+    pub ping_pong: bool,
 }
 
 /// A server of ours, or the floor's.
@@ -151,6 +156,23 @@ pub struct ConnectionsArgs {
     pub peers: Vec<PathBuf>,
 }
 
+/// Kitex and ours.
+#[derive(Clone, Debug, Args)]
+pub struct FleetArgs {
+    /// The program of `benches/peers/go`.
+    #[arg(long)]
+    pub kitex: PathBuf,
+    /// Rounds; each has every pair once.
+    #[arg(long, default_value_t = 5)]
+    pub rounds: usize,
+    /// Measured seconds of a pair in a round.
+    #[arg(long, default_value_t = 1.0)]
+    pub seconds: f64,
+    /// Puts the results into this page, in place of the last ones, instead of printing them.
+    #[arg(long)]
+    pub into: Option<PathBuf>,
+}
+
 /// What is encoded and decoded.
 #[derive(Clone, Debug, Args)]
 pub struct CodecArgs {
@@ -218,6 +240,7 @@ impl LoadArgs {
         line.extend(["--client-reactors".to_owned(), self.client_reactors.to_string()]);
         line.extend(["--slow".to_owned(), self.slow.to_string()]);
         line.extend(["--busy-poll".to_owned(), self.busy_poll().as_micros().to_string()]);
+        line.extend(self.ping_pong.then(|| "--ping-pong".to_owned()));
         if let Some(reactors) = self.server_reactors {
             line.extend(["--server-reactors".to_owned(), reactors.to_string()]);
         }

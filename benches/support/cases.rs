@@ -39,7 +39,7 @@ const TASKS: &[Client] = &[Floor, FloorSingly, FloorTokio, Reactor, ReactorBusy,
 const MESSAGES: &[Client] = &[Reactor, ReactorBusy, TokioHosted, Tokio];
 
 impl Case {
-    fn closed(run: RunArgs, clients: &'static [Client]) -> Case {
+    pub(crate) fn closed(run: RunArgs, clients: &'static [Client]) -> Case {
         Case { run, clients, pace: Pace::Closed, quick: false }
     }
 

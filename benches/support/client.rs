@@ -51,7 +51,8 @@ fn start_with<M: Method>(args: &LoadArgs, url: &str, stage: &Arc<Stage>) -> Resu
             })?
         }
     });
-    let channel = Channel::builder(url).limits(limits).connections(run.connections).pool(pool).build()?;
+    let builder = Channel::builder(url).limits(limits).connections(run.connections).pool(pool);
+    let channel = if args.ping_pong { builder.ping_pong() } else { builder }.build()?;
     let client = TesteeClient::new(channel.clone());
     let loops =
         M::for_loops(run.payload, run.in_flight).into_iter().map(|method| Ours { client: client.clone(), method });

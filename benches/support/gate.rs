@@ -39,6 +39,7 @@ pub fn gate(args: &GateArgs) -> Result<(), Failure> {
             client_reactors: 1,
             slow: 0,
             busy_poll: None,
+            ping_pong: false,
         };
         let [client, server] = count(&load, None)?;
         Ok::<_, Failure>(Row { case: load.run.case(), client, server })

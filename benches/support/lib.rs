@@ -7,6 +7,7 @@ mod cases;
 mod client;
 mod codec;
 mod counts;
+mod fleet;
 pub mod floor;
 mod gate;
 mod connections;
@@ -21,11 +22,13 @@ mod table;
 mod versions;
 
 pub use args::{
-    Client, CodecArgs, Command, ConnectionsArgs, GateArgs, InstructionsArgs, Load, LoadArgs, LoadServerArgs, TableArgs,
+    Client, CodecArgs, Command, ConnectionsArgs, FleetArgs, GateArgs, InstructionsArgs, Load, LoadArgs, LoadServerArgs,
+    TableArgs,
 };
 pub use bench_driver::Failure;
 pub use codec::codec;
 pub use connections::connections;
+pub use fleet::fleet;
 pub use gate::gate;
 pub use instructions::instructions;
 pub use method::{Echo, Method, Mixed};

@@ -19,8 +19,9 @@ pub(crate) enum Subject {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Peer {
     name: String,
-    /// Who measures it.
+    /// Who measures it, and what it is told for that.
     program: PathBuf,
+    words: Vec<String>,
     /// Whether it knows messages; else it echoes bytes.
     messages: bool,
 }
@@ -29,6 +30,12 @@ pub(crate) struct Peer {
 pub(crate) const BASELINE: &str = "tonic";
 
 impl Subject {
+    /// What a program measures when it is told these words.
+    pub(crate) fn program(name: &str, program: &Path, words: impl IntoIterator<Item = String>) -> Subject {
+        let words = words.into_iter().collect();
+        Subject::Peer(Peer { name: name.to_owned(), program: program.to_owned(), words, messages: true })
+    }
+
     pub(crate) fn name(&self) -> String {
         match self {
             Subject::Ours(client) => client.name(),
@@ -72,7 +79,7 @@ impl Subject {
             }
             Subject::Peer(peer) => {
                 let mut command = Command::new(&peer.program);
-                command.args(["--peer", &peer.name]);
+                command.args(&peer.words);
                 command
             }
         };
@@ -92,7 +99,8 @@ pub(crate) fn peers(program: &Path) -> Result<Vec<Subject>, Failure> {
     let known = String::from_utf8(output.stdout)?;
     let peer = |line: &str| {
         let (name, only) = line.split_once(' ').unwrap_or((line, ""));
-        Subject::Peer(Peer { name: name.to_owned(), program: program.to_owned(), messages: only.is_empty() })
+        let words = ["--peer", name].map(str::to_owned).to_vec();
+        Subject::Peer(Peer { name: name.to_owned(), program: program.to_owned(), words, messages: only.is_empty() })
     };
     Ok(known.lines().map(|line| peer(line.trim_end())).collect())
 }

@@ -30,7 +30,7 @@ pub(crate) struct Row {
 }
 
 impl Row {
-    fn new(subject: Subject) -> Row {
+    pub(crate) fn new(subject: Subject) -> Row {
         Row { subject, reports: Vec::new(), failures: Vec::new(), peak: None }
     }
 
@@ -50,7 +50,7 @@ pub fn table(args: &TableArgs) -> Result<(), Failure> {
     let mut facts = facts();
     facts.push(("other frameworks", versions::of_peers()));
     let mut groups = groups(args)?;
-    let measured = measure(args, &mut groups);
+    let measured = measure(args.rounds(), &mut groups);
     groups.iter_mut().for_each(|group| group.rows.retain(|row| !(row.reports.is_empty() && row.failures.is_empty())));
     groups.retain(|group| !group.rows.is_empty());
     let text = page::text(&groups, &facts, args.rounds(), args.seconds());
@@ -66,9 +66,9 @@ pub fn table(args: &TableArgs) -> Result<(), Failure> {
 }
 
 /// Fills the groups, round by round. A failure of ours ends the run; one of others is noted.
-fn measure(args: &TableArgs, groups: &mut [Group]) -> Result<(), Failure> {
-    let mut progress = Progress::new(args.rounds() * groups.iter().map(|group| group.rows.len()).sum::<usize>());
-    for round in 1..=args.rounds() {
+pub(crate) fn measure(rounds: usize, groups: &mut [Group]) -> Result<(), Failure> {
+    let mut progress = Progress::new(rounds * groups.iter().map(|group| group.rows.len()).sum::<usize>());
+    for round in 1..=rounds {
         for group in &mut *groups {
             group.look_for_peaks()?;
             for index in 0..group.rows.len() {

@@ -40,6 +40,8 @@ type stage struct {
 	via      []string
 	calls    int
 	inFlight int
+	named    bool   // the client names the service
+	busy     string // a file that is made when there is a load
 }
 
 func play(args []string) error {
@@ -50,6 +52,7 @@ func play(args []string) error {
 	via := flags.String("via", "", "servers that a chain passes after the first, with commas")
 	calls := flags.Int("calls", 1000, "calls of a mixture, in all")
 	inFlight := flags.Int("in-flight", 16, "calls at a time")
+	busy := flags.String("busy", "", "a file that endless makes when it has had 5,000 replies")
 	_ = flags.Parse(args)
 
 	what, known := plays[*name]
@@ -74,7 +77,8 @@ func play(args []string) error {
 	if err != nil {
 		return err
 	}
-	on := &stage{kitex: kitex, options: options, url: *url, calls: *calls, inFlight: *inFlight}
+	on := &stage{kitex: kitex, options: options, url: *url, calls: *calls, inFlight: *inFlight, busy: *busy}
+	on.named = strings.Contains(*words, "handlers")
 	if *via != "" {
 		on.via = strings.Split(*via, ",")
 	}

@@ -23,6 +23,7 @@ import (
 	"github.com/cloudwego/kitex/server"
 
 	"interop/kitex_gen/testee"
+	"interop/kitex_gen/testee/second"
 	service "interop/kitex_gen/testee/testee"
 )
 
@@ -65,7 +66,13 @@ func serve(args []string) error {
 		}
 		options = append(options, more...)
 	}
-	kitex := service.NewServer(&handler{}, options...)
+	kitex := server.NewServer(options...)
+	if err := service.RegisterService(kitex, &handler{}, server.WithFallbackService()); err != nil {
+		return err
+	}
+	if err := second.RegisterService(kitex, &other{}); err != nil {
+		return err
+	}
 	fmt.Printf("LISTENING tcp://%s\n", listener.Addr())
 	return kitex.Run()
 }
@@ -84,7 +91,7 @@ func (*handler) Sleep(ctx context.Context, span *testee.Millis) (*testee.Empty, 
 	case <-time.After(time.Duration(span.Ms) * time.Millisecond):
 		return &testee.Empty{}, nil
 	case <-ctx.Done():
-		time.Sleep(20 * time.Millisecond) // so that the caller's own deadline comes first
+		time.Sleep(500 * time.Millisecond) // so that the caller's own deadline comes first, on a busy machine, too
 		return nil, ctx.Err()
 	}
 }
@@ -139,6 +146,7 @@ func (*handler) Stats(context.Context, *testee.Empty) (*testee.Report, error) {
 
 func (*handler) Beside(ctx context.Context, hop *testee.Hop) (*testee.Heard, error) {
 	metainfo.SendBackwardValue(ctx, "SERVED_BY", "kitex")
+	time.Sleep(time.Duration(hop.Ms) * time.Millisecond)
 	left := time.Duration(0)
 	if at, limited := ctx.Deadline(); limited {
 		left = time.Until(at)
@@ -160,6 +168,17 @@ func (*handler) Beside(ctx context.Context, hop *testee.Hop) (*testee.Heard, err
 	}
 	// Kitex tells the next server the configured timeout: what is left has to be configured, call by call.
 	return kitex.Beside(ctx, next, callopt.WithRPCTimeout(left))
+}
+
+// The other service on the port.
+type other struct{}
+
+func (*other) Measure(_ context.Context, blob *testee.Blob) (*testee.Size, error) {
+	return &testee.Size{Bytes: uint32(len(blob.Payload))}, nil
+}
+
+func (*other) Stats(context.Context, *testee.Empty) (*testee.Report, error) {
+	return &testee.Report{Json: `{"service":"Second"}`}, nil
 }
 
 var dialed sync.Map

@@ -1,10 +1,11 @@
 //! All cases.
 
 use std::fs;
-use std::process::{Command, Stdio};
+use std::path::PathBuf;
+use std::process::Output;
 use std::time::Duration;
 
-use testee::{Testee, eventually, scratch};
+use testee::{Testee, eventually, output_of, scratch};
 
 use crate::plays::{self, Play};
 use crate::{Ends, Failure};
@@ -13,6 +14,8 @@ use crate::{Ends, Failure};
 pub(crate) enum Case {
     /// A Kitex client calls a testee.
     Inbound { play: &'static str, client: &'static str, server: &'static [&'static str], share: u64 },
+    /// A Kitex client calls without end, and its server is told to go: ours, or Kitex's.
+    Stopped { client: &'static str, kitex: bool },
     /// A client of ours calls a Kitex server.
     Outbound { play: Play, client: &'static str, server: &'static str },
     /// The `testee` as a client calls a Kitex server.
@@ -29,6 +32,7 @@ const FEW: u64 = 2;
 pub(crate) fn all() -> Vec<Case> {
     let inbound = |play, client| Case::Inbound { play, client, server: &[], share: USUAL };
     let outbound = |play, client, server| Case::Outbound { play, client, server };
+    let stopped = |client| Case::Stopped { client, kitex: false };
     let mixture = |method, client, server| Case::Mixture { method, client, server, share: USUAL };
     vec![
         Case::Inbound { play: "mixture", client: "default", server: &[], share: MOST },
@@ -56,9 +60,16 @@ pub(crate) fn all() -> Vec<Case> {
         inbound("oneway", "mux-1"),
         inbound("unknown", "default"),
         inbound("unknown", "handlers,mux-1"),
+        inbound("services", "default"),
+        inbound("services", "handlers,mux-1"),
         inbound("chain", "handlers"),
-        inbound("stopped", "pool"),
-        inbound("stopped", "mux-1"),
+        stopped("pool"),
+        stopped("pool,handlers"),
+        stopped("short"),
+        stopped("mux-1"),
+        stopped("mux-4,handlers"),
+        Case::Stopped { client: "pool,handlers", kitex: true },
+        Case::Stopped { client: "mux-1,handlers", kitex: true },
         Case::Mixture { method: "mix", client: &["--connections", "1"], server: "mux,handlers", share: MOST },
         mixture("mix", &["--connections", "4"], "mux,handlers"),
         mixture("mix", &["--ping-pong", "--connections", "16", "--in-flight", "1"], "handlers"),
@@ -78,10 +89,14 @@ pub(crate) fn all() -> Vec<Case> {
         outbound(plays::unknown, "ping-pong", "handlers"),
         outbound(plays::timeouts, "mux", "mux,handlers"),
         outbound(plays::timeouts, "ping-pong", "default"),
+        outbound(plays::services, "mux", "mux,handlers"),
+        outbound(plays::services, "ping-pong", "default"),
         outbound(plays::chain, "mux", "mux,handlers"),
         outbound(plays::stopped, "mux", "mux"),
         outbound(plays::stopped, "ping-pong", "default"),
+        outbound(plays::stopped, "ping-pong", "handlers"),
         outbound(plays::killed, "mux", "mux"),
+        outbound(plays::killed, "ping-pong", "default"),
         outbound(plays::limited, "mux", "mux,limited"),
     ]
 }
@@ -91,20 +106,23 @@ impl Case {
         match self {
             Case::Inbound { play, .. } => (*play).to_owned(),
             Case::Outbound { play, .. } => plays::name(*play).to_owned(),
+            Case::Stopped { .. } => "stopped".to_owned(),
             Case::Mixture { method, .. } => format!("mixture of {method}"),
         }
     }
 
     pub(crate) fn direction(&self) -> String {
         match self {
-            Case::Inbound { .. } => "Kitex → ours".to_owned(),
+            Case::Stopped { kitex: true, .. } => "Kitex → Kitex".to_owned(),
+            Case::Inbound { .. } | Case::Stopped { .. } => "Kitex → ours".to_owned(),
             Case::Outbound { .. } | Case::Mixture { .. } => "ours → Kitex".to_owned(),
         }
     }
 
     pub(crate) fn options(&self) -> String {
         match self {
-            Case::Inbound { client, server, .. } => format!("{client} → {}", server.join(" ")),
+            Case::Inbound { client, server, .. } => [&[client, "→"][..], server].concat().join(" "),
+            Case::Stopped { client, .. } => format!("{client} →"),
             Case::Outbound { client, server, .. } => format!("{client} → {server}"),
             Case::Mixture { client, server, .. } => format!("{} → {server}", client.join(" ")),
         }
@@ -116,6 +134,7 @@ impl Case {
             Case::Inbound { play, client, server, share } => {
                 inbound(ends, play, client, server, ends.calls * share / 10)
             }
+            Case::Stopped { client, kitex } => stopped(ends, client, kitex),
             Case::Outbound { play, client, server } => plays::play(ends, play, client, server),
             Case::Mixture { method, client, server, share } => {
                 mixture(ends, method, client, server, ends.calls * share / 10)
@@ -124,63 +143,106 @@ impl Case {
     }
 }
 
+/// No program of a case takes longer: a million calls of a mixture with delays take three minutes.
+const LIMIT: Duration = Duration::from_secs(600);
+
+/// The client's part of a case, with Kitex; what it prints.
+fn played(ends: &Ends, words: &[&str]) -> Result<String, Failure> {
+    said(output_of(&ends.kitex.to_string_lossy(), [&["client"], words].concat(), LIMIT))
+}
+
+/// What a program has printed, or why it failed.
+fn said(output: Output) -> Result<String, Failure> {
+    let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    match output.status.success() {
+        true => Ok(said),
+        false => Err(format!("{said} {}", String::from_utf8_lossy(&output.stderr).trim()).into()),
+    }
+}
+
 fn inbound(ends: &Ends, play: &str, client: &str, server: &[&str], calls: u64) -> Result<String, Failure> {
     let testee = ends.testee.to_string_lossy();
-    let log = scratch("exec-log");
-    fs::write(&log, "")?;
-    let log_args = ["--exec-log".to_owned(), log.to_string_lossy().into_owned()];
-    let args = server.iter().map(|arg| (*arg).to_owned()).chain(log_args);
-    let mut served = Testee::start(&testee, args);
-    let mut command = Command::new(&ends.kitex);
-    command.args(["client", "--connect", served.url(), "--options", client, "--calls", &calls.to_string()]);
+    let log = Log::new()?;
+    let served = Testee::start(&testee, [server, &["--exec-log", &log.0.to_string_lossy()]].concat());
     // Through Kitex and another testee, and back to what the chain began with.
     let others = (play == "chain").then(|| {
         let kitex = Testee::start(&ends.kitex.to_string_lossy(), ["--options", "mux,handlers"]);
         (kitex, Testee::start(&testee, [""; 0]))
     });
-    if let Some((kitex, last)) = &others {
-        command.args(["--via", &format!("{},{}", kitex.url(), last.url())]);
-    }
-    if play == "stopped" {
-        let player = command.args(["--play", "endless"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
-        let busy = eventually(Duration::from_secs(10), || served.stats().get("replied") > 5000);
-        served.terminate();
-        let output = player.wait_with_output()?;
-        let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-        served.wait(Duration::from_secs(20));
-        return match busy && said.contains(" 0 lost") {
-            true => Ok(said),
-            false => Err(format!("{said} {}", String::from_utf8_lossy(&output.stderr)).into()),
-        };
-    }
-    let output = command.args(["--play", play]).output()?;
-    if !output.status.success() {
-        return Err(String::from_utf8_lossy(&output.stderr).trim().to_owned().into());
-    }
+    let via = others.as_ref().map(|(kitex, last)| format!("{},{}", kitex.url(), last.url())).unwrap_or_default();
+    let (url, calls) = (ends.meet(served.url())?, calls.to_string());
+    let words = ["--play", play, "--connect", &url, "--options", client, "--calls", &calls, "--via", &via];
+    let said = played(ends, &words)?;
     let stats = served.stats();
     if stats.get("glitches") > 0 {
         return Err(format!("{} glitches of a peer that made none", stats.get("glitches")).into());
     }
-    if play == "oneway" {
-        let begun = || fs::read_to_string(&log).map_or(0, |text| text.lines().count());
-        if !eventually(Duration::from_secs(5), || begun() == 100) {
-            return Err(format!("{} of 100 oneway messages arrived", begun()).into());
-        }
+    if play == "oneway" && !eventually(Duration::from_secs(5), || log.lines() == 100) {
+        return Err(format!("{} of 100 oneway messages arrived", log.lines()).into());
     }
-    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    Ok(said)
+}
+
+/// A server, ours or Kitex's, is told to go while a Kitex client calls as often as it can. Of a server of ours no call is lost; what Kitex's
+/// loses of its own client's is said.
+fn stopped(ends: &Ends, client: &str, kitex: bool) -> Result<String, Failure> {
+    let mut served = match kitex {
+        true => {
+            let options = if client.contains("mux") { "mux,handlers" } else { "handlers" };
+            Testee::start(&ends.kitex.to_string_lossy(), ["--options", options])
+        }
+        false => Testee::start(&ends.testee.to_string_lossy(), ["--set", "shutdown_grace=6s"]),
+    };
+    let url = if kitex { served.url().to_owned() } else { ends.meet(served.url())? };
+    let program = ends.kitex.to_string_lossy().into_owned();
+    let busy = scratch("busy");
+    let words = ["client", "--play", "endless", "--connect", &url, "--options", client, "--busy"].map(str::to_owned);
+    let words: Vec<String> = words.into_iter().chain([busy.to_string_lossy().into_owned()]).collect();
+    let player = std::thread::spawn(move || output_of(&program, words, Duration::from_secs(60)));
+    let was_busy = eventually(Duration::from_secs(30), || busy.exists());
+    served.terminate();
+    let (status, last) = served.wait(Duration::from_secs(30));
+    let said = said(player.join().map_err(|_| "the client did not end")?)?;
+    fs::remove_file(&busy)?;
+    // Who comes when it has gone is met by the tap first, if there is one, and gets no answer there.
+    let whole = kitex
+        || ends.is_tapped()
+        || (said.contains(" 0 lost") && status.success() && last.contains(r#""cut_calls":0"#));
+    match was_busy && whole {
+        true => Ok(said),
+        false => Err(format!("{said}; the server: {status}, {last}").into()),
+    }
 }
 
 fn mixture(ends: &Ends, method: &str, client: &[&str], server: &str, calls: u64) -> Result<String, Failure> {
     let kitex = Testee::start(&ends.kitex.to_string_lossy(), ["--options", server]);
-    let mut command = Command::new(&ends.testee);
-    command.args(["client", "--connect", kitex.url(), "--strict", "--method", method, "--calls", &calls.to_string()]);
+    let (url, number) = (ends.meet(kitex.url())?, calls.to_string());
+    let mut words = vec!["client", "--connect", &url, "--strict", "--method", method, "--calls", &number];
     if !client.contains(&"--in-flight") {
-        command.args(["--in-flight", "16"]);
+        words.extend(["--in-flight", "16"]);
     }
-    let output = command.args(client).output()?;
-    let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-    match output.status.success() {
-        true => Ok(format!("{calls} calls, 0 differences")),
-        false => Err(format!("{said} {}", String::from_utf8_lossy(&output.stderr).trim()).into()),
+    words.extend(client);
+    said(output_of(&ends.testee.to_string_lossy(), words, LIMIT))?;
+    Ok(format!("{calls} calls, 0 differences"))
+}
+
+/// Where the testee's Once writes; removed when this is dropped.
+struct Log(PathBuf);
+
+impl Log {
+    fn new() -> Result<Log, Failure> {
+        let log = Log(scratch("exec-log"));
+        fs::write(&log.0, "")?;
+        Ok(log)
+    }
+
+    fn lines(&self) -> usize {
+        fs::read_to_string(&self.0).map_or(0, |text| text.lines().count())
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
     }
 }

@@ -7,7 +7,10 @@
 
 mod cases;
 mod plays;
+mod tap;
 
+use std::cell::RefCell;
+use std::fmt::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
@@ -16,6 +19,7 @@ use std::time::Instant;
 use clap::Parser;
 
 use crate::cases::{Case, all};
+use crate::tap::Tap;
 
 /// Plays all cases with Kitex at the other end, and prints a table. Needs Go; without it, it says so and plays none.
 #[derive(Parser)]
@@ -33,6 +37,9 @@ struct Args {
     /// The testee [default: the one beside this program]
     #[arg(long, value_name = "PROGRAM")]
     testee: Option<PathBuf>,
+    /// Writes what both ends said into this file: a request and a reply of each shape in each case, in hex
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
 }
 
 /// The programs at the two ends.
@@ -40,6 +47,24 @@ pub(crate) struct Ends {
     pub(crate) kitex: PathBuf,
     pub(crate) testee: PathBuf,
     pub(crate) calls: u64,
+    /// Between the ends of the case that is played, if it is recorded.
+    taps: Option<RefCell<Vec<Tap>>>,
+}
+
+impl Ends {
+    /// Whether what is said is recorded.
+    pub(crate) fn is_tapped(&self) -> bool {
+        self.taps.is_some()
+    }
+
+    /// Where the client of a case calls a server.
+    pub(crate) fn meet(&self, server: &str) -> Result<String, Failure> {
+        let Some(taps) = &self.taps else { return Ok(server.to_owned()) };
+        let tap = Tap::before(server)?;
+        let url = tap.url.clone();
+        taps.borrow_mut().push(tap);
+        Ok(url)
+    }
 }
 
 type Failure = Box<dyn std::error::Error>;
@@ -77,15 +102,30 @@ fn run(args: &Args) -> Result<usize, Failure> {
         return Err(format!("{} is missing: cargo build --bin testee", testee.display()).into());
     }
     println!("| case | Kitex | direction | options | outcome | s |\n| --- | --- | --- | --- | --- | ---: |");
-    let mut failed = 0;
+    let (mut played, mut failed, mut said) = (0, 0, String::new());
     for release in ["v0.15", "v0.11"] {
-        let ends =
-            Ends { kitex: args.programs.join(format!("kitex-{release}")), testee: testee.clone(), calls: args.calls };
+        let ends = Ends {
+            kitex: args.programs.join(format!("kitex-{release}")),
+            testee: testee.clone(),
+            calls: args.calls,
+            taps: args.record.as_ref().map(|_| RefCell::default()),
+        };
         for case in all().iter().filter(|case| case.name().contains(&args.only)) {
             failed += usize::from(!play(case, release, &ends));
+            played += 1;
+            if let Some(taps) = &ends.taps {
+                let _ = writeln!(said, "== {release} | {} | {} | {}", case.name(), case.direction(), case.options());
+                taps.take().iter().for_each(|tap| said += &tap.pairs());
+            }
         }
     }
-    Ok(failed)
+    if let Some(file) = &args.record {
+        std::fs::write(file, said).map_err(|e| format!("--record {}: {e}; name a writable file", file.display()))?;
+    }
+    match played {
+        0 => Err(format!("--only {}: no case has such a name", args.only).into()),
+        _ => Ok(failed),
+    }
 }
 
 /// Plays one case and prints its row; whether it went well.

@@ -40,6 +40,9 @@ pub struct RunArgs {
     /// A program and its arguments, split at spaces, that runs the server's command line.
     #[arg(long)]
     pub server_under: Option<String>,
+    /// A program, and what it is told, split at spaces, that serves instead of this one; it speaks as `answer` does.
+    #[arg(long, value_name = "WORDS")]
+    pub server: Option<String>,
     /// Prints one line of JSON instead of text.
     #[arg(long)]
     pub json: bool,
@@ -94,6 +97,7 @@ impl RunArgs {
             rate: None,
             pin: false,
             server_under: None,
+            server: None,
             json: true,
         }
     }
@@ -118,13 +122,16 @@ impl RunArgs {
         if let Some(under) = &self.server_under {
             put("server-under", under);
         }
+        if let Some(server) = &self.server {
+            put("server", server);
+        }
         line.extend(self.pin.then(|| "--pin".to_owned()));
         line.extend(self.json.then(|| "--json".to_owned()));
         line
     }
 
     /// What every server of this measurement is told, in front of what only this one is.
-    pub fn server(&self) -> Vec<String> {
+    pub(crate) fn server(&self) -> Vec<String> {
         let mut line = vec!["server".to_owned(), "--transport".to_owned(), named(&self.transport)];
         if self.pin {
             line.extend(["--core".to_owned(), "0".to_owned()]);

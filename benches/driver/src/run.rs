@@ -35,9 +35,7 @@ pub fn run<C: Caller>(
     if args.in_flight == 0 || args.connections == 0 || args.in_flight < args.connections {
         return Err("each connection needs a call in flight, and there must be one".into());
     }
-    let mut line = args.server();
-    line.extend_from_slice(server);
-    let mut server = ServerProcess::start(args.server_under.as_deref(), &line)?;
+    let mut server = ServerProcess::start(args, server)?;
     if args.pin {
         machine::pin(1)?; // before any thread starts
     }

@@ -5,7 +5,7 @@
 use std::io::{self, BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-use crate::{Counts, Failure};
+use crate::{Counts, Failure, RunArgs};
 
 /// The server's part: says where it listens, and answers until the input ends.
 ///
@@ -37,18 +37,25 @@ pub(crate) struct ServerProcess {
 }
 
 impl ServerProcess {
-    /// Starts this very program with that command line, under another program if one is given.
-    pub(crate) fn start(under: Option<&str>, line: &[String]) -> Result<ServerProcess, Failure> {
-        let me = std::env::current_exe()?;
-        let mut command = match under.map(str::split_whitespace) {
-            None => Command::new(me),
+    /// Starts this very program with these words behind what every server is told, or the program that is given; under another program if
+    /// one is given.
+    pub(crate) fn start(args: &RunArgs, own: &[String]) -> Result<ServerProcess, Failure> {
+        let (program, own) = match args.server.as_deref().map(str::split_whitespace) {
+            None => (std::env::current_exe()?, own.to_vec()),
+            Some(mut words) => {
+                let program = words.next().ok_or("--server names no program")?;
+                (program.into(), words.map(str::to_owned).collect())
+            }
+        };
+        let mut command = match args.server_under.as_deref().map(str::split_whitespace) {
+            None => Command::new(program),
             Some(mut words) => {
                 let mut command = Command::new(words.next().ok_or("--server-under names no program")?);
-                command.args(words).arg(me);
+                command.args(words).arg(program);
                 command
             }
         };
-        command.args(line).stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.args(args.server()).args(own).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn()?;
         let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
             return Err("the server's pipes are missing".into());

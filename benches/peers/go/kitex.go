@@ -14,6 +14,7 @@ import (
 	"github.com/cloudwego/kitex/client"
 	"github.com/cloudwego/kitex/pkg/connpool"
 	"github.com/cloudwego/kitex/pkg/klog"
+	"github.com/cloudwego/kitex/pkg/transmeta"
 	"github.com/cloudwego/kitex/server"
 	"github.com/cloudwego/kitex/transport"
 
@@ -23,6 +24,9 @@ import (
 
 // A thousand connections at once take longer than the 50 ms of its default.
 const connectTimeout = 5 * time.Second
+
+// What a server is told of with --header.
+const callTimeout = 20 * time.Second
 
 type service struct{}
 
@@ -59,6 +63,9 @@ func connectKitex(multiplexed bool) func(*run, string) ([]call, error) {
 		klog.SetLevel(klog.LevelError)
 		_, address := address(url)
 		options := []client.Option{client.WithHostPorts(address), client.WithConnectTimeout(connectTimeout)}
+		if run.header {
+			options = append(options, client.WithMetaHandler(transmeta.ClientTTHeaderHandler), client.WithRPCTimeout(callTimeout))
+		}
 		if multiplexed {
 			options = append(options, client.WithMuxConnection(run.connections))
 		} else {

@@ -22,9 +22,10 @@ var errWrong = errors.New("a reply is not what was sent")
 // One measurement's command line.
 type run struct {
 	peer, transport, method        string
+	server                         string
 	payload, inFlight, connections int
 	seconds, warmUp, rate          float64
-	pin, json                      bool
+	pin, json, header              bool
 }
 
 func parse(args []string) (*run, error) {
@@ -40,6 +41,8 @@ func parse(args []string) (*run, error) {
 	flags.Float64Var(&run.warmUp, "warm-up", 0.5, "seconds before them")
 	flags.Float64Var(&run.rate, "rate", 0, "calls a second, due at fixed times")
 	flags.BoolVar(&run.pin, "pin", false, "the server on core 0, the client on core 1")
+	flags.StringVar(&run.server, "server", "", "a program, and what it is told, that serves instead of this one")
+	flags.BoolVar(&run.header, "header", false, "Kitex's client names service, method and timeout in the header")
 	flags.BoolVar(&run.json, "json", false, "prints one line of JSON")
 	return &run, flags.Parse(args)
 }

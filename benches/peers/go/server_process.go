@@ -41,15 +41,20 @@ type serverProcess struct {
 }
 
 func startServer(run *run) (*serverProcess, error) {
-	me, err := os.Executable()
+	program, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
-	args := []string{"server", "--transport", run.transport, "--peer", run.peer}
+	args := []string{"server", "--transport", run.transport}
 	if run.pin {
 		args = append(args, "--core", "0")
 	}
-	command := exec.Command(me, args...)
+	if words := strings.Fields(run.server); len(words) > 0 {
+		program, args = words[0], append(args, words[1:]...)
+	} else {
+		args = append(args, "--peer", run.peer)
+	}
+	command := exec.Command(program, args...)
 	command.Stderr = os.Stderr
 	input, err := command.StdinPipe()
 	if err != nil {
