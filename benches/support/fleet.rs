@@ -74,7 +74,7 @@ fn pairings(kitex: &Path, mode: Mode) -> Result<Vec<Subject>, Failure> {
     let of_kitex = || of_kitex.split(' ').map(str::to_owned);
     // Of more connections than one each core has its share, as in a process that serves, too.
     let reactors = if mode.multiplexed { 1 } else { std::thread::available_parallelism()?.get() };
-    let of_ours = |client: Client| {
+    let of_ours = |client: Client, reactors: usize| {
         let order = (!mode.multiplexed).then(|| "--ping-pong".to_owned());
         ["--client-reactors".to_owned(), reactors.to_string(), "--client".to_owned(), client.name()]
             .into_iter()
@@ -84,12 +84,20 @@ fn pairings(kitex: &Path, mode: Mode) -> Result<Vec<Subject>, Failure> {
         Subject::program(BASELINE, kitex, of_kitex()),
         Subject::program("Kitex with header → Kitex", kitex, of_kitex().chain(["--header".to_owned()])),
         Subject::program("Kitex → ours", kitex, of_kitex().chain(["--server".to_owned(), ours.to_string()])),
-        Subject::program("ours → Kitex", &me, of_ours(Client::Reactor).chain(at_kitex.clone())),
+        Subject::program("ours → Kitex", &me, of_ours(Client::Reactor, reactors).chain(at_kitex.clone())),
     ];
-    if Client::TokioHosted.is_built() {
-        all.push(Subject::program("ours on tokio → Kitex", &me, of_ours(Client::TokioHosted).chain(at_kitex)));
+    if reactors > 1 {
+        let one = of_ours(Client::Reactor, 1).chain(at_kitex.clone());
+        all.push(Subject::program("ours, one reactor → Kitex", &me, one));
     }
-    all.push(Subject::program("ours → ours", &me, of_ours(Client::Reactor)));
+    if Client::TokioHosted.is_built() {
+        all.push(Subject::program(
+            "ours on tokio → Kitex",
+            &me,
+            of_ours(Client::TokioHosted, reactors).chain(at_kitex),
+        ));
+    }
+    all.push(Subject::program("ours → ours", &me, of_ours(Client::Reactor, reactors)));
     Ok(all)
 }
 

@@ -8,8 +8,8 @@ use testee::{Testee, scratch};
 
 const CAPTURES: &str = include_str!("../../rpc-core/tests/wire/kitex_captures.txt");
 
-/// Cases whose answers say what was so at that time: addresses, counters, that time was over.
-const OF_THE_MOMENT: [&str; 4] = ["chain", "services", "timeouts", "stopped"];
+/// Cases whose answers say what was so at that time: addresses, counters, that time was over, who was first.
+const OF_THE_MOMENT: [&str; 5] = ["chain", "services", "timeouts", "stopped", "limited"];
 
 /// The name of the method that takes messages without a reply, as it stands in a request.
 const ONCE: &str = "4f6e6365";

@@ -255,6 +255,7 @@ fn unknown_names_are_told_apart() {
         //   isn                    method   type id
         (Some("EchoService"),       "Nope",  1),
         (Some("OtherService"),      "Nope",  20),
+        (Some("OtherService"),      "Echo",  20),
         (None,                      "Nope",  20),
     ];
     for (seq, (isn, method, type_id)) in (1..).zip(table) {
@@ -264,8 +265,7 @@ fn unknown_names_are_told_apart() {
         assert_eq!(reply.exception().map(|(id, _)| id), Some(type_id), "{isn:?} {method}");
         assert_eq!((reply.seq, reply.get("#22")), (seq, Some("3")));
     }
-    // An unknown service whose method only one service has: that one.
-    let info = raw::strings(&[("isn", "OtherService")]);
-    socket.write_all(&raw::ttheader(0, 9, &info, &raw::framed(raw::CALL, "Echo", 9, b""))).expect("sent");
+    // No service, and a method that only one has: that one.
+    socket.write_all(&raw::ttheader(0, 9, &[], &raw::framed(raw::CALL, "Echo", 9, b""))).expect("sent");
     assert_eq!(raw::read_frame(&mut socket).expect("a frame").expect("a reply").kind, raw::REPLY);
 }

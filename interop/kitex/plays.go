@@ -38,6 +38,7 @@ var plays = map[string]func(*stage) (string, error){
 	"chain":    chain,
 	"endless":  endless,
 	"services": services,
+	"limited":  limited,
 }
 
 const (
@@ -180,8 +181,9 @@ func failures(on *stage) (string, error) {
 		if _, business := kerrors.FromBizStatusError(err); business {
 			return "", fmt.Errorf("Fail: %v is no error of the business", err)
 		}
-		if _, err := on.kitex.Panic(context.Background(), &testee.Millis{Kind: "now"}); err == nil {
-			return "", errors.New("Panic: no error")
+		_, err = on.kitex.Panic(context.Background(), &testee.Millis{Kind: "now"})
+		if err == nil || !strings.Contains(err.Error(), "panic: the handler panicked") {
+			return "", fmt.Errorf("Panic: %v", err)
 		}
 		if err := echoes(on.kitex); err != nil {
 			return "", fmt.Errorf("after errors: %w", err)
@@ -190,10 +192,21 @@ func failures(on *stage) (string, error) {
 	return "40 errors", nil
 }
 
-func echoes(kitex service.Client) error {
+func echoes(kitex service.Client, options ...callopt.Option) error {
 	payload := []byte("still there")
-	blob, err := kitex.Echo(context.Background(), &testee.Blob{Payload: payload})
+	blob, err := kitex.Echo(context.Background(), &testee.Blob{Payload: payload}, options...)
 	if err == nil && !bytes.Equal(blob.Payload, payload) {
+		err = errors.New("another reply than is due")
+	}
+	return err
+}
+
+// The same by a client that was changed, whose connections are its own.
+func echoesBy(kitex client.Client) error {
+	payload := []byte("still there")
+	result := &service.EchoResult{}
+	err := kitex.Call(context.Background(), "Echo", &service.EchoArgs{Req: &testee.Blob{Payload: payload}}, result)
+	if err == nil && !bytes.Equal(result.Success.Payload, payload) {
 		err = errors.New("another reply than is due")
 	}
 	return err
@@ -232,7 +245,7 @@ func pairs(on *stage) (string, error) {
 	if !maps.Equal(heard.Persistent, persistent) || !maps.Equal(heard.Transient, transient) {
 		return "", fmt.Errorf("heard %v and %v", heard.Persistent, heard.Transient)
 	}
-	if by, _ := metainfo.RecvBackwardValue(ctx, "SERVED_BY"); by == "" {
+	if by, _ := metainfo.RecvBackwardValue(ctx, "SERVED_BY"); by != "testee" {
 		return "", fmt.Errorf("nothing came back: %v", metainfo.RecvAllBackwardValues(ctx))
 	}
 	return "5 pairs", nil
@@ -254,7 +267,7 @@ func timeouts(on *stage) (string, error) {
 		}()
 		go func() {
 			defer wait.Done()
-			if err := echoes(on.kitex); err != nil {
+			if err := echoes(on.kitex, callopt.WithRPCTimeout(5*time.Second)); err != nil {
 				failed <- err
 			}
 		}()
@@ -277,7 +290,7 @@ func timeouts(on *stage) (string, error) {
 
 // A client of the same service with a method more, or another one.
 func changed(on *stage, name string, method serviceinfo.MethodInfo, of string) (client.Client, error) {
-	info := *service.NewServiceInfoForClient()
+	info := *service.NewServiceInfo()
 	info.Methods = maps.Clone(info.Methods)
 	info.Methods[name] = method
 	if of != "" {
@@ -303,22 +316,23 @@ func oneway(on *stage) (string, error) {
 		if err := kitex.Call(context.Background(), "Once", args, nil); err != nil {
 			return "", fmt.Errorf("oneway: %w", err)
 		}
-		if err := echoes(on.kitex); err != nil {
+		if err := echoesBy(kitex); err != nil {
 			return "", fmt.Errorf("behind a oneway message: %w", err)
 		}
 	}
 	return "100 oneway messages", nil
 }
 
-// A method that the server has not, of its service or of another one: an error that says so, and the connection goes on. A method that it has is
-// found though the service is another one.
+// A method that the server has not, of its service or of another one: an error that says so. A method that it has is found where the client
+// names no service, and refused where it names another one.
 func unknown(on *stage) (string, error) {
 	stranger, err := changed(on, "Once", onceInfo(false), "Nobody")
 	if err != nil {
 		return "", err
 	}
 	args := &service.OnceArgs{Req: &testee.Nonce{Value: "of nobody"}}
-	if err := stranger.Call(context.Background(), "Once", args, &service.OnceResult{}); err != nil {
+	err = stranger.Call(context.Background(), "Once", args, &service.OnceResult{})
+	if refused := err != nil && strings.Contains(err.Error(), "unknown service Nobody, method Once"); refused != on.named {
 		return "", fmt.Errorf("Once of another service: %w", err)
 	}
 	for _, of := range []string{"", "Nobody"} {
@@ -341,12 +355,43 @@ func unknown(on *stage) (string, error) {
 			if !strings.Contains(err.Error(), due) {
 				return "", fmt.Errorf("Nope: %w, not: %s", err, due)
 			}
-			if err := echoes(on.kitex); err != nil {
+			if err := echoesBy(kitex); err != nil && !(of != "" && on.named) {
 				return "", fmt.Errorf("after an unknown method: %w", err)
 			}
 		}
 	}
 	return "20 errors", nil
+}
+
+// More calls at a time than the server takes: some are served, the others hear which limit it is.
+func limited(on *stage) (string, error) {
+	var served, refused atomic.Int64
+	var wait sync.WaitGroup
+	failed := make(chan error, 64)
+	for range 64 {
+		wait.Add(1)
+		go func() {
+			defer wait.Done()
+			switch _, err := on.kitex.Sleep(context.Background(), &testee.Millis{Ms: 300}); {
+			case err == nil:
+				served.Add(1)
+			case strings.Contains(err.Error(), "max_inflight"):
+				refused.Add(1)
+			default:
+				failed <- err
+			}
+		}()
+	}
+	wait.Wait()
+	select {
+	case err := <-failed:
+		return "", err
+	default:
+	}
+	if served.Load() == 0 || refused.Load() == 0 {
+		return "", fmt.Errorf("%d served and %d refused", served.Load(), refused.Load())
+	}
+	return fmt.Sprintf("%d of 64 refused", refused.Load()), echoes(on.kitex)
 }
 
 // Two services on one port, which share the name of a method: that of the service which the client names, or, where it names none, of the
@@ -417,7 +462,7 @@ func endless(on *stage) (string, error) {
 		go func() {
 			defer wait.Done()
 			for {
-				switch err := echoes(on.kitex); {
+				switch err := echoes(on.kitex, callopt.WithRPCTimeout(10*time.Second)); {
 				case err == nil:
 					if good.Add(1) == 5000 && os.WriteFile(on.busy, nil, 0o600) != nil {
 						return

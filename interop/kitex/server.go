@@ -34,12 +34,13 @@ var serverOptions = map[string][]server.Option{
 	"handlers": {server.WithMetaHandler(transmeta.ServerTTHeaderHandler), server.WithEnableContextTimeout(true)},
 	"crc":      {server.WithCodec(codec.NewDefaultCodecWithConfig(codec.CodecConfig{CRC32Check: true}))},
 	"limited":  {server.WithLimit(&limit.Option{MaxConnections: 1000, MaxQPS: 1})},
+	"few":      {server.WithLimit(&limit.Option{MaxConnections: 2, MaxQPS: 1_000_000})},
 }
 
 func serve(args []string) error {
 	flags := flag.NewFlagSet("server", flag.ExitOnError)
 	at := flags.String("listen", "tcp://127.0.0.1:0", "tcp://HOST:PORT")
-	words := flags.String("options", "default", "what the server is told: default, mux, handlers, crc, limited; several with commas")
+	words := flags.String("options", "default", "what the server is told: default, mux, handlers, crc, limited, few; several with commas")
 	exitWait := flags.Duration("exit-wait", 5*time.Second, "how long it waits for calls when it is stopped")
 	_ = flags.Parse(args)
 

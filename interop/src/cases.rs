@@ -23,6 +23,7 @@ pub(crate) enum Case {
 }
 
 const CRC: &[&str] = &["--checksum"];
+const FEW_CALLS: &[&str] = &["--set", "max_inflight=8"];
 
 /// What a mixture has as many calls as, in tenths of `--calls`.
 const MOST: u64 = 100;
@@ -60,6 +61,8 @@ pub(crate) fn all() -> Vec<Case> {
         inbound("oneway", "mux-1"),
         inbound("unknown", "default"),
         inbound("unknown", "handlers,mux-1"),
+        Case::Inbound { play: "limited", client: "mux-1", server: FEW_CALLS, share: USUAL },
+        Case::Inbound { play: "limited", client: "pool,handlers", server: FEW_CALLS, share: USUAL },
         inbound("services", "default"),
         inbound("services", "handlers,mux-1"),
         inbound("chain", "handlers"),
@@ -98,6 +101,7 @@ pub(crate) fn all() -> Vec<Case> {
         outbound(plays::killed, "mux", "mux"),
         outbound(plays::killed, "ping-pong", "default"),
         outbound(plays::limited, "mux", "mux,limited"),
+        outbound(plays::few_connections, "ping-pong", "few"),
     ]
 }
 
@@ -202,8 +206,9 @@ fn stopped(ends: &Ends, client: &str, kitex: bool) -> Result<String, Failure> {
     let was_busy = eventually(Duration::from_secs(30), || busy.exists());
     served.terminate();
     let (status, last) = served.wait(Duration::from_secs(30));
-    let said = said(player.join().map_err(|_| "the client did not end")?)?;
-    fs::remove_file(&busy)?;
+    let player = player.join();
+    let _ = fs::remove_file(&busy);
+    let said = said(player.map_err(|_| "the client did not end")?)?;
     // Who comes when it has gone is met by the tap first, if there is one, and gets no answer there.
     let whole = kitex
         || ends.is_tapped()

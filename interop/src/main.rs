@@ -28,7 +28,7 @@ struct Args {
     /// Only the cases whose name contains this
     #[arg(long, default_value = "")]
     only: String,
-    /// Calls of a mixture; the first of each direction has ten times as many
+    /// Calls of a mixture; some have ten times as many, some few of them
     #[arg(long, value_name = "N", default_value_t = 2000)]
     calls: u64,
     /// Where the Go programs are, or are built
@@ -119,7 +119,7 @@ fn run(args: &Args) -> Result<usize, Failure> {
             }
         }
     }
-    if let Some(file) = &args.record {
+    if let Some(file) = args.record.as_ref().filter(|_| failed == 0) {
         std::fs::write(file, said).map_err(|e| format!("--record {}: {e}; name a writable file", file.display()))?;
     }
     match played {

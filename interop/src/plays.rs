@@ -22,7 +22,7 @@ pub(crate) struct Stage<'a> {
     client: TesteeClient,
 }
 
-const PLAYS: [(&str, Play); 11] = [
+const PLAYS: [(&str, Play); 12] = [
     ("sizes", sizes),
     ("errors", errors),
     ("business", business),
@@ -34,6 +34,7 @@ const PLAYS: [(&str, Play); 11] = [
     ("stopped", stopped),
     ("killed", killed),
     ("limited", limited),
+    ("few connections", few_connections),
 ];
 
 pub(crate) fn name(play: Play) -> &'static str {
@@ -129,9 +130,8 @@ pub(crate) fn unknown(stage: &Stage<'_>) -> Result<String, Failure> {
     // A method that it has, of another service: Kitex v0.11 takes the name of the method, v0.15 that of the service.
     static STRANGER: MethodDescriptor = MethodDescriptor::new("testee", "Nobody", "Once");
     let call: Call<'_, (), Empty, Empty> = stage.channel.unary(&STRANGER, Empty {});
-    if let Err(error) = call.wait() {
-        due("an unknown service", error.to_string().contains("unknown service Nobody, method Once"), &error)?;
-    }
+    let refused = call.wait().is_err_and(|error| error.to_string().contains("unknown service Nobody, method Once"));
+    due("a stranger's call is refused from v0.15 on", refused == stage.ends.kitex.ends_with("kitex-v0.15"), refused)?;
     for (method, says) in [(&NOPE, "unknown method Nope (service Testee)"), (&NOBODY, "unknown service Nobody")] {
         for _ in 0..10 {
             let call: Call<'_, (), Empty, Empty> = stage.channel.unary(method, Empty {});
@@ -239,6 +239,25 @@ pub(crate) fn limited(stage: &Stage<'_>) -> Result<String, Failure> {
     let outcomes: Vec<_> = (0..10).map(|_| stage.client.echo(Blob::default()).wait()).collect();
     let errors: Vec<_> = outcomes.iter().filter_map(|outcome| outcome.as_ref().err()).collect();
     due("some are refused", !errors.is_empty(), outcomes.len())?;
-    due("as too many", errors.iter().all(|error| error.to_string().contains("over limit")), &errors)?;
+    let too_many = |error: &&Error| error.code() == Code::Internal && error.to_string().contains("over limit");
+    due("as too many", errors.iter().all(too_many), &errors)?;
     Ok(format!("{} of 10 refused", errors.len()))
+}
+
+/// A server that takes two connections closes the others as they come: their calls were not sent, and the others are served.
+pub(crate) fn few_connections(stage: &Stage<'_>) -> Result<String, Failure> {
+    let (client, mut served, mut errors) = (&stage.client, 0, Vec::new());
+    std::thread::scope(|scope| {
+        let call = || client.sleep(Millis { ms: 200, kind: String::new() }).wait();
+        let calls: Vec<_> = (0..4).map(|_| scope.spawn(call)).collect();
+        for call in calls {
+            match call.join().expect("no panic") {
+                Ok(_) => served += 1,
+                Err(error) => errors.push(error),
+            }
+        }
+    });
+    let unavailable = errors.iter().all(|error| error.code() == Code::Unavailable);
+    due("two served, two without a connection", served >= 2 && !errors.is_empty() && unavailable, (&errors, served))?;
+    Ok(format!("{served} of 4 served"))
 }

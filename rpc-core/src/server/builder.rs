@@ -161,7 +161,7 @@ impl<M: Middleware> Services<M> {
         self
     }
 
-    /// Adds another service, which a call means that names no service, or one that is not served, when several have its method. Without
+    /// Adds another service, which a call means that names none, when several have its method. Without
     /// a fallback such a call is refused as one to an unknown service. Clients of ours name the service; Kitex's do with
     /// `ClientTTHeaderHandler` only. Kitex has it as `WithFallbackService`. There can be one; a second is an error of
     /// `bind`.

@@ -9,6 +9,9 @@ use crate::error::{ConfigError, Error};
 /// Bytes of an unknown name that its error shows.
 const LONGEST_SHOWN: usize = 128;
 
+/// What clients of Kitex v0.9.0 and v0.9.1 write in place of a service's name when they go by a generic or combined one.
+const NAMELESS: [&[u8]; 2] = [b"$GenericService", b"CombineService"];
+
 /// Services by name and methods by name; built once, shared by all reactors. Its size depends on the services only, never on what
 /// callers ask for.
 #[derive(Debug, Default)]
@@ -57,18 +60,23 @@ impl Router {
         }
     }
 
-    /// The method's number. With a known service it is looked up there; else the only service that has the method is meant, or the
-    /// fallback, because callers need not name a service.
+    /// The method's number. Where a service is named it is looked up there. Callers need not name one: then the only service that has the
+    /// method is meant, or the fallback. Source: Kitex v0.15, `SearchService` in server/service.go; v0.11 looked for the method of a service
+    /// that it did not have, too.
     pub(crate) fn find(&self, service: Option<&[u8]>, method: &[u8]) -> Result<usize, Error> {
         let name = std::str::from_utf8(method).unwrap_or("");
+        let service = service.filter(|name| !NAMELESS.contains(name));
         let known = service.and_then(|s| self.services.get(std::str::from_utf8(s).ok()?));
         if let Some((descriptor, methods)) = known {
             let found = methods.get(name).copied();
             return found.ok_or_else(|| Error::unknown_method(descriptor.name(), &shown(method)));
         }
+        if let Some(unknown) = service {
+            return Err(Error::unknown_service(&shown(unknown), &shown(method)));
+        }
         let of_fallback = || self.services.get(self.fallback?)?.1.get(name).copied();
         let found = self.by_method.get(name).copied().flatten().or_else(of_fallback);
-        found.ok_or_else(|| Error::unknown_service(&shown(service.unwrap_or_default()), &shown(method)))
+        found.ok_or_else(|| Error::unknown_service("", &shown(method)))
     }
 }
 
@@ -105,7 +113,8 @@ mod tests {
         check(Some("A"),   "Echo",      "1");
         check(Some("B"),   "Echo",      "2");
         check(None,        "Ping",      "0");
-        check(Some("C"),   "Ping",      "0");
+        check(Some("C"),   "Ping",      "exception 20: unknown service C, method Ping");
+        check(Some("$GenericService"), "Ping", "0");
         check(None,        "Echo",      "exception 20: unknown service , method Echo");
         check(Some("C"),   "Nope",      "exception 20: unknown service C, method Nope");
         check(Some("A"),   "Nope",      "exception 1: unknown method Nope (service A)");
@@ -115,7 +124,8 @@ mod tests {
         };
         check(Some("A"),   "Echo",      Some(1));
         check(None,        "Echo",      Some(2));
-        check(Some("C"),   "Echo",      Some(2));
+        check(Some("C"),   "Echo",      None);
+        check(Some("CombineService"), "Echo", Some(2));
         check(None,        "Ping",      Some(0));
         check(None,        "Nope",      None);
         let error = router.fall_back_to(&A).unwrap_err();
