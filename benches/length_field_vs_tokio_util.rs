@@ -27,7 +27,7 @@ fn find(input: &[u8], mut on_frame: impl FnMut(std::ops::Range<usize>)) {
     let mut framing = LengthField::new(LengthWidth::U32);
     let mut at = 0;
     while let Ok(Next::Frame(span)) = framing.next(&input[at..]) {
-        on_frame(at + span.skip..at + span.consumed());
+        on_frame(at + span.skip..at + span.skip + span.len);
         at += span.consumed();
     }
     assert_eq!(at, input.len());

@@ -12,6 +12,7 @@
 mod client_conn;
 mod client_model;
 mod control;
+mod delimited;
 mod detect;
 mod extras;
 mod idl;
@@ -34,6 +35,7 @@ mod url;
 
 pub use client_conn::client_conn;
 pub use control::control;
+pub use delimited::delimited;
 pub use detect::detect;
 pub use extras::extras;
 pub use idl::idl;
@@ -55,6 +57,7 @@ pub type Target = fn(&[u8]);
 pub const TARGETS: &[(&str, Target)] = &[
     ("client_conn", client_conn),
     ("control", control),
+    ("delimited", delimited),
     ("detect", detect),
     ("extras", extras),
     ("idl", idl),

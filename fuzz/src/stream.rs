@@ -24,7 +24,7 @@ pub(crate) fn receive<'a>(framing: &mut impl Framing, pieces: impl IntoIterator<
                 Ok(Next::Frame(span)) => {
                     assert!(span.consumed() > 0, "a frame of nothing");
                     assert!(rest.len() >= needed, "a frame of fewer bytes than were asked for");
-                    outcome.frames.push(rest[span.skip..span.consumed()].to_vec());
+                    outcome.frames.push(rest[span.skip..span.skip + span.len].to_vec());
                     start += span.consumed();
                     needed = 0;
                 }

@@ -46,6 +46,8 @@ const REACHED: &[(&str, &str, &[&str])] = &[
     ("rpc-core/src/protocol/ttheader/pairs.rs",  "push",           &["ttheader_write", "extras"]),
     ("rpc-core/src/protocol/ttheader/pairs.rs",  "push_backward",  &["ttheader_write"]),
     ("rpc-core/src/status.rs",                   "from_wire_name", &["metadata"]),
+    ("rpc-transport/src/framing/delimiter.rs",   "next",           &["delimited"]),
+    ("rpc-transport/src/framing/fixed_length.rs", "next",          &["delimited"]),
     ("rpc-transport/src/framing/length_field.rs", "next",          &["length_field"]),
     ("rpc-transport/src/url.rs",                 "from_str",       &["url"]),
 ];
@@ -68,6 +70,7 @@ const REFUSES_NOTHING: &[(&str, &str, &str, &str)] = &[
     ("ttheader_write", "rpc-core/src/protocol/ttheader/pairs.rs", "push",   "a text over 64 KiB"),
     ("ttheader_write", "rpc-core/src/protocol/detect.rs",         "find",   "it reads what was written: to refuse it is a finding"),
     ("ttheader_write", "rpc-core/src/protocol/payload.rs",        "decode", "as above"),
+    ("delimited",      "rpc-transport/src/framing/fixed_length.rs", "next", "any bytes are a frame"),
 ];
 
 /// What refuses nothing, and which of the above hands its input on to it: what reaches that one reaches both.
@@ -94,6 +97,7 @@ const OURS: &[(&str, &str, &str)] = &[
     ("rpc-transport/src/conn/linger.rs",      "on_frame", "drops what it gets, likewise"),
     ("rpc-transport/src/driver/sim/state.rs", "read",   "the simulated network itself"),
     ("rpc-transport/src/framing/codec.rs",    "decode", "asks a Framing: targets length_field and detect"),
+    ("rpc-transport/src/framing/delimiter.rs", "new",   "the user's own delimiter"),
     ("rpc-transport/src/framing/mod.rs",      "next",   "the trait"),
     ("rpc-transport/src/handler.rs",          "on_frame", "the trait"),
     ("rpc-transport/src/handler.rs",          "takes",  "the trait"),

@@ -14,6 +14,7 @@ const ROUNDS: usize = 20;
 #[rustfmt::skip]
 const FAMILIES: &[(&str, &str, fn(usize) -> Vec<u8>)] = &[
     ("empty frames",           "length_field", |n| repeat(&[0; 24], b"\0", n)),
+    ("empty lines",            "delimited",    |n| repeat(b"\x55\x55\x55\x55\0\xff", b"\n", n)),
     ("padding only",           "metadata",     |n| repeat(b"", b"\0", n)),
     ("empty string blocks",    "metadata",     |n| repeat(b"", b"\x01\0\0", n)),
     ("empty tokens",           "metadata",     |n| repeat(b"", b"\x11\0\0", n)),

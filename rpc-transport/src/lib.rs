@@ -9,7 +9,7 @@
 //! `echo_raw`. A client is a handler, too: [`Connector`].
 //!
 //! * [`LinkBuffer`]: a chain of shared blocks, read and written without copying.
-//! * [`LengthField`]: the framing most protocols use.
+//! * [`LengthField`]: the framing most protocols use; [`Line`], [`Delimiter`], [`FixedLength`]: others.
 //! * [`ReactorPool`], [`ReactorHandle`]: N reactors; run futures and closures on them.
 //! * [`local`]: what code on a reactor can do beyond its own connection.
 
@@ -45,7 +45,9 @@ pub use config::{ConnLimits, ListenLimits, Placement};
 pub use conn::{ConnId, ConnRef, Cx};
 pub use connector::Connector;
 pub use error::CloseReason;
-pub use framing::{DEFAULT_MAX_FRAME_SIZE, FrameError, Framing, LengthField, LengthWidth, Next, Span};
+pub use framing::{
+    DEFAULT_MAX_FRAME_SIZE, Delimiter, FixedLength, FrameError, Framing, LengthField, LengthWidth, Line, Next, Span,
+};
 #[cfg(feature = "tokio")]
 pub use framing::{FrameCodec, WholeFrame};
 pub use handler::{Frame, Handler, Message};

@@ -88,7 +88,7 @@ impl KitexFraming {
             let len = length as usize + 4;
             if len <= input.len() {
                 self.spoken = Some(Spoken::Unary);
-                return Ok(Next::Frame(Span { skip: 0, len }));
+                return Ok(Next::Frame(Span { skip: 0, len, tail: 0 }));
             }
         }
         self.wait(input)

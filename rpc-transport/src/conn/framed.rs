@@ -60,7 +60,7 @@ impl<F: Framing + 'static, H: Handler> Framed<F, H> {
             match self.framing.next(&bytes[end..]) {
                 Ok(Next::Frame(span)) => {
                     // A framing of the user's may err: a frame past the end, or of nothing at all, is its error.
-                    let total = span.skip.saturating_add(span.len);
+                    let total = span.consumed();
                     if total == 0 || total > bytes.len() - end {
                         error = Some(CloseReason::Local("the framing returned a frame outside its input"));
                         break;
@@ -111,7 +111,7 @@ impl<F: Framing + 'static, H: Handler> Pipeline for Framed<F, H> {
                     cx.pause();
                     break;
                 }
-                rest = start + span.len;
+                rest = start + span.len + span.tail; // cut() has seen that this is within the batch
                 handled += 1;
                 self.handler.on_frame(cx, frame);
                 if (handled == EARLY_FLUSH_FRAMES && inbound.short) || cx.output_len() >= FLUSH_BYTES {

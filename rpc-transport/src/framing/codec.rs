@@ -55,12 +55,14 @@ impl<F: Framing> Decoder for FrameCodec<F> {
         match self.framing.next(src).map_err(invalid)? {
             Next::Frame(span) => {
                 // A framing of the user's may err: a frame past the end, or of nothing at all, is its error.
-                let total = span.skip.saturating_add(span.len);
+                let total = span.consumed();
                 if total == 0 || total > src.len() {
                     return Err(invalid(FrameError::invalid("the framing returned a frame outside its input", src)));
                 }
                 src.advance(span.skip);
-                Ok(Some(src.split_to(span.len).freeze()))
+                let content = src.split_to(span.len).freeze();
+                src.advance(span.tail);
+                Ok(Some(content))
             }
             Next::More { need } => {
                 src.reserve(need.saturating_sub(src.len()));
@@ -76,7 +78,7 @@ impl<F: Framing + Clone> Encoder<WholeFrame> for FrameCodec<F> {
     fn encode(&mut self, WholeFrame(frame): WholeFrame, dst: &mut BytesMut) -> io::Result<()> {
         // A copy looks: what this side sends says nothing of what the peer speaks.
         match self.framing.clone().next(&frame).map_err(invalid)? {
-            Next::Frame(span) if span.len.checked_add(span.skip) == Some(frame.len()) && !frame.is_empty() => {
+            Next::Frame(span) if span.consumed() == frame.len() && !frame.is_empty() => {
                 dst.extend_from_slice(&frame);
                 Ok(())
             }
@@ -201,19 +203,24 @@ mod tests {
                 Ok(Next::Frame(self.0))
             }
         }
-        for (skip, len) in [(0, 0), (0, 4), (4, 0), (2, 2), (usize::MAX, 1), (usize::MAX, usize::MAX)] {
-            let mut codec = FrameCodec::new(Says(Span { skip, len }));
+        let most = usize::MAX;
+        for (skip, len, tail) in
+            [(0, 0, 0), (0, 4, 0), (4, 0, 0), (2, 2, 0), (1, 1, 2), (most, 1, 0), (most, most, most)]
+        {
+            let mut codec = FrameCodec::new(Says(Span { skip, len, tail }));
             let mut src = BytesMut::from(&b"abc"[..]);
             let error = codec.decode(&mut src).expect_err("no frame");
-            assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{skip}, {len}: {error}");
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{skip}, {len}, {tail}: {error}");
             assert!(frame_error(&error).to_string().contains("outside its input") && src == "abc", "{error}");
             let error = codec.encode(WholeFrame(Bytes::from_static(b"abc")), &mut src).expect_err("no frame");
-            assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{skip}, {len}: {error}");
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{skip}, {len}, {tail}: {error}");
             assert!(codec.encode(WholeFrame(Bytes::new()), &mut src).is_err());
         }
         let mut src = BytesMut::from(&b"abc"[..]);
-        let whole = FrameCodec::new(Says(Span { skip: 1, len: 2 })).decode(&mut src).expect("within its input");
-        assert_eq!(whole.expect("a frame"), "bc");
+        let whole =
+            FrameCodec::new(Says(Span { skip: 1, len: 1, tail: 1 })).decode(&mut src).expect("within its input");
+        assert_eq!(whole.expect("a frame"), "b");
+        assert!(src.is_empty());
     }
 
     #[test]

@@ -52,7 +52,7 @@ impl LengthWidth {
 /// ```
 /// # use rpc_transport::{Framing, LengthField, LengthWidth, Next, Span};
 /// let mut framing = LengthField::new(LengthWidth::U32).max_frame_size(1024);
-/// assert_eq!(framing.next(b"\0\0\0\x02hi"), Ok(Next::Frame(Span { skip: 4, len: 2 })));
+/// assert_eq!(framing.next(b"\0\0\0\x02hi"), Ok(Next::Frame(Span { skip: 4, len: 2, tail: 0 })));
 /// assert_eq!(framing.next(b"\0\0\0\x02h"), Ok(Next::More { need: 6 }));
 /// assert!(framing.next(b"\0\0\x04\x01").is_err());
 /// ```
@@ -160,7 +160,7 @@ impl LengthField {
             return Err(FrameError::invalid("it is shorter than the bytes to strip from it", input));
         }
         match (usize::try_from(total), usize::try_from(strip)) {
-            (Ok(total), Ok(skip)) => Ok(Span { skip, len: total - skip }),
+            (Ok(total), Ok(skip)) => Ok(Span { skip, len: total - skip, tail: 0 }),
             _ => Err(FrameError::TooLarge { len: total, limit: usize::MAX as u64 }),
         }
     }

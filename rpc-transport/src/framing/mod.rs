@@ -2,9 +2,9 @@
 //!
 //! ```text
 //!   received and not yet consumed                            Framing::next
-//!   ┌──────────────────────────┬─────────────┐
-//!   │ skip │ content (len)      │ next frame… │ ─► Frame(Span { skip, len })   consumed = skip + len
-//!   └──────────────────────────┴─────────────┘
+//!   ┌──────┬───────────────┬──────┬─────────────┐
+//!   │ skip │ content (len) │ tail │ next frame… │ ─► Frame(Span { skip, len, tail })
+//!   └──────┴───────────────┴──────┴─────────────┘
 //!   ┌───────────┐
 //!   │ head only │                             ─► More { need }               need is checked against the limit first
 //!   └───────────┘
@@ -18,12 +18,16 @@
 
 #[cfg(feature = "tokio")]
 mod codec;
+mod delimiter;
+mod fixed_length;
 mod length_field;
 
 use std::fmt;
 
 #[cfg(feature = "tokio")]
 pub use codec::{FrameCodec, WholeFrame};
+pub use delimiter::{Delimiter, Line};
+pub use fixed_length::FixedLength;
 pub use length_field::{LengthField, LengthWidth};
 
 /// Default of `max_frame_size`: 16 MiB.
@@ -54,21 +58,24 @@ pub enum Next {
     },
 }
 
-/// A frame at the start of the input: `skip` bytes that nobody wants, then `len` bytes of content.
+/// A frame at the start of the input: `skip` bytes that nobody wants, `len` bytes of content, and `tail` bytes that nobody wants.
 ///
-/// Both may be 0, but not both at once: a frame consumes at least one byte.
+/// Each may be 0, but not all at once: a frame consumes at least one byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Span {
     /// Bytes before the content.
     pub skip: usize,
     /// Bytes of content.
     pub len: usize,
+    /// Bytes behind it, such as a delimiter.
+    pub tail: usize,
 }
 
 impl Span {
     /// Bytes of the input that this frame uses up.
+    #[inline]
     pub fn consumed(&self) -> usize {
-        self.skip + self.len
+        self.skip.saturating_add(self.len).saturating_add(self.tail)
     }
 }
 
