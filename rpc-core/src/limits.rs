@@ -102,6 +102,10 @@ limits! {
     /// Open connections of a server. Default 16,384. Beyond: accepted, closed, counted. One whose peer has left does not count, though oneway
     /// messages of it may still be handled.
     max_connections: usize = 16_384, 16_384;
+    /// Of those, from one IP address. Default 16,384, for many clients may stand behind one address. Beyond: as above.
+    max_connections_per_peer: usize = 16_384, 16_384;
+    /// Connections accepted in a second; a tenth of them may come at once. Default 100,000. Beyond: they wait in the kernel's queue.
+    accept_rate: u32 = 100_000, 100_000;
     /// Queued output of a connection, in bytes, from which on it is not read (server) or calls wait before they are written
     /// (client). Default 1 MiB.
     write_high: usize = 1 << 20, 1 << 20;
@@ -215,7 +219,12 @@ impl Limits {
     }
 
     pub(crate) fn listen(&self) -> ListenLimits {
-        ListenLimits { max_connections: self.max_connections, accept_backoff_max: self.accept_backoff_max }
+        ListenLimits {
+            max_connections: self.max_connections,
+            max_connections_per_peer: self.max_connections_per_peer,
+            accept_rate: self.accept_rate,
+            accept_backoff_max: self.accept_backoff_max,
+        }
     }
 }
 

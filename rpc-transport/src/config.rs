@@ -56,6 +56,12 @@ impl Default for ConnLimits {
 pub struct ListenLimits {
     /// Open connections of this listener. Default 16,384. Beyond: accepted, closed, counted.
     pub max_connections: usize,
+    /// Of those, from one IP address. Default 16,384, for many clients may stand behind one address. Beyond: accepted, closed, counted.
+    /// Addresses are counted if it is less than `max_connections`.
+    pub max_connections_per_peer: usize,
+    /// Connections accepted in a second; a tenth of them may come at once. Default 100,000. Beyond: they wait in the kernel's queue
+    /// ([`SocketOptions::backlog`](crate::SocketOptions)), and when that is full their peers try again by themselves.
+    pub accept_rate: u32,
     /// After an accept error such as EMFILE the listener pauses for 10 ms, then twice as long each time, up to this.
     /// Default 1 s.
     pub accept_backoff_max: Duration,
@@ -63,7 +69,12 @@ pub struct ListenLimits {
 
 impl Default for ListenLimits {
     fn default() -> Self {
-        ListenLimits { max_connections: 16_384, accept_backoff_max: Duration::from_secs(1) }
+        ListenLimits {
+            max_connections: 16_384,
+            max_connections_per_peer: 16_384,
+            accept_rate: 100_000,
+            accept_backoff_max: Duration::from_secs(1),
+        }
     }
 }
 
@@ -75,4 +86,12 @@ pub enum Placement {
     RoundRobin,
     /// The reactor with the fewest connections of this listener.
     LeastConnections,
+    /// The same reactor for all connections from an IP address, as long as the listener lives; Unix sockets in turn.
+    SourceHash,
+    /// Any reactor.
+    Random,
+    /// A listening socket for each reactor (`SO_REUSEPORT`): the kernel spreads connections by a hash of both addresses, and each reactor
+    /// keeps what it accepts. No reactor hands connections to others, so more are accepted in a second; but they are spread less evenly,
+    /// and what waits for a reactor waits though others are idle. TCP only.
+    ReusePort,
 }

@@ -101,6 +101,127 @@ fn connections_beyond_the_limit_are_closed_and_counted() {
 }
 
 #[test]
+fn connections_of_one_address_have_a_limit_of_their_own() {
+    let pool = pool(2);
+    let mut options = ListenOptions::default();
+    options.listen.max_connections_per_peer = 2;
+    let listener = listen(&pool, "tcp://0.0.0.0:0", options, |_| Script::new());
+    let rpc_transport::Url::Tcp { port, .. } = *listener.url() else { panic!("TCP") };
+    let from = |address: &str| from_address(address, port);
+    let mut inside = [from("127.0.0.1"), from("127.0.0.1")];
+    until("both are in", || listener.connections() == 2);
+    assert_eq!(from("127.0.0.1").read(&mut [0]).unwrap_or(0), 0, "closed");
+    for socket in &mut inside {
+        assert_eq!(call(socket, b"hi"), b"hi");
+    }
+    let mut other = from("127.0.0.9");
+    assert_eq!(call(&mut other, b"hi"), b"hi");
+    drop(inside);
+    until("they have left", || listener.connections() == 1);
+    assert_eq!(call(&mut from("127.0.0.1"), b"hi"), b"hi");
+}
+
+/// A connection whose own end has that address.
+fn from_address(address: &str, port: u16) -> std::net::TcpStream {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+    let own = std::net::SocketAddr::new(address.parse().expect("an address"), 0);
+    socket.bind(&own.into()).expect("an address of the loopback");
+    socket.connect(&std::net::SocketAddr::from(([127, 0, 0, 1], port)).into()).expect("it listens");
+    socket.set_read_timeout(Some(DEADLINE)).expect("a timeout");
+    socket.into()
+}
+
+/// Ten come at once, and then one every 10 ms: forty take 300 ms, and all of them are served.
+#[test]
+fn connections_are_accepted_at_a_rate() {
+    let pool = pool(1);
+    let mut options = ListenOptions::default();
+    options.listen.accept_rate = 100;
+    let listener = listen(&pool, "tcp://127.0.0.1:0", options, |_| Script::new());
+    let begun = Instant::now();
+    let mut sockets: Vec<_> = (0..40).map(|_| dial(&listener)).collect();
+    for socket in &mut sockets {
+        assert_eq!(call(socket, b"hi"), b"hi");
+    }
+    let took = begun.elapsed();
+    assert!(took >= Duration::from_millis(290), "{took:?}");
+    // Who has connected by the end is not left behind for the sake of the rate.
+    let go = hold(&pool.handles()[0]);
+    let mut late: Vec<_> = (0..40).map(|_| dial(&listener)).collect();
+    listener.close();
+    drop(go);
+    for socket in &mut late {
+        assert_eq!(call(socket, b"hi"), b"hi");
+    }
+}
+
+/// Each reactor has a socket, and keeps what it accepts; the end of the listener is the end of all of them.
+#[test]
+fn every_reactor_listens_by_itself() {
+    let pool = pool(2);
+    let options = ListenOptions { placement: Placement::ReusePort, ..ListenOptions::default() };
+    let listener = listen(&pool, "tcp://127.0.0.1:0", options.clone(), |_| Script::new());
+    let mut sockets: Vec<_> = (0..64).map(|_| dial(&listener)).collect();
+    for socket in &mut sockets {
+        assert_eq!(call(socket, b"hi"), b"hi");
+    }
+    for reactor in pool.handles() {
+        let stats = reactor.stats();
+        assert_eq!(stats.accepted.get(), stats.connections.get(), "what it accepts is its own");
+        assert!(stats.accepted.get() > 0, "64 connections by the kernel's hash: none has none");
+    }
+    listener.shut_down();
+    for socket in &mut sockets {
+        assert_eq!(socket.read(&mut [0]).expect("the end"), 0);
+        assert!(std::net::TcpStream::connect(socket.peer_addr().unwrap()).is_err(), "nobody listens");
+    }
+    until("nobody is left", || listener.connections() == 0);
+    let refused = pool.listen(&unix_url("shards").1.parse().unwrap(), options, |_| (framing(), Script::new()));
+    assert!(refused.unwrap_err().to_string().contains("choose another placement"));
+}
+
+/// The kernel queues what it is told to, within its own limit, and the listener says so.
+#[test]
+fn the_backlog_is_what_the_kernel_gives() {
+    let most: u32 = std::fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap().trim().parse().unwrap();
+    let pool = pool(1);
+    for (wanted, given) in [(16, 16), (i32::MAX, most)] {
+        let mut options = ListenOptions::default();
+        options.socket.backlog = wanted;
+        let listener = listen(&pool, "tcp://127.0.0.1:0", options, |_| Script::new());
+        assert_eq!(listener.backlog(), given);
+        // What `ss` shows as Send-Q of a listening socket.
+        let rpc_transport::Url::Tcp { port, .. } = *listener.url() else { panic!("TCP") };
+        let shown = std::process::Command::new("ss").args(["-Hltn", &format!("sport = :{port}")]).output();
+        if let Ok(shown) = shown.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()) {
+            assert_eq!(shown.split_whitespace().nth(2), Some(given.to_string().as_str()), "{shown}");
+        }
+    }
+}
+
+#[test]
+fn an_address_has_its_reactor_and_chance_has_no_favourite() {
+    let pool = pool(3);
+    let counts = || [0, 1, 2].map(|i| pool.handles()[i].stats().connections.get());
+    let placed = |placement| {
+        let options = ListenOptions { placement, ..ListenOptions::default() };
+        let listener = listen(&pool, "tcp://127.0.0.1:0", options, |_| Script::new());
+        let sockets: Vec<_> = (0..60).map(|_| dial(&listener)).collect();
+        until("60 are in", || counts().iter().sum::<u64>() == 60);
+        let placed = counts();
+        drop(sockets);
+        until("all have left", || counts().iter().sum::<u64>() == 0);
+        listener.close();
+        placed
+    };
+    let mut hashed = placed(Placement::SourceHash);
+    hashed.sort_unstable();
+    assert_eq!(hashed, [0, 0, 60], "they come from one address");
+    let random = placed(Placement::Random);
+    assert!(random.iter().all(|there| (4..48).contains(there)), "{random:?}");
+}
+
+#[test]
 fn connections_are_placed_as_asked() {
     let pool = pool(3);
     let counts = || [0, 1, 2].map(|i| pool.handles()[i].stats().connections.get());

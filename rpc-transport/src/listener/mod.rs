@@ -3,12 +3,21 @@
 //! The loop survives every errno. What is wrong with one connection (it was reset while queued) is counted and passed
 //! over; what is wrong with this process (no descriptors, no memory) pauses the listener by a timer, 10 ms at first.
 
+mod admission;
+mod rate;
+
 use std::fmt;
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use parking_lot::Mutex;
+
+pub(crate) use self::admission::Admission;
+use self::admission::Books;
+use self::rate::Rate;
 use crate::config::{ConnLimits, ListenLimits, Placement};
 use crate::conn::{self, Framed, Pipeline, Setup, Token};
 use crate::driver::{CloseHow, Key, RawSocket};
@@ -69,9 +78,9 @@ pub(crate) struct ListenerShared {
     memory: Arc<MemoryBudget>,
     reactors: Vec<ReactorHandle>,
     next: AtomicUsize,
-    connections: AtomicUsize,
-    /// Of those, how many each reactor has, or is about to get.
-    placed: Vec<AtomicUsize>,
+    /// Of its own: what addresses, and numbers for what is to be random, are mixed with.
+    seed: u64,
+    books: Books,
     /// Accepted, and not with their reactor yet; and a close that has been asked for and is not over.
     arriving: AtomicUsize,
     closed: AtomicBool,
@@ -80,49 +89,17 @@ pub(crate) struct ListenerShared {
 }
 
 impl ListenerShared {
-    /// The place, among the reactors, of the one that gets the next connection.
-    fn place(&self) -> usize {
+    /// The place, among the reactors, of the one that gets a connection which `here` has accepted.
+    fn place(&self, here: &ReactorHandle, from: Option<IpAddr>) -> usize {
+        let reactors = self.reactors.len();
+        let next = || self.next.fetch_add(1, Ordering::Relaxed);
         match self.placement {
-            Placement::RoundRobin => self.next.fetch_add(1, Ordering::Relaxed) % self.reactors.len(),
-            Placement::LeastConnections => {
-                let placed = |index: &usize| self.placed[*index].load(Ordering::Relaxed);
-                (0..self.reactors.len()).min_by_key(placed).unwrap_or(0)
-            }
+            Placement::RoundRobin => next() % reactors,
+            Placement::LeastConnections => self.books.least(),
+            Placement::SourceHash => from.map_or_else(next, |from| self.mixed(bits_of(from))) % reactors,
+            Placement::Random => self.mixed(next() as u128) % reactors,
+            Placement::ReusePort => here.index() % reactors,
         }
-    }
-}
-
-/// One connection's entry in its listener's books, from accepting it to its end, whatever that is.
-pub(crate) struct Admission {
-    listener: Arc<ListenerShared>,
-    place: u32,
-    /// It counts as a connection of the listener.
-    counted: bool,
-}
-
-impl Admission {
-    fn new(listener: Arc<ListenerShared>, place: usize) -> Self {
-        listener.connections.fetch_add(1, Ordering::AcqRel);
-        listener.placed[place].fetch_add(1, Ordering::Relaxed);
-        Admission { listener, place: place as u32, counted: true }
-    }
-
-    /// The socket is closed: another may come in its place, whatever its handler has left to do.
-    pub(crate) fn leave(&mut self) {
-        if std::mem::take(&mut self.counted) {
-            self.listener.placed[self.place as usize].fetch_sub(1, Ordering::Relaxed);
-            self.listener.connections.fetch_sub(1, Ordering::AcqRel);
-        }
-    }
-
-    pub(crate) fn is_of(&self, listener: &Arc<ListenerShared>) -> bool {
-        Arc::ptr_eq(&self.listener, listener)
-    }
-}
-
-impl Drop for Admission {
-    fn drop(&mut self) {
-        self.leave();
     }
 }
 
@@ -142,6 +119,26 @@ impl Drop for Arriving {
     }
 }
 
+impl ListenerShared {
+    /// A number that nobody without the seed can foresee. Source of the steps: splitmix64, by S. Vigna.
+    fn mixed(&self, bits: u128) -> usize {
+        let step = |n: u64| {
+            let n = n.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let n = (n ^ (n >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            let n = (n ^ (n >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            n ^ (n >> 31)
+        };
+        step(step(self.seed ^ bits as u64) ^ (bits >> 64) as u64) as usize
+    }
+}
+
+fn bits_of(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(address) => u128::from(address.to_bits()),
+        IpAddr::V6(address) => address.to_bits(),
+    }
+}
+
 /// A listener's place on its reactor.
 pub(crate) struct Listener {
     key: Key,
@@ -150,6 +147,7 @@ pub(crate) struct Listener {
     /// After an error of the process: a timer runs, and until then new connections are no reason to try.
     paused: bool,
     backoff: Duration,
+    rate: Rate,
 }
 
 impl Listener {
@@ -168,8 +166,8 @@ impl Listener {
 #[derive(Clone)]
 pub struct ListenerHandle {
     shared: Arc<ListenerShared>,
-    reactor: ReactorHandle,
-    index: usize,
+    /// Its sockets: each on a reactor, at a place there.
+    sockets: Arc<[(ReactorHandle, usize)]>,
 }
 
 impl ListenerHandle {
@@ -180,7 +178,12 @@ impl ListenerHandle {
 
     /// Its open connections.
     pub fn connections(&self) -> usize {
-        self.shared.connections.load(Ordering::Acquire)
+        self.shared.books.connections()
+    }
+
+    /// Connections that the kernel queues for each of its sockets: [`SocketOptions::backlog`], or the kernel's own limit where that is lower.
+    pub fn backlog(&self) -> u32 {
+        effective_backlog(&self.shared.socket)
     }
 
     /// Stops accepting, and removes a Unix socket's file. Connections stay, and those that the kernel had established by then are
@@ -198,14 +201,22 @@ impl ListenerHandle {
 
     fn close_and_then(&self, then: impl FnOnce(&Arc<ListenerShared>) + Send + 'static) {
         let opened = !self.shared.closed.swap(true, Ordering::AcqRel);
-        let (index, shared, under_way) = (self.index, Arc::clone(&self.shared), Arriving::new(&self.shared));
-        self.reactor.run(move || {
-            if opened {
-                close(index);
-            }
-            then(&shared);
-            drop(under_way);
-        });
+        let open = Arc::new((AtomicUsize::new(self.sockets.len()), Mutex::new(Some(then))));
+        for (reactor, index) in self.sockets.iter() {
+            let (index, shared, under_way) = (*index, Arc::clone(&self.shared), Arriving::new(&self.shared));
+            let open = Arc::clone(&open);
+            reactor.run(move || {
+                if opened {
+                    close(index);
+                }
+                if open.0.fetch_sub(1, Ordering::AcqRel) == 1
+                    && let Some(then) = open.1.lock().take()
+                {
+                    then(&shared); // its last socket is closed
+                }
+                drop(under_way);
+            });
+        }
     }
 
     /// Whether who has connected by now may still be without a handler. After [`ListenerHandle::close`] it becomes false soon,
@@ -273,7 +284,13 @@ impl ReactorPool {
     {
         let endpoints = url.resolve().map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
         let endpoint = endpoints.into_iter().next().ok_or(io::ErrorKind::AddrNotAvailable)?;
-        let reactor = self.next().clone();
+        let sharded = options.placement == Placement::ReusePort;
+        if sharded && matches!(endpoint, Endpoint::Unix(_)) {
+            let why = format!("cannot listen at {url}: Unix sockets have no SO_REUSEPORT; choose another placement");
+            return Err(io::Error::new(io::ErrorKind::Unsupported, why));
+        }
+        let mut socket = options.socket;
+        socket.reuse_port |= sharded;
         let shared = ListenerShared {
             url: url.clone(),
             factory: Box::new(move |accepted| {
@@ -282,20 +299,18 @@ impl ReactorPool {
             }),
             conn_limits: Arc::new(options.conn),
             limits: options.listen,
-            socket: options.socket,
+            socket,
             placement: options.placement,
             memory: options.memory,
             reactors: self.handles().to_vec(),
             next: AtomicUsize::new(0),
-            connections: AtomicUsize::new(0),
-            placed: self.handles().iter().map(|_| AtomicUsize::new(0)).collect(),
+            seed: 0,
+            books: Books::new(self.handles().len()),
             arriving: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
             over: AtomicBool::new(false),
         };
-        let bound =
-            reactor.ask(move || bind(&endpoint, shared)).ok_or_else(|| io::Error::other("the reactor has stopped"))?;
-        let (shared, index) = bound.map_err(|e| {
+        let say = |e: io::Error| {
             let remedy = match e.kind() {
                 io::ErrorKind::AddrInUse => {
                     "; another process listens there: stop it, or choose another port (0: any free one)"
@@ -305,21 +320,76 @@ impl ReactorPool {
                 _ => "",
             };
             io::Error::new(e.kind(), format!("cannot listen at {url}: {e}{remedy}"))
-        })?;
-        tracing::info!(url = %shared.url, "listening");
-        Ok(ListenerHandle { shared, reactor, index })
+        };
+        let first = if sharded { &self.handles()[0] } else { self.next() };
+        let named = |shared: ListenerShared, url: Url, seed: u64| Arc::new(ListenerShared { url, seed, ..shared });
+        let socket = shared.socket.clone();
+        let (shared, index) =
+            bind_on(first, endpoint, &socket, move |url, seed| named(shared, url, seed)).map_err(say)?;
+        let mut listener = ListenerHandle { shared, sockets: [(first.clone(), index)].into() };
+        let others = self.handles().iter().skip(1).take(if sharded { usize::MAX } else { 0 });
+        for reactor in others {
+            let (shared, endpoints) = (Arc::clone(&listener.shared), listener.shared.url.resolve());
+            let endpoint =
+                endpoints.ok().and_then(|all| all.into_iter().next()).ok_or(io::ErrorKind::AddrNotAvailable)?;
+            match bind_on(reactor, endpoint, &socket, move |_, _| shared) {
+                Ok((_, index)) => {
+                    let more = [(reactor.clone(), index)];
+                    listener.sockets = listener.sockets.iter().cloned().chain(more).collect();
+                }
+                Err(e) => {
+                    listener.close();
+                    return Err(say(e));
+                }
+            }
+        }
+        let (wanted, backlog) = (listener.shared.socket.backlog, listener.backlog());
+        tracing::info!(url = %listener.shared.url, sockets = listener.sockets.len(), backlog, "listening");
+        if i64::from(wanted) > i64::from(backlog) {
+            tracing::warn!(
+                wanted,
+                backlog,
+                "the kernel queues fewer connections than asked for: raise net.core.somaxconn"
+            );
+        }
+        Ok(listener)
     }
 }
 
-fn bind(endpoint: &Endpoint, mut shared: ListenerShared) -> io::Result<(Arc<ListenerShared>, usize)> {
+/// Connections that the kernel queues, which is at most what it is told to.
+fn effective_backlog(options: &SocketOptions) -> u32 {
+    let wanted = options.backlog.max(0).unsigned_abs();
+    let most = std::fs::read_to_string("/proc/sys/net/core/somaxconn").ok().and_then(|text| text.trim().parse().ok());
+    most.map_or(wanted, |most: u32| wanted.min(most))
+}
+
+/// A socket on a reactor, and its place there.
+fn bind_on(
+    reactor: &ReactorHandle,
+    endpoint: Endpoint,
+    socket: &SocketOptions,
+    shared: impl FnOnce(Url, u64) -> Arc<ListenerShared> + Send + 'static,
+) -> io::Result<(Arc<ListenerShared>, usize)> {
+    let socket = socket.clone();
+    let bound = reactor.ask(move || bind(&endpoint, &socket, shared));
+    bound.unwrap_or_else(|| Err(io::Error::other("the reactor has stopped")))
+}
+
+fn bind(
+    endpoint: &Endpoint,
+    socket: &SocketOptions,
+    shared: impl FnOnce(Url, u64) -> Arc<ListenerShared>,
+) -> io::Result<(Arc<ListenerShared>, usize)> {
     with(|core| {
         let index = core.listeners.iter().position(Option::is_none).unwrap_or(core.listeners.len());
         let token = Token::Listener(index).pack();
-        let (key, bound) = core.driver.listen(endpoint, &shared.socket, token)?;
-        shared.url = Url::from(&bound);
-        let shared = Arc::new(shared);
+        let (key, bound) = core.driver.listen(endpoint, socket, token)?;
+        let shared = shared(Url::from(&bound), core.driver.random());
+        // Each socket has its share of the rate.
+        let sockets = if shared.placement == Placement::ReusePort { shared.reactors.len() as u32 } else { 1 };
+        let rate = Rate::new(shared.limits.accept_rate.div_ceil(sockets));
         let listener =
-            Listener { key, shared: Arc::clone(&shared), ready: true, paused: false, backoff: FIRST_BACKOFF };
+            Listener { key, shared: Arc::clone(&shared), ready: true, paused: false, backoff: FIRST_BACKOFF, rate };
         if index == core.listeners.len() {
             core.listeners.push(None);
         }
@@ -346,7 +416,12 @@ pub(crate) fn resume(core: &mut Core, index: usize) {
 /// Stops listening. Who had connected by then is taken in first: the kernel would reset the connections it still holds, and the
 /// requests that may have been sent on them would be lost without a word.
 pub(crate) fn close(index: usize) {
-    with(|core| resume(core, index));
+    with(|core| {
+        resume(core, index);
+        if let Some(Some(listener)) = core.listeners.get_mut(index) {
+            listener.rate = Rate::new(u32::MAX);
+        }
+    });
     for _ in 0..MAX_BACKLOG {
         match with(|core| accept_one(core, index)) {
             Accept::Got(raw, peer, shared) => hand_over(raw, peer, shared),
@@ -375,7 +450,7 @@ pub(crate) fn accept_all() {
 }
 
 enum Accept {
-    Got(RawSocket, Url, Arc<ListenerShared>),
+    Got(RawSocket, Endpoint, Arc<ListenerShared>),
     /// One that died in the queue.
     Lost,
     Nothing,
@@ -386,8 +461,16 @@ fn accept_one(core: &mut Core, index: usize) -> Accept {
     if !listener.is_ready() {
         return Accept::Nothing;
     }
+    if let Some(at) = listener.rate.wait(core.now) {
+        listener.paused = true;
+        core.timers.insert(at, TimerKey::Accept(index));
+        return Accept::Nothing;
+    }
     match core.driver.accept(listener.key) {
-        Ok((raw, peer)) => Accept::Got(raw, Url::from(&peer), Arc::clone(&listener.shared)),
+        Ok((raw, peer)) => {
+            listener.rate.count(core.now);
+            Accept::Got(raw, peer, Arc::clone(&listener.shared))
+        }
         Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
             listener.ready = false;
             // Everybody is in. One who got in between two failures does not make an end of the shortage.
@@ -419,16 +502,18 @@ fn concerns_one_connection(e: &io::Error) -> bool {
         || e.raw_os_error() == Some(libc::EPROTO)
 }
 
-fn hand_over(raw: RawSocket, peer: Url, shared: Arc<ListenerShared>) {
+fn hand_over(raw: RawSocket, peer: Endpoint, shared: Arc<ListenerShared>) {
     let here = with(|core| core.handle.clone());
     here.stats().accepted.add(1);
-    if shared.connections.load(Ordering::Acquire) >= shared.limits.max_connections {
+    let from = match &peer {
+        Endpoint::Tcp(addr) => Some(addr.ip()),
+        Endpoint::Unix(_) => None,
+    };
+    let Some(admission) = Admission::new(shared, from, |shared| shared.place(&here, from)) else {
         here.stats().refused_connections.add(1);
         return; // dropping the socket closes it
-    }
-    let place = shared.place();
-    let target = shared.reactors[place].clone();
-    let admission = Admission::new(shared, place);
+    };
+    let target = admission.listener.reactors[admission.place()].clone();
     if target.is(&here) {
         guarded("the maker of a connection's handler", || adopt(raw, peer, admission, target));
     } else {
@@ -441,11 +526,12 @@ fn hand_over(raw: RawSocket, peer: Url, shared: Arc<ListenerShared>) {
     }
 }
 
-fn adopt(raw: RawSocket, peer: Url, admission: Admission, reactor: ReactorHandle) {
+fn adopt(raw: RawSocket, peer: Endpoint, admission: Admission, reactor: ReactorHandle) {
     let shared = Arc::clone(&admission.listener);
     if with(|core| core.stopping) || shared.over.load(Ordering::Acquire) {
         return;
     }
+    let peer = Url::from(&peer);
     let peer_text = Arc::from(peer.to_string());
     let pipeline = (shared.factory)(&Accepted { peer: &peer, peer_text: &peer_text, reactor: &reactor });
     let setup = Setup {
