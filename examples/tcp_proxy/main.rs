@@ -1,0 +1,74 @@
+//! A TCP proxy: what one side sends is linked into the other's output, not copied (but for pieces of less than 4 KiB, where copying is cheaper).
+//!
+//! `cargo run -p examples --bin tcp_proxy -- tcp://127.0.0.1:8081 tcp://127.0.0.1:8080`
+
+use rpc_transport::{
+    CloseReason, ConnId, Connector, Cx, Endpoint, Frame, FrameError, Framing, Handler, ListenOptions, Next,
+    PoolOptions, ReactorPool, Span, Url, local,
+};
+
+/// Whatever has come is a frame.
+struct Anything;
+
+impl Framing for Anything {
+    fn next(&mut self, input: &[u8]) -> Result<Next, FrameError> {
+        match input.len() {
+            0 => Ok(Next::More { need: 1 }),
+            len => Ok(Next::Frame(Span { skip: 0, len, tail: 0 })),
+        }
+    }
+}
+
+/// One of the two connections; both live on one reactor.
+struct Half {
+    /// Where to connect to, until it is done.
+    upstream: Option<Endpoint>,
+    other: Option<ConnId>,
+}
+
+impl Half {
+    fn at_other<R>(&self, cx: &Cx<'_>, f: impl FnOnce(&mut Cx<'_>) -> R) -> Option<R> {
+        local::visit(cx.reactor(), self.other?, |_: &mut Half, cx| f(cx))
+    }
+}
+
+impl Handler for Half {
+    fn on_open(&mut self, cx: &mut Cx<'_>) {
+        if let Some(endpoint) = self.upstream.take() {
+            let other = Half { upstream: None, other: Some(cx.id()) };
+            self.other = Connector::default().connect(&endpoint, Anything, other);
+        }
+    }
+
+    fn on_frame(&mut self, cx: &mut Cx<'_>, frame: Frame<'_>) {
+        let crowded = self.at_other(cx, |other| {
+            other.output().write_bytes(frame.to_bytes());
+            other.is_crowded()
+        });
+        if crowded == Some(true) {
+            cx.pause(); // until it has drained there
+        }
+    }
+
+    fn on_drained(&mut self, cx: &mut Cx<'_>) {
+        self.at_other(cx, |other| other.resume());
+    }
+
+    fn on_close(&mut self, cx: &mut Cx<'_>, _: &CloseReason) {
+        self.at_other(cx, |other| other.close(CloseReason::Local("the other side has closed")));
+    }
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let mut urls = std::env::args().skip(1);
+    let (Some(url), Some(to)) = (urls.next(), urls.next()) else { return Err("say LISTEN-URL UPSTREAM-URL".into()) };
+    let upstream = to.parse::<Url>()?.resolve()?.remove(0);
+    let pool = ReactorPool::start(PoolOptions::default())?;
+    let listener = pool.listen(&url.parse()?, ListenOptions::default(), move |_| {
+        (Anything, Half { upstream: Some(upstream.clone()), other: None })
+    })?;
+    println!("LISTENING {}", listener.url());
+    loop {
+        std::thread::park();
+    }
+}

@@ -1,0 +1,145 @@
+//! Protocols that others know, on the transport alone: each example against the clients that people use for them. Where a client is missing
+//! its part is left out, and said so; what is asked by hand is always asked.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+/// A running example; it is killed when this is dropped.
+struct Example {
+    process: Child,
+    addr: String,
+}
+
+impl Example {
+    fn start(bin: &str, args: &[&str]) -> Example {
+        let mut process = Command::new(bin).args(args).stdout(Stdio::piped()).spawn().expect("it starts");
+        let mut line = String::new();
+        BufReader::new(process.stdout.take().expect("a pipe")).read_line(&mut line).expect("a line");
+        let addr = line.trim_end().strip_prefix("LISTENING tcp://").unwrap_or_else(|| panic!("it said {line:?}"));
+        Example { process, addr: addr.to_owned() }
+    }
+
+    fn port(&self) -> &str {
+        self.addr.rsplit_once(':').expect("a port").1
+    }
+
+    fn dial(&self) -> TcpStream {
+        let socket = TcpStream::connect(&self.addr).expect("it listens");
+        socket.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
+        socket
+    }
+
+    /// What comes for these bytes until the end, or until there is so much of it.
+    fn ask(&self, request: &[u8], most: u64) -> Vec<u8> {
+        let mut socket = self.dial();
+        socket.write_all(request).expect("it reads");
+        let mut reply = Vec::new();
+        socket.take(most).read_to_end(&mut reply).expect("a reply");
+        reply
+    }
+}
+
+impl Drop for Example {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// What a program of others prints; nothing if it is not here.
+fn said(program: &str, args: &[&str]) -> Option<String> {
+    let output = match Command::new(program).args(args).stdin(Stdio::null()).output() {
+        Ok(output) => output,
+        Err(error) => {
+            println!("{program} is left out: {error}");
+            return None;
+        }
+    };
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{program}: {text} {}", String::from_utf8_lossy(&output.stderr));
+    Some(text)
+}
+
+const HELLO: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 13\r\n\r\nHello, World!";
+
+#[test]
+fn http_answers_curl_and_wrk() {
+    let http = Example::start(env!("CARGO_BIN_EXE_http_plaintext"), &["tcp://127.0.0.1:0"]);
+    let get = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n";
+    assert_eq!(http.ask(&get.repeat(3), 3 * HELLO.len() as u64), HELLO.repeat(3), "pipelined");
+    assert_eq!(http.ask(b"GET / HTTP/1.0\r\n\r\n", u64::MAX), HELLO, "and the end");
+    for refused in ["POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\nhello", "what is this\r\n\r\n"] {
+        assert!(http.ask(refused.as_bytes(), u64::MAX).starts_with(b"HTTP/1.1 400 "), "{refused}");
+    }
+    let url = format!("http://{}/", http.addr);
+    if let Some(text) = said("curl", &["-sS", &url, &url]) {
+        assert_eq!(text, "Hello, World!Hello, World!");
+    }
+    if let Some(text) = said("wrk", &["-d1", "-c16", "-t1", &url]) {
+        assert!(text.contains("requests in") && !text.contains("Socket errors") && !text.contains("Non-2xx"), "{text}");
+    }
+}
+
+#[test]
+fn resp_answers_redis_cli_and_redis_benchmark() {
+    let store = Example::start(env!("CARGO_BIN_EXE_resp"), &["tcp://127.0.0.1:0"]);
+    let asked = b"*1\r\n$4\r\nping\r\n*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$4\r\na\r\nb\r\n*2\r\n$3\r\nGET\r\n$1\r\nk\r\n*2\r\n$3\r\nGET\r\n$1\r\nn\r\n*0\r\n";
+    let due = b"+PONG\r\n+OK\r\n$4\r\na\r\nb\r\n$-1\r\n-ERR no such command, or no room\r\n";
+    assert_eq!(store.ask(asked, due.len() as u64), due);
+    for refused in ["GET / HTTP/1.1\r\n\r\n", "*99999999\r\n", "*1\r\n$99999999999999999999\r\n"] {
+        assert_eq!(store.ask(refused.as_bytes(), u64::MAX), b"", "{refused}");
+    }
+    let cli = |words: &[&str]| said("redis-cli", &[&["-p", store.port()], words].concat());
+    if cli(&["set", "key", "a value"]).is_some() {
+        assert_eq!(cli(&["get", "key"]).as_deref(), Some("a value\n"));
+    }
+    let args = ["-p", store.port(), "-n", "10000", "-P", "16", "-q", "-t", "set,get"];
+    if let Some(text) = said("redis-benchmark", &args) {
+        assert!(text.contains("SET: ") && text.contains("GET: ") && !text.contains("rror"), "{text}");
+    }
+}
+
+#[test]
+fn the_proxy_passes_everything_on() {
+    let http = Example::start(env!("CARGO_BIN_EXE_http_plaintext"), &["tcp://127.0.0.1:0"]);
+    let store = Example::start(env!("CARGO_BIN_EXE_resp"), &["tcp://127.0.0.1:0"]);
+    let before = |other: &Example| {
+        Example::start(env!("CARGO_BIN_EXE_tcp_proxy"), &["tcp://127.0.0.1:0", &format!("tcp://{}", other.addr)])
+    };
+    let (proxy, stores) = (before(&http), before(&store));
+    assert_eq!(proxy.ask(b"GET / HTTP/1.0\r\n\r\n", u64::MAX), HELLO, "and the end");
+    // More than one output holds, there and back.
+    let value = vec![b'v'; 1 << 20];
+    let set = [&b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1048576\r\n"[..], &value, b"\r\n"].concat();
+    let get = b"*2\r\n$3\r\nGET\r\n$1\r\nk\r\n";
+    let reply = [&b"$1048576\r\n"[..], &value, b"\r\n"].concat();
+    let mut socket = stores.dial();
+    for _ in 0..8 {
+        socket.write_all(&set).expect("it reads");
+        let mut ok = [0; 5];
+        socket.read_exact(&mut ok).expect("a reply");
+        assert_eq!(&ok, b"+OK\r\n");
+    }
+    socket.write_all(&get.repeat(16)).expect("it reads");
+    let mut all = vec![0; 16 * reply.len()];
+    socket.read_exact(&mut all).expect("sixteen replies");
+    assert!(all.chunks(reply.len()).all(|got| got == reply));
+    if let Some(text) = said("curl", &["-sS", &format!("http://{}/", proxy.addr)]) {
+        assert_eq!(text, "Hello, World!");
+    }
+}
+
+#[test]
+fn the_ticker_speaks_first_and_heeds_its_client() {
+    let ticker = Example::start(env!("CARGO_BIN_EXE_ticker"), &["tcp://127.0.0.1:0"]);
+    let mut socket = ticker.dial();
+    let mut lines = BufReader::new(socket.try_clone().expect("a handle")).lines().map(|line| line.expect("a line"));
+    assert_eq!(lines.next().as_deref(), Some("hello; say how often, in milliseconds"));
+    socket.write_all(b"often\r\n5\n").expect("it reads");
+    assert_eq!(lines.next().as_deref(), Some("that is no number of milliseconds"));
+    let ticks: Vec<String> = lines.take(50).collect();
+    let due: Vec<String> = (1..=50).map(|n| format!("tick {n}")).collect();
+    assert_eq!(ticks, due);
+}
