@@ -137,7 +137,7 @@ impl Testee for Service {
             "later" => sleep(Duration::from_millis(req.ms.into())).await, // as the caller says
             "drop" => {
                 let _bomb = Bomb;
-                sleep(Duration::from_millis(req.ms.into())).await; // what the caller asks for // as the caller says
+                sleep(Duration::from_millis(req.ms.into())).await; // as the caller says
                 return Ok(Empty {});
             }
             "lock" => {

@@ -469,7 +469,7 @@ func endless(on *stage) (string, error) {
 					}
 				case strings.Contains(err.Error(), "shutting down"):
 					refused.Add(1)
-					time.Sleep(200 * time.Millisecond)
+					time.Sleep(200 * time.Millisecond) // as a caller that backs off: the server waits for a pause
 				case errors.Is(err, kerrors.ErrGetConnection):
 					gone.Add(1)
 					return // nobody listens any more

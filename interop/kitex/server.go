@@ -147,7 +147,7 @@ func (*handler) Stats(context.Context, *testee.Empty) (*testee.Report, error) {
 
 func (*handler) Beside(ctx context.Context, hop *testee.Hop) (*testee.Heard, error) {
 	metainfo.SendBackwardValue(ctx, "SERVED_BY", "kitex")
-	time.Sleep(time.Duration(hop.Ms) * time.Millisecond)
+	time.Sleep(time.Duration(hop.Ms) * time.Millisecond) // what the caller asks for
 	left := time.Duration(0)
 	if at, limited := ctx.Deadline(); limited {
 		left = time.Until(at)
