@@ -19,7 +19,7 @@ fn spec() -> RequestHeadSpec<'static> {
     RequestHeadSpec {
         service: "Testee",
         method: "Echo",
-        from_service: "benches",
+        from_service: Some("benches"),
         to_service: "Testee",
         multiplexed: true,
         announce: true,
@@ -33,14 +33,13 @@ fn build(out: &mut Vec<u8>, strings: &mut StringBlock, ints: &mut Vec<u8>) {
     let spec = spec();
     strings.clear();
     strings.push(str_key::SERVICE, spec.service.as_bytes()).expect("it is short");
-    let pairs: [(u16, &[u8]); 9] = [
+    let pairs: [(u16, &[u8]); 8] = [
         (int_key::TRANSPORT_TYPE, b"framed"),
-        (int_key::FROM_SERVICE, spec.from_service.as_bytes()),
+        (int_key::FROM_SERVICE, spec.from_service.unwrap_or_default().as_bytes()),
         (int_key::TO_SERVICE, spec.to_service.as_bytes()),
         (int_key::TO_METHOD, spec.method.as_bytes()),
         (int_key::RPC_TIMEOUT, b"0000005000"),
         (int_key::CONNECT_TIMEOUT, b"1000"),
-        (int_key::FROM_METHOD, b""),
         (int_key::MSG_TYPE, b"1"),
         (int_key::CAPABILITIES, b"1"),
     ];

@@ -80,9 +80,9 @@ fn request(what: &Request<'_>) {
     let spec = RequestHeadSpec {
         service: what.service,
         method: what.method,
-        from_service: what.from_service,
+        from_service: Some(what.from_service),
         to_service: what.to_service,
-        from_method: what.from_method,
+        from_method: Some(what.from_method),
         multiplexed: what.multiplexed,
         oneway: what.oneway,
         announce: what.announce,

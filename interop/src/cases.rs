@@ -90,6 +90,8 @@ pub(crate) fn all() -> Vec<Case> {
         outbound(plays::metadata, "ping-pong", "default"),
         outbound(plays::unknown, "mux", "mux"),
         outbound(plays::unknown, "ping-pong", "handlers"),
+        outbound(plays::closing, "ping-pong", "default"),
+        outbound(plays::closing, "ping-pong", "handlers"),
         outbound(plays::timeouts, "mux", "mux,handlers"),
         outbound(plays::timeouts, "ping-pong", "default"),
         outbound(plays::services, "mux", "mux,handlers"),

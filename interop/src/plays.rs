@@ -9,6 +9,7 @@ use rpc_core::{Call, Channel, Code, Error, Sent};
 use testee::idl::testee::{Blob, Empty, Fault, Hop, Millis, SecondClient, TesteeClient};
 use testee::{Testee, eventually};
 
+use crate::tap::Tap;
 use crate::{Ends, Failure};
 
 /// One of the functions below.
@@ -22,12 +23,13 @@ pub(crate) struct Stage<'a> {
     client: TesteeClient,
 }
 
-const PLAYS: [(&str, Play); 12] = [
+const PLAYS: [(&str, Play); 13] = [
     ("sizes", sizes),
     ("errors", errors),
     ("business", business),
     ("metadata", metadata),
     ("unknown", unknown),
+    ("closing", closing),
     ("timeouts", timeouts),
     ("services", services),
     ("chain", chain),
@@ -141,6 +143,27 @@ pub(crate) fn unknown(stage: &Stage<'_>) -> Result<String, Failure> {
         }
     }
     Ok("20 errors".to_owned())
+}
+
+/// Behind some errors a server without multiplexing closes the connection, and says so, or not. Nothing is sent there any more, and other calls
+/// do not notice.
+pub(crate) fn closing(stage: &Stage<'_>) -> Result<String, Failure> {
+    static NOPE: MethodDescriptor = MethodDescriptor::new("testee", "Testee", "Nope");
+    const CLOSINGS: usize = 30; // no more connections than the tap keeps
+    let tap = Tap::before(stage.kitex.borrow().url())?;
+    let channel = Channel::builder(&tap.url).timeout(Duration::from_secs(20)).ping_pong().connections(1).build()?;
+    let client = TesteeClient::new(channel.clone());
+    for _ in 0..CLOSINGS {
+        client.echo(Blob::default()).wait()?;
+        let call: Call<'_, (), Empty, Empty> = channel.unary(&NOPE, Empty {});
+        let error = call.wait().err().ok_or("Nope: no error")?;
+        due("unimplemented", error.code() == Code::Unimplemented, &error)?;
+    }
+    client.echo(Blob::default()).wait()?;
+    let (closings, behind) = tap.closings();
+    due("each is seen", closings == CLOSINGS, closings)?;
+    due("no call behind one", behind == 0, behind)?;
+    Ok(format!("{closings} connections closed, no call behind that"))
 }
 
 pub(crate) fn timeouts(stage: &Stage<'_>) -> Result<String, Failure> {

@@ -54,10 +54,18 @@ impl Answers {
         let method = Box::leak(Box::new(MethodDescriptor::new("testee", "Testee", name.leak())));
         self.left.lock().unwrap().push_back(reply.to_vec());
         let call: Call<'_, (), Blob, ()> = self.channel.unary(method, Blob::default());
-        match call.wait() {
-            Ok(()) => "a reply".to_owned(),
+        match call.response().wait() {
+            Ok(response) => response.metadata.iter().fold("a reply".to_owned(), |mut text, (key, value)| {
+                let (key, value) = (String::from_utf8_lossy(key), String::from_utf8_lossy(value));
+                write!(text, ", with {key:?} = {value:?}").unwrap();
+                text
+            }),
             Err(error) => match error.business_status() {
-                Some(status) => format!("status {} of the business, {:?}", status.status, status.message),
+                Some(status) => {
+                    let mut extra: Vec<_> = status.extra.iter().collect();
+                    extra.sort(); // Go's maps have no order
+                    format!("status {} of the business, {:?}, {extra:?}", status.status, status.message)
+                }
                 None => format!("{:?}, {:?}", error.code(), error.sent()),
             },
         }

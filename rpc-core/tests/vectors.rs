@@ -115,9 +115,9 @@ enum Rewrite {
 const SPEC: RequestHeadSpec<'static> = RequestHeadSpec {
     service: "EchoService",
     method: "Echo",
-    from_service: "caller.svc",
+    from_service: Some("caller.svc"),
     to_service: "demo.echo",
-    from_method: "",
+    from_method: Some(""),
     multiplexed: false,
     oneway: false,
     announce: false,

@@ -390,9 +390,9 @@ impl ChannelInner {
         let head = RequestHead::new(&RequestHeadSpec {
             service: method.service(),
             method: method.name(),
-            from_service: &config.from_service,
+            from_service: Some(&*config.from_service).filter(|name| !name.is_empty()),
             to_service: config.to_service.as_deref().unwrap_or(method.service()),
-            from_method: "",
+            from_method: None,
             multiplexed: config.multiplexed,
             oneway: false,
             announce: true,

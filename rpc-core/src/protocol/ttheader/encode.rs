@@ -90,12 +90,12 @@ pub struct RequestHeadSpec<'a> {
     pub service: &'a str,
     /// Bare method name.
     pub method: &'a str,
-    /// The caller's service name.
-    pub from_service: &'a str,
+    /// The caller's service name; left out where there is none.
+    pub from_service: Option<&'a str>,
     /// The destination's registry name.
     pub to_service: &'a str,
-    /// The method the caller is serving, if any.
-    pub from_method: &'a str,
+    /// The method the caller is serving; left out where there is none.
+    pub from_method: Option<&'a str>,
     /// Whether replies may come in any order: flag 0x0001.
     pub multiplexed: bool,
     /// Message type 4 instead of 1.
@@ -333,7 +333,10 @@ impl Template {
             Ok(ints.len() - value.len())
         };
         put(int_key::TRANSPORT_TYPE, b"framed")?;
-        put(int_key::FROM_SERVICE, spec.from_service.as_bytes())?;
+        // Who has no name says nothing of it. It is worth more than its bytes: with at most eight pairs Kitex's servers need one small map.
+        if let Some(name) = spec.from_service {
+            put(int_key::FROM_SERVICE, name.as_bytes())?;
+        }
         put(int_key::TO_SERVICE, spec.to_service.as_bytes())?;
         put(int_key::TO_METHOD, spec.method.as_bytes())?;
         if let Some(ms) = timeout_ms {
@@ -342,7 +345,9 @@ impl Template {
         if let Some(ms) = spec.connect_timeout_ms {
             put(int_key::CONNECT_TIMEOUT, ms.to_string().as_bytes())?;
         }
-        put(int_key::FROM_METHOD, spec.from_method.as_bytes())?;
+        if let Some(name) = spec.from_method {
+            put(int_key::FROM_METHOD, name.as_bytes())?;
+        }
         put(int_key::MSG_TYPE, &[kind.digit()])?;
         if spec.announce {
             // On every request, not only a connection's first: equal headers are not read twice, and different ones would be.
@@ -603,7 +608,7 @@ mod tests {
         assert_eq!(out[12..14], 16_383u16.to_be_bytes());
         assert!(matches!(RequestHead::new(&RequestHeadSpec::default()), Err(HeaderError::NoMethod)));
         let long = "x".repeat(65_536);
-        assert!(RequestHead::new(&RequestHeadSpec { from_service: &long, ..spec() }).is_err());
+        assert!(RequestHead::new(&RequestHeadSpec { from_service: Some(&long), ..spec() }).is_err());
         assert!(RequestHead::new(&RequestHeadSpec { method: &long, ..spec() }).is_err());
         assert!(RequestHead::new(&RequestHeadSpec { to_service: &long[4..], ..spec() }).is_err());
     }
