@@ -101,6 +101,36 @@ fn resp_answers_redis_cli_and_redis_benchmark() {
     }
 }
 
+/// A codec of one's own, at both ends.
+#[test]
+fn netstrings_there_and_back() {
+    let bin = env!("CARGO_BIN_EXE_netstring");
+    let server = Example::start(bin, &["tcp://127.0.0.1:0"]);
+    assert_eq!(server.ask(b"5:hello,0:,1:,,", 15), b"5:HELLO,0:,1:,,");
+    for refused in
+        ["05:hello,", "5hello,", ":,", "-1:,", "100000:", "99999999999999999999999", "5:hello!", "GET / HTTP/1.1"]
+    {
+        assert_eq!(server.ask(refused.as_bytes(), u64::MAX), b"", "{refused}");
+    }
+    let mut slowly = server.dial();
+    for byte in b"3:a,b,2:cd," {
+        slowly.write_all(&[*byte]).expect("it reads");
+    }
+    let mut reply = [0; 11];
+    slowly.read_exact(&mut reply).expect("both");
+    assert_eq!(&reply, b"3:A,B,2:CD,");
+    let url = format!("tcp://{}", server.addr);
+    assert_eq!(said(bin, &[&url, "hello", "world"]).as_deref(), Some("HELLO\nWORLD\n"));
+    let script = format!("printf '5:hello,' | socat -t 5 - tcp:{}", server.addr);
+    if said("socat", &["-V"]).is_some() {
+        assert_eq!(said("sh", &["-c", &script]).as_deref(), Some("5:HELLO,"));
+    }
+    drop(server);
+    let late = Command::new(bin).args([&url, "hello"]).output().expect("it starts");
+    let why = String::from_utf8_lossy(&late.stderr);
+    assert!(!late.status.success() && why.contains("refused"), "{why}");
+}
+
 #[test]
 fn the_proxy_passes_everything_on() {
     let http = Example::start(env!("CARGO_BIN_EXE_http_plaintext"), &["tcp://127.0.0.1:0"]);
