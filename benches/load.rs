@@ -2,7 +2,9 @@
 
 use std::process::ExitCode;
 
-use benches::{Command, Failure, Load, codec, connections, fleet, gate, instructions, run, serve, table};
+use benches::{
+    Command, Failure, Load, bytes, codec, connections, fleet, gate, instructions, run, serve, table, transport,
+};
 use clap::Parser;
 
 fn main() -> ExitCode {
@@ -16,6 +18,8 @@ fn main() -> ExitCode {
         Some(Command::Codec(args)) => codec(args),
         Some(Command::Connections(args)) => connections(args),
         Some(Command::Fleet(args)) => fleet(args),
+        Some(Command::Bytes(args)) => bytes(args).and_then(|report| report.print(args.run.json)),
+        Some(Command::Transport(args)) => transport(args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

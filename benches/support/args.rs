@@ -37,6 +37,10 @@ pub enum Command {
     Connections(ConnectionsArgs),
     /// Measures Kitex's clients at servers of ours and ours at Kitex's, beside either among themselves.
     Fleet(FleetArgs),
+    /// Sends bytes to a server of the transport alone, or of others, and awaits what is due: one measurement.
+    Bytes(BytesArgs),
+    /// Measures the transport alone beside others that move bytes.
+    Transport(TransportArgs),
 }
 
 /// One measurement of ours.
@@ -82,6 +86,9 @@ pub struct LoadServerArgs {
     /// How long the reactors poll busily before they sleep, in microseconds.
     #[arg(long, default_value_t = 0)]
     pub busy_poll: u64,
+    /// Serves bytes instead, on the transport alone.
+    #[arg(long, value_enum)]
+    pub speaks: Option<Speaks>,
     /// How the floor goes about it.
     #[arg(long, value_enum, default_value_t)]
     pub manner: Manner,
@@ -171,6 +178,50 @@ pub struct FleetArgs {
     /// Puts the results into this page, in place of the last ones, instead of printing them.
     #[arg(long)]
     pub into: Option<PathBuf>,
+}
+
+/// One measurement without RPC.
+#[derive(Clone, Debug, Args)]
+pub struct BytesArgs {
+    /// The exchanges.
+    #[command(flatten)]
+    pub run: RunArgs,
+    /// What the server speaks.
+    #[arg(long, value_enum, default_value_t = Speaks::Echo)]
+    pub speaks: Speaks,
+}
+
+/// The transport and others.
+#[derive(Clone, Debug, Args)]
+pub struct TransportArgs {
+    /// A program of `benches/peers`. May be said more than once.
+    #[arg(long)]
+    pub peers: Vec<PathBuf>,
+    /// Rounds; each has everybody once.
+    #[arg(long, default_value_t = 5)]
+    pub rounds: usize,
+    /// Measured seconds of each in a round.
+    #[arg(long, default_value_t = 1.0)]
+    pub seconds: f64,
+    /// Puts the results into this page, in place of the last ones, instead of printing them.
+    #[arg(long)]
+    pub into: Option<PathBuf>,
+}
+
+/// What a server without RPC speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Speaks {
+    /// Whatever comes goes back.
+    Echo,
+    /// HTTP/1.1: each request is answered with the same few words.
+    Http,
+}
+
+impl Speaks {
+    /// As the command line has it.
+    pub(crate) fn name(self) -> String {
+        self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+    }
 }
 
 /// What is encoded and decoded.

@@ -3,6 +3,7 @@
 //! [`floor`] is the same without RPC: raw sockets, the same bytes, the same batching.
 
 mod args;
+mod bytes;
 mod cases;
 mod client;
 mod codec;
@@ -19,13 +20,15 @@ mod run;
 mod server;
 mod subject;
 mod table;
+mod transport;
 mod versions;
 
 pub use args::{
-    Client, CodecArgs, Command, ConnectionsArgs, FleetArgs, GateArgs, InstructionsArgs, Load, LoadArgs, LoadServerArgs,
-    TableArgs,
+    BytesArgs, Client, CodecArgs, Command, ConnectionsArgs, FleetArgs, GateArgs, InstructionsArgs, Load, LoadArgs,
+    LoadServerArgs, TableArgs, TransportArgs,
 };
 pub use bench_driver::Failure;
+pub use bytes::bytes;
 pub use codec::codec;
 pub use connections::connections;
 pub use fleet::fleet;
@@ -35,6 +38,7 @@ pub use method::{Echo, Method, Mixed};
 pub use run::run;
 pub use server::{Service, serve};
 pub use table::table;
+pub use transport::transport;
 
 /// Generated from `idl/testee.proto`.
 #[allow(missing_docs, reason = "the module tree around the generated items has none")]

@@ -8,7 +8,7 @@ use rpc_transport::{PoolOptions, ReactorHandle, ReactorPool, ReactorStats};
 
 use crate::args::LoadServerArgs;
 use crate::idl::testee::*;
-use crate::{Failure, counts, floor};
+use crate::{Failure, bytes, counts, floor};
 
 /// Answers with what it is sent.
 #[derive(Debug)]
@@ -86,6 +86,12 @@ pub fn serve(args: &LoadServerArgs) -> std::result::Result<(), Failure> {
         let stats = Arc::new(ReactorStats::default());
         let url = floor::serve(&url, payload, args.manner, Arc::clone(&stats))?;
         return bench_driver::answer(&url, || counts::of([&*stats]));
+    }
+    if let Some(speaks) = args.speaks {
+        let pool = ReactorPool::start(PoolOptions::default())?;
+        let listener = bytes::listen(&pool, &url.parse()?, speaks)?;
+        let url = listener.url().to_string();
+        return bench_driver::answer(&url, || counts::of(pool.handles().iter().map(ReactorHandle::stats)));
     }
     let mut builder = Server::builder();
     if args.busy_poll > 0 {

@@ -3,9 +3,10 @@
 use std::fs;
 
 /// Frameworks in Rust, by the names of their crates.
-const CRATES: &[&str] = &["tonic", "volo-grpc", "volo-thrift", "tarpc", "ttrpc", "tokio", "h2"];
+const CRATES: &[&str] = &["tonic", "volo-grpc", "volo-thrift", "tarpc", "ttrpc", "tokio", "h2", "monoio"];
 /// Modules in Go.
-const MODULES: &[&str] = &["github.com/cloudwego/kitex", "github.com/cloudwego/netpoll"];
+const MODULES: &[&str] =
+    &["github.com/cloudwego/kitex", "github.com/cloudwego/netpoll", "github.com/panjf2000/gnet/v2"];
 
 /// `tonic 1.2.3, …`; what is not found, seen from the current directory, is left out.
 pub(crate) fn of_peers() -> String {
@@ -17,7 +18,7 @@ pub(crate) fn of_peers() -> String {
     });
     let modules = MODULES.iter().filter_map(|path| {
         let (_, rest) = modules.split_once(&format!("{path} v"))?;
-        Some(format!("{} {}", path.rsplit_once('/')?.1, rest.lines().next()?))
+        Some(format!("{} {}", path.trim_end_matches("/v2").rsplit_once('/')?.1, rest.lines().next()?))
     });
     crates.chain(modules).collect::<Vec<_>>().join(", ")
 }

@@ -1,6 +1,7 @@
 // Go's RPC under a driver that does what `benches/driver` does in Rust: the same command line, loops, payloads, checks and reports.
 //
 //	go-peers names
+//	go-peers transports
 //	go-peers --peer kitex-mux --payload 32 --in-flight 100
 //
 // The settings of each peer stand at the top of its file. GOMAXPROCS and the garbage collector are left as they are by default.
@@ -10,8 +11,9 @@ import (
 	"bufio"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
-	"sort"
+	"slices"
 )
 
 // A peer is what is measured.
@@ -46,12 +48,10 @@ func command(args []string) error {
 		for name, peer := range peers {
 			names = append(names, name+" "+peer.only)
 		}
-		sort.Strings(names)
-		out := bufio.NewWriter(os.Stdout)
-		for _, name := range names {
-			fmt.Fprintln(out, name)
-		}
-		return out.Flush()
+		return printSorted(names)
+	}
+	if len(args) > 0 && args[0] == "transports" {
+		return printSorted(slices.Collect(maps.Keys(transports)))
 	}
 	if len(args) > 0 && args[0] == "server" {
 		return serve(args[1:])
@@ -67,22 +67,39 @@ func known(name string) (peer, error) {
 	return peer, nil
 }
 
+func printSorted(names []string) error {
+	slices.Sort(names)
+	out := bufio.NewWriter(os.Stdout)
+	for _, name := range names {
+		fmt.Fprintln(out, name)
+	}
+	return out.Flush()
+}
+
 func serve(args []string) error {
 	flags := flag.NewFlagSet("server", flag.ContinueOnError)
 	transport := flags.String("transport", "tcp", "tcp or unix")
 	core := flags.Int("core", -1, "the one core it may use")
 	name := flags.String("peer", "", "who serves")
+	speaks := flags.String("speaks", "echo", "what a transport speaks: echo or http")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
 	if err := pin(*core); err != nil {
 		return err
 	}
+	url := "tcp://127.0.0.1:0"
+	if serve := transports[*name]; serve != nil {
+		url, err := serve(url, *speaks == "http")
+		if err != nil {
+			return err
+		}
+		return answer(url)
+	}
 	peer, err := known(*name)
 	if err != nil {
 		return err
 	}
-	url := "tcp://127.0.0.1:0"
 	if *transport == "unix" {
 		url = fmt.Sprintf("unix:%s/bench-%d.sock", os.TempDir(), os.Getpid())
 	}

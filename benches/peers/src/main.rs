@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! peers names                                        their names, a line each
+//! peers transports                                   the same of those that only move bytes, which `load transport` measures
 //! peers --peer tonic --payload 32 --in-flight 100    one measurement
 //! ```
 //!
@@ -12,12 +13,14 @@ mod echoes;
 mod socket;
 mod tarpc_peer;
 mod tonic_peer;
+mod transports;
 mod ttrpc_peer;
 mod volo_grpc_peer;
 mod volo_net;
 mod volo_thrift_peer;
 
 use std::process::ExitCode;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use bench_driver::{Caller, Calls, Failure, Laps, MethodName, RunArgs, ServerArgs, Stage, repeat};
@@ -25,6 +28,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::echoes::{Echo, EchoMixed, Echoes};
+use crate::transports::{Speaks, Transport};
 
 /// Makes calls in loops for some seconds, and says what they cost on both sides.
 #[derive(Parser)]
@@ -40,6 +44,8 @@ struct Cli {
 enum Command {
     /// Prints the peers' names.
     Names,
+    /// Prints the names of those that have no RPC.
+    Transports,
     /// Serves until its input ends; started by a measurement.
     Server(PeerServerArgs),
 }
@@ -58,8 +64,26 @@ struct PeerServerArgs {
     #[command(flatten)]
     server: ServerArgs,
     /// Who serves.
-    #[arg(long, value_enum)]
-    peer: Peer,
+    #[arg(long)]
+    peer: Served,
+    /// What, if it is a transport.
+    #[arg(long, value_enum, default_value_t = Speaks::Echo)]
+    speaks: Speaks,
+}
+
+/// One of those with RPC, or of those without.
+#[derive(Clone, Copy)]
+enum Served {
+    Rpc(Peer),
+    Bytes(Transport),
+}
+
+impl FromStr for Served {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        Peer::from_str(name, true).map(Served::Rpc).or_else(|_| Transport::from_str(name, true).map(Served::Bytes))
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -95,10 +119,8 @@ fn main() -> ExitCode {
     let done = match &command {
         None => measure(&run),
         Some(Command::Server(args)) => serve(args),
-        Some(Command::Names) => {
-            Peer::value_variants().iter().for_each(|peer| println!("{}", peer.name()));
-            Ok(())
-        }
+        Some(Command::Names) => print_names::<Peer>(),
+        Some(Command::Transports) => print_names::<Transport>(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -109,13 +131,27 @@ fn main() -> ExitCode {
     }
 }
 
+fn print_names<T: ValueEnum>() -> Result<(), Failure> {
+    let values = T::value_variants().iter().filter_map(ValueEnum::to_possible_value);
+    values.for_each(|value| println!("{}", value.get_name()));
+    Ok(())
+}
+
 fn serve(args: &PeerServerArgs) -> Result<(), Failure> {
     if let Some(core) = args.server.core {
         bench_driver::pin(core)?;
     }
-    let (runtime, wanted) = (args.peer.runtime()?, args.server.url());
+    let wanted = args.server.url();
+    let peer = match args.peer {
+        Served::Rpc(peer) => peer,
+        Served::Bytes(transport) => {
+            let url = transports::serve(transport, args.speaks, &wanted)?;
+            return bench_driver::answer(&url, || bench_driver::Counts::now(None));
+        }
+    };
+    let runtime = peer.runtime()?;
     let url = runtime.block_on(async {
-        match args.peer {
+        match peer {
             Peer::Tonic => tonic_peer::serve(&wanted).await,
             Peer::VoloGrpc => volo_grpc_peer::serve(&wanted).await,
             Peer::VoloThriftMux => volo_thrift_peer::serve(&wanted, true).await,
@@ -125,7 +161,7 @@ fn serve(args: &PeerServerArgs) -> Result<(), Failure> {
         }
     })?;
     let answer = move || bench_driver::answer(&url, || bench_driver::Counts::now(None));
-    match args.peer {
+    match peer {
         // Its one thread is this one.
         Peer::TarpcCurrentThread => runtime.block_on(async { tokio::task::spawn_blocking(answer).await? }),
         _ => answer(),
