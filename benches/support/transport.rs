@@ -1,7 +1,7 @@
 //! The transport alone beside others that move bytes: an echo, and plaintext HTTP.
 
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use bench_driver::{Report, RunArgs, facts};
@@ -56,7 +56,7 @@ pub fn transport(args: &TransportArgs) -> Result<(), Failure> {
 }
 
 /// The same client at each server.
-fn servers(peers: &[std::path::PathBuf], speaks: Speaks) -> Result<Vec<Subject>, Failure> {
+fn servers(peers: &[PathBuf], speaks: Speaks) -> Result<Vec<Subject>, Failure> {
     let me = std::env::current_exe()?;
     let words = |server: Option<String>| {
         let server = server.map(|server| ["--server".to_owned(), server]);
