@@ -2,7 +2,7 @@
 //! its part is left out, and said so; what is asked by hand is always asked.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpStream, UdpSocket};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -17,7 +17,8 @@ impl Example {
         let mut process = Command::new(bin).args(args).stdout(Stdio::piped()).spawn().expect("it starts");
         let mut line = String::new();
         BufReader::new(process.stdout.take().expect("a pipe")).read_line(&mut line).expect("a line");
-        let addr = line.trim_end().strip_prefix("LISTENING tcp://").unwrap_or_else(|| panic!("it said {line:?}"));
+        let addr =
+            line.trim_end().split_once("://").map(|(_, addr)| addr).unwrap_or_else(|| panic!("it said {line:?}"));
         Example { process, addr: addr.to_owned() }
     }
 
@@ -129,6 +130,21 @@ fn netstrings_there_and_back() {
     let late = Command::new(bin).args([&url, "hello"]).output().expect("it starts");
     let why = String::from_utf8_lossy(&late.stderr);
     assert!(!late.status.success() && why.contains("refused"), "{why}");
+}
+
+#[test]
+fn datagrams_come_back() {
+    let server = Example::start(env!("CARGO_BIN_EXE_udp_echo"), &["127.0.0.1:0"]);
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a port");
+    socket.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
+    let (mut room, text) = ([0; 16], b"hello");
+    socket.send_to(text, &server.addr).expect("sent");
+    assert_eq!(socket.recv(&mut room).expect("a reply"), text.len());
+    assert!(room.starts_with(text));
+    if said("socat", &["-V"]).is_some() {
+        let script = format!("printf hello | socat -t 1 - udp:{}", server.addr);
+        assert_eq!(said("sh", &["-c", &script]).as_deref(), Some("hello"));
+    }
 }
 
 #[test]

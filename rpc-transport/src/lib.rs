@@ -38,6 +38,7 @@ mod sync;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod timer;
+mod udp;
 mod url;
 
 pub use buffer::{FrameBuf, LINK_MIN, LinkBuffer, Reserved};
@@ -59,4 +60,5 @@ pub use sleep::{Sleep, sleep};
 pub use socket::SocketOptions;
 pub use stats::{Counter, MemoryBudget, ReactorStats};
 pub use timer::{TimerId, TimerWheel};
+pub use udp::{DatagramCx, DatagramHandler, SendError, UdpHandle, UdpOptions, UdpStats};
 pub use url::{Endpoint, Url, UrlError};

@@ -1,11 +1,13 @@
 //! Sockets with the options we always want, by socket2.
 
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockAddr, Socket, TcpKeepalive, Type};
 
 use crate::driver::uninterrupted;
+use crate::udp::UdpOptions;
 use crate::url::Endpoint;
 
 /// Socket options of a listener or a client. `TCP_NODELAY` is always on, because writes are gathered already.
@@ -100,17 +102,35 @@ pub(crate) fn prepare_stream(socket: &Socket, options: &SocketOptions) -> io::Re
     Ok(())
 }
 
+/// A bound, non-blocking socket for datagrams.
+pub(crate) fn datagrams(addr: SocketAddr, options: &UdpOptions) -> io::Result<Socket> {
+    let socket = non_blocking(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
+    #[cfg(unix)]
+    uninterrupted(|| socket.set_reuse_port(options.reuse_port))?;
+    if let Some(bytes) = options.recv_buffer {
+        uninterrupted(|| socket.set_recv_buffer_size(bytes))?;
+    }
+    if let Some(bytes) = options.send_buffer {
+        uninterrupted(|| socket.set_send_buffer_size(bytes))?;
+    }
+    uninterrupted(|| socket.bind(&SockAddr::from(addr)))?;
+    Ok(socket)
+}
+
 fn new_socket(endpoint: &Endpoint) -> io::Result<Socket> {
-    let (domain, protocol) = match endpoint {
-        Endpoint::Tcp(addr) => (Domain::for_address(*addr), Some(Protocol::TCP)),
-        Endpoint::Unix(_) => (Domain::UNIX, None),
-    };
+    match endpoint {
+        Endpoint::Tcp(addr) => non_blocking(Domain::for_address(*addr), Type::STREAM, Some(Protocol::TCP)),
+        Endpoint::Unix(_) => non_blocking(Domain::UNIX, Type::STREAM, None),
+    }
+}
+
+fn non_blocking(domain: Domain, kind: Type, protocol: Option<Protocol>) -> io::Result<Socket> {
     // Where the kernel makes it non-blocking at once, it takes no calls of its own that could be interrupted.
     #[cfg(any(target_os = "linux", target_os = "android"))]
-    let socket = uninterrupted(|| Socket::new(domain, Type::STREAM.nonblocking(), protocol))?;
+    let socket = uninterrupted(|| Socket::new(domain, kind.nonblocking(), protocol))?;
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
     let socket = {
-        let socket = uninterrupted(|| Socket::new(domain, Type::STREAM, protocol))?;
+        let socket = uninterrupted(|| Socket::new(domain, kind, protocol))?;
         uninterrupted(|| socket.set_nonblocking(true))?;
         socket
     };

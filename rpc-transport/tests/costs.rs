@@ -4,12 +4,15 @@ mod support;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::io::{Read, Write};
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, mpsc};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use rpc_transport::{Connector, Cx, Frame, Handler, ListenOptions, LocalTask, local};
+use rpc_transport::{
+    Connector, Cx, DatagramCx, DatagramHandler, Frame, Handler, ListenOptions, LocalTask, UdpOptions, local,
+};
 use support::*;
 
 struct Counting;
@@ -256,4 +259,31 @@ fn t1_t2_announced_frames_cost_no_memory() {
     drop(sockets);
     until("all have left", || listener.connections() == 0);
     on(&pool.handles()[0], || assert!(local::current().is_some()));
+}
+
+#[test]
+fn datagrams_allocate_nothing_in_steady_state() {
+    struct Echo;
+    impl DatagramHandler for Echo {
+        fn on_datagram(&mut self, cx: &mut DatagramCx<'_>, datagram: &[u8], from: SocketAddr) {
+            cx.send_to(datagram, from).unwrap();
+        }
+    }
+    let _alone = alone();
+    let pool = pool(1);
+    let server = pool.bind_udp(([127, 0, 0, 1], 0).into(), UdpOptions::default(), |_| Echo).unwrap();
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    client.connect(server.local_addr()).unwrap();
+    client.set_read_timeout(Some(DEADLINE)).unwrap();
+    let mut room = [0; 100];
+    let mut exchange = || {
+        let before = ALLOCATIONS.load(SeqCst);
+        for _ in 0..1000 {
+            client.send(&[7; 100]).unwrap();
+            assert_eq!(client.recv(&mut room).unwrap(), 100);
+        }
+        ALLOCATIONS.load(SeqCst) - before
+    };
+    exchange();
+    assert_eq!(exchange(), 0);
 }

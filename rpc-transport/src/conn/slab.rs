@@ -27,12 +27,15 @@ impl ConnId {
 compile_error!("rpc-transport packs a slot and a generation into one poll token and needs 64-bit pointers");
 
 const LISTENER: usize = 1 << 31;
+const TASK: usize = LISTENER | 1 << 30;
 
 /// What a poll token names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Token {
     Conn(ConnId),
     Listener(usize),
+    /// The local task of a socket that has no connections.
+    Task(u32),
 }
 
 impl Token {
@@ -40,14 +43,15 @@ impl Token {
         match self {
             Token::Conn(id) => id.to_bits() as usize,
             Token::Listener(index) => LISTENER | index,
+            Token::Task(slot) => TASK | slot as usize,
         }
     }
 
     pub(crate) fn unpack(token: usize) -> Self {
-        if token & LISTENER != 0 {
-            Token::Listener(token & (LISTENER - 1))
-        } else {
-            Token::Conn(ConnId::from_bits(token as u64))
+        match token & TASK {
+            TASK => Token::Task((token & !TASK) as u32),
+            LISTENER => Token::Listener(token & !TASK),
+            _ => Token::Conn(ConnId::from_bits(token as u64)),
         }
     }
 }
@@ -172,7 +176,9 @@ mod tests {
         let a = slab.reserve();
         slab.release(a);
         let b = slab.reserve();
-        for token in [Token::Conn(a), Token::Conn(b), Token::Listener(0), Token::Listener(7)] {
+        for token in
+            [Token::Conn(a), Token::Conn(b), Token::Listener(0), Token::Listener(7), Token::Task(0), Token::Task(9)]
+        {
             assert_eq!(Token::unpack(token.pack()), token);
         }
     }

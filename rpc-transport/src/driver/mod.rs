@@ -16,6 +16,7 @@ pub(crate) mod sim;
 
 use std::any::Any;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -25,6 +26,7 @@ pub(crate) use readiness::{ReadinessDriver, uninterrupted};
 
 use crate::buffer::Block;
 use crate::socket::SocketOptions;
+use crate::udp::UdpOptions;
 use crate::url::Endpoint;
 
 /// The most events that a driver reports at once.
@@ -81,6 +83,13 @@ pub(crate) trait Driver: Send {
     fn connect(&mut self, endpoint: &Endpoint, options: &SocketOptions, token: usize) -> io::Result<Key>;
     /// Whether connecting has come to its end; an error is the reason it failed.
     fn connected(&mut self, key: Key) -> io::Result<bool>;
+
+    /// A socket for datagrams, and the address that it got.
+    fn bind_udp(&mut self, addr: SocketAddr, options: &UdpOptions, token: usize) -> io::Result<(Key, SocketAddr)>;
+    /// Copies a datagram into `room`, as far as it fits, and says from where it is.
+    fn recv_from(&mut self, key: Key, room: &mut [u8]) -> io::Result<(usize, SocketAddr)>;
+    /// Sends a datagram; the kernel takes the whole of it, or nothing.
+    fn send_to(&mut self, key: Key, datagram: &[u8], to: SocketAddr) -> io::Result<usize>;
 
     /// Moves at most `max` bytes that have arrived into the block; 0 is end of file.
     fn read(&mut self, key: Key, block: &mut Block, max: usize) -> io::Result<usize>;

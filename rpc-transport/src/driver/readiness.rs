@@ -6,18 +6,19 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::io;
-use std::net::Shutdown;
+use std::net::{Shutdown, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use mio::net::{TcpListener, TcpStream, UdpSocket, UnixListener, UnixStream};
 use mio::{Events, Interest, Poll, Registry, Token};
 use socket2::{SockRef, Socket};
 
 use super::{CloseHow, Driver, EVENTS, Event, Key, RawSocket, Wake};
 use crate::buffer::Block;
 use crate::socket::{self, SocketOptions};
+use crate::udp::UdpOptions;
 use crate::url::Endpoint;
 
 const WAKER: Token = Token(usize::MAX);
@@ -45,6 +46,7 @@ enum Source {
     TcpListener(TcpListener),
     /// The path is boxed because a connection's entry would be as large.
     UnixListener(UnixListener, Box<PathBuf>),
+    Udp(UdpSocket),
 }
 
 /// The poller's descriptor, for who waits for it and for other things at once. It is a descriptor of its own, and stays open as long as
@@ -116,6 +118,7 @@ impl Source {
             Source::Unix(s) => registry.register(s, token, Interest::READABLE),
             Source::TcpListener(s) => registry.register(s, token, Interest::READABLE),
             Source::UnixListener(s, _) => registry.register(s, token, Interest::READABLE),
+            Source::Udp(s) => registry.register(s, token, both),
         }
     }
 
@@ -125,6 +128,7 @@ impl Source {
             Source::Unix(s) => SockRef::from(s),
             Source::TcpListener(s) => SockRef::from(s),
             Source::UnixListener(s, _) => SockRef::from(s),
+            Source::Udp(s) => SockRef::from(s),
         }
     }
 }
@@ -231,6 +235,26 @@ impl Driver for ReadinessDriver {
         }
     }
 
+    fn bind_udp(&mut self, addr: SocketAddr, options: &UdpOptions, token: usize) -> io::Result<(Key, SocketAddr)> {
+        let socket = UdpSocket::from_std(socket::datagrams(addr, options)?.into());
+        let bound = uninterrupted(|| socket.local_addr())?;
+        Ok((self.insert(Source::Udp(socket), token)?, bound))
+    }
+
+    fn recv_from(&mut self, key: Key, room: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
+        match self.source(key)? {
+            Source::Udp(s) => uninterrupted(|| s.recv_from(room)),
+            _ => Err(io::ErrorKind::InvalidInput.into()),
+        }
+    }
+
+    fn send_to(&mut self, key: Key, datagram: &[u8], to: SocketAddr) -> io::Result<usize> {
+        match self.source(key)? {
+            Source::Udp(s) => uninterrupted(|| s.send_to(datagram, to)),
+            _ => Err(io::ErrorKind::InvalidInput.into()),
+        }
+    }
+
     fn read(&mut self, key: Key, block: &mut Block, max: usize) -> io::Result<usize> {
         let sock = self.source(key)?.sock();
         uninterrupted(|| block.fill_from(&sock, max))
@@ -272,6 +296,7 @@ impl Driver for ReadinessDriver {
                 let _ = std::fs::remove_file(&**path);
                 self.poll.registry().deregister(s)
             }
+            Source::Udp(s) => self.poll.registry().deregister(s),
         };
     }
 }

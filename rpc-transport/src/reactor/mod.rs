@@ -417,6 +417,7 @@ fn work() {
                     }
                 }
                 Token::Listener(index) => listener::note(core, index),
+                Token::Task(slot) => core.tasks.wake(slot),
             }
         }
         core.events = events;
