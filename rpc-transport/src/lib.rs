@@ -55,7 +55,7 @@ pub use handler::{Frame, Handler, Message};
 pub use listener::{Accepted, ListenOptions, ListenerHandle};
 pub use log_limit::LogLimit;
 pub use panics::caught;
-pub use reactor::{BUSY_POLL_MAX, LocalTask, PoolOptions, ReactorHandle, ReactorPool, ReservedTask, TaskId};
+pub use reactor::{BUSY_POLL_MAX, LocalTask, PoolOptions, ReactorHandle, ReactorPool, ReservedTask, TaskId, Timer};
 pub use sleep::{Sleep, sleep};
 pub use socket::SocketOptions;
 pub use stats::{Counter, MemoryBudget, ReactorStats};

@@ -21,6 +21,7 @@ mod on_tokio;
 mod model;
 mod pool;
 pub(crate) mod tasks;
+mod timer;
 
 use std::fmt;
 use std::future::Future;
@@ -31,6 +32,7 @@ use std::time::Duration;
 pub(crate) use inbox::Command;
 pub use pool::{BUSY_POLL_MAX, PoolOptions, ReactorPool};
 pub use tasks::{LocalTask, ReservedTask, TaskId};
+pub use timer::Timer;
 
 use self::core::{Core, TimerKey, with};
 use self::host::Host;
