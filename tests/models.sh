@@ -22,7 +22,7 @@ B16-inbox    loom     rpc-transport  inbox_close
 B16-reply    loom     rpc-core       reply_undelivered
 B17          loom     rpc-transport  inbox_close
 B18-arriving shuttle  rpc-core       shutdown_arrivals
-B25          shuttle  rpc-core       workers_end_within
+B25          shuttle  rpc-transport  workers_end_within
 B32-call     shuttle  rpc-transport  host_called? host_work_left?
 B32-host     shuttle  rpc-transport  host_called host_work_left
 B32-inbox    loom     rpc-transport  inbox_close inbox_sleep

@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 pub use prost;
 pub use prost_types;
 
+use rpc_transport::Lane;
+
 use crate::error::ConfigError;
 use crate::middleware::Middleware;
 pub use crate::server::Methods;
@@ -109,6 +111,7 @@ impl fmt::Debug for MethodDescriptor {
 pub struct Blocking {
     all: bool,
     names: BTreeSet<String>,
+    slow: BTreeSet<String>,
 }
 
 impl Blocking {
@@ -117,18 +120,26 @@ impl Blocking {
         self.names.extend(names.into_iter().map(Into::into));
     }
 
+    /// These methods, each of which may hold its thread for long.
+    pub fn slow<N: Into<String>>(&mut self, names: impl IntoIterator<Item = N>) {
+        self.slow.extend(names.into_iter().map(Into::into));
+    }
+
     /// Every method.
     pub fn all(&mut self) {
         self.all = true;
     }
 
-    pub(crate) fn contains(&self, method: &str) -> bool {
-        self.all || self.names.contains(method)
+    pub(crate) fn lane(&self, method: &str) -> Option<Lane> {
+        match self.slow.contains(method) {
+            true => Some(Lane::Slow),
+            false => (self.all || self.names.contains(method)).then_some(Lane::Fast),
+        }
     }
 
     pub(crate) fn check(&self, service: &ServiceDescriptor) -> Result<(), ConfigError> {
         let known = |name: &String| service.methods.iter().any(|m| m.name == name);
-        match self.names.iter().find(|name| !known(name)) {
+        match self.names.union(&self.slow).find(|name| !known(name)) {
             None => Ok(()),
             Some(name) => {
                 let methods: Vec<_> = service.methods.iter().map(|m| m.name).collect();

@@ -99,6 +99,9 @@ limits! {
     max_inflight_per_conn: usize = 1024, 1024;
     /// Handlers running in the whole server. Default 65,536. Beyond: `ResourceExhausted`, not executed.
     max_inflight: usize = 65_536, 65_536;
+    /// Calls of methods marked as blocking that wait for a thread, and as many of those marked as slow. Default 4,096. Beyond: `ResourceExhausted`, not
+    /// executed.
+    worker_queue: usize = 4096, 4096;
     /// Open connections of a server. Default 16,384. Beyond: accepted, closed, counted. One whose peer has left does not count, though oneway
     /// messages of it may still be handled.
     max_connections: usize = 16_384, 16_384;

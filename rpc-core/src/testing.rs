@@ -3,5 +3,5 @@
 
 pub use crate::client::audit::{ChannelAudit, audit_channel};
 pub use crate::mux::wrap_ids_after;
-pub use crate::server::audit::{ServerAudit, audit_server};
-pub use crate::server::workers::{Jobs, work_by_hand};
+pub use crate::server::audit::{Jobs, ServerAudit, audit_server};
+pub use rpc_transport::testing::work_by_hand;

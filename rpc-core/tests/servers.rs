@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use rpc_core::protocol::ttheader::ControlFrame;
 use rpc_core::protocol::{Exception, MessageType};
-use rpc_core::transport::{PoolOptions, ReactorPool};
+use rpc_core::transport::{Lane, PoolOptions, ReactorPool};
 use rpc_core::{Channel, Code, Context, Error, Sent, Server, ServerBuilder, ServerHandle};
 use support::{
     AnyServer, Blob, EchoClient, GOODBYE, Nested, call_apart, eventually, ordered_request, raw_request, read_raw,
@@ -475,4 +475,34 @@ fn the_largest_reply_fits_into_an_output_just_below_write_high() {
         let more = read_raw(&mut socket).expect("the connection stays");
         assert_eq!(more.kind, Some(MessageType::Exception), "a byte more than a frame may have");
     }
+}
+
+/// Calls of methods that block wait for a thread, so many and no more.
+#[test]
+fn a_call_that_finds_the_workers_queue_full_is_refused_unexecuted() {
+    let (begun, begins) = mpsc::channel();
+    let (release, released) = mpsc::channel::<()>();
+    let held = Mutex::new((begun, released));
+    let mut service = AnyServer::new(move |cx: Context, req: Blob| {
+        let held = held.lock().unwrap();
+        let _ = held.0.send(req.payload.clone()); // the second one's comes after the test
+        let _ = held.1.recv_timeout(LIMIT);
+        async move { (cx, Ok(req)) }
+    });
+    service.blocking.all();
+    let mut limits = rpc_core::Limits::server();
+    limits.worker_queue = 1;
+    let server = Server::builder().reactors(1).workers(1).limits(limits).add(service).bind("tcp://127.0.0.1:0");
+    let server = server.expect("bound");
+    let (monitor, channel) = (server.monitor(), connect(&server));
+    let _runs = call_apart(&channel, b"it runs", LIMIT);
+    assert_eq!(begins.recv_timeout(LIMIT).unwrap(), "it runs");
+    let _waits = call_apart(&channel, b"it waits", LIMIT);
+    let stats = || monitor.workers(Lane::Fast).expect("a method blocks");
+    assert!(eventually(|| (stats().running, stats().waiting) == (1, 1)), "{:?}", stats());
+    let error = EchoClient(channel.clone()).blob(Blob { payload: "too many".into() }).wait().unwrap_err();
+    assert_eq!((error.code(), error.sent()), (Code::ResourceExhausted, Sent::No), "{error}");
+    assert!(error.to_string().contains("worker_queue is 1"), "{error}");
+    assert_eq!(stats().refused, 1);
+    drop(release);
 }

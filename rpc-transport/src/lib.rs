@@ -40,6 +40,7 @@ pub mod testing;
 mod timer;
 mod udp;
 mod url;
+mod workers;
 
 pub use buffer::{FrameBuf, LINK_MIN, LinkBuffer, Reserved};
 pub use config::{ConnLimits, ListenLimits, Placement};
@@ -62,3 +63,4 @@ pub use stats::{Counter, MemoryBudget, ReactorStats};
 pub use timer::{TimerId, TimerWheel};
 pub use udp::{DatagramCx, DatagramHandler, SendError, UdpHandle, UdpOptions, UdpStats};
 pub use url::{Endpoint, Url, UrlError};
+pub use workers::{Lane, LaneStats, Refused, Times, WorkerOptions, WorkerPool};

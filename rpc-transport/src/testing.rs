@@ -11,6 +11,7 @@ pub use crate::buffer::blocks_out;
 pub use crate::driver::sim::{Faults, Knobs, Network, Observer, RawListener, RawPeer, Received, Rest, Step};
 pub use crate::panics::fail_points::{panic_at_times, panics};
 pub use crate::reactor::audit::{ReactorAudit, audit};
+pub use crate::workers::by_hand::work_by_hand;
 
 /// Shows each connection of a reactor that is turned by hand, if its handler is an `H`, and whether that says that it is busy.
 pub fn each_handler<H: Handler>(reactor: &ReactorHandle, mut look: impl FnMut(ConnId, &mut H, bool)) {

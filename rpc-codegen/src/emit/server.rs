@@ -76,6 +76,16 @@ pub(super) fn server(service: &Service) -> syn::Result<impl ToTokens + use<>> {
                 self
             }
 
+            /// As `blocking`, for methods that may take long: they get half of the workers at most, so that the others
+            /// need not wait for them.
+            pub fn slow<N: ::core::convert::Into<::std::string::String>>(
+                mut self,
+                methods: impl ::core::iter::IntoIterator<Item = N>,
+            ) -> Self {
+                self.blocking.slow(methods);
+                self
+            }
+
             /// Runs all methods on the server's worker pool.
             pub fn all_blocking(mut self) -> Self {
                 self.blocking.all();

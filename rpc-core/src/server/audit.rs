@@ -1,7 +1,10 @@
 //! What must hold of a server's connections between two turns.
 
+use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use rpc_transport::WorkerPool;
 use rpc_transport::testing::each_handler;
 
 use super::handle::ServerHandle;
@@ -70,4 +73,31 @@ pub fn audit_server(server: &ServerHandle) -> Result<ServerAudit, String> {
         return Err(format!("{} calls of one connection run, max_inflight_per_conn is {limit}", audit.most_on_one));
     }
     Ok(audit)
+}
+
+/// The work of a server without worker threads. It does not keep the server alive; what it still has when it is dropped never runs.
+#[derive(Clone)]
+pub struct Jobs(Arc<WorkerPool>);
+
+impl Jobs {
+    /// `None`: the server has no method that blocks.
+    pub fn of(server: &ServerHandle) -> Option<Jobs> {
+        server.shared().workers().map(|workers| Jobs(Arc::clone(workers)))
+    }
+
+    /// Jobs that have not begun.
+    pub fn waiting(&self) -> usize {
+        self.0.waiting()
+    }
+
+    /// Runs the first of them, here.
+    pub fn run_one(&self) {
+        self.0.run_one();
+    }
+}
+
+impl fmt::Debug for Jobs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} jobs", self.waiting())
+    }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use rpc_transport::{
     ListenOptions, ListenerHandle, MemoryBudget, Placement, PoolOptions, ReactorPool, SocketOptions, Url,
+    WorkerOptions, WorkerPool,
 };
 
 use super::handle::{Drained, ServerHandle, set_default_pool};
@@ -14,7 +15,6 @@ use super::router::Router;
 use super::runtime::Runtime;
 use super::shared::{OnReactor, ServerShared, Table, TableEntry};
 use super::watchdog::{Watchdog, Watched};
-use super::workers::Workers;
 use crate::client::config_error;
 use crate::codegen::Service;
 use crate::error::{ConfigError, Error, Peer, Result};
@@ -62,6 +62,17 @@ pub(super) struct Settings {
     pub(super) runtime: Runtime,
 }
 
+impl Settings {
+    fn worker_options(&self) -> WorkerOptions {
+        WorkerOptions {
+            threads: self.workers,
+            slow_threads: self.workers / 2,
+            queue: self.limits.worker_queue,
+            ..WorkerOptions::default()
+        }
+    }
+}
+
 /// Settings of a server; all have defaults. Then [`add`](ServerBuilder::add) the services.
 #[derive(Debug)]
 pub struct ServerBuilder<M = ()> {
@@ -85,7 +96,8 @@ impl<M: Middleware> ServerBuilder<M> {
         self
     }
 
-    /// Threads for methods marked as blocking, started only if there are any. Default 16.
+    /// Threads for methods marked as blocking, started only if there are any. Default 16. Those marked as slow get half of them at most; so many
+    /// calls may wait for a thread as `worker_queue` says, of each kind.
     pub fn workers(mut self, n: usize) -> Self {
         self.settings.workers = n;
         self
@@ -200,8 +212,8 @@ impl<M: Middleware> Services<M> {
             return Err(ConfigError::new("url", "", reason).into());
         }
         let entries = methods.finish()?;
-        let workers = match entries.iter().any(|entry| entry.blocking) {
-            true => Some(Workers::start(settings.workers.max(1)).map_err(Error::from)?),
+        let workers = match entries.iter().any(|entry| entry.lane.is_some()) {
+            true => Some(WorkerPool::start(settings.worker_options()).map_err(Error::from)?),
             false => None,
         };
         let pool = match settings.shared_pool {

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::sync::Arc;
 
 use prost::Message as ProstMessage;
+use rpc_transport::Lane;
 
 use super::reply::{Encoded, Message};
 use super::runner::{Runner, blocking, local};
@@ -26,7 +27,8 @@ pub struct Methods<M> {
 /// A method, and how to make what runs it: once for each reactor.
 pub(crate) struct Entry {
     pub(crate) method: &'static MethodDescriptor,
-    pub(crate) blocking: bool,
+    /// Its lane on the worker pool; else it runs on reactors.
+    pub(crate) lane: Option<Lane>,
     pub(crate) make: Box<dyn Fn() -> Box<dyn Runner> + Send + Sync>,
 }
 
@@ -71,13 +73,13 @@ impl<M: Middleware> Methods<M> {
                 return;
             }
         };
-        let on_workers = self.blocking.contains(method.name());
+        let lane = self.blocking.lane(method.name());
         let (layers, runtime) = (Arc::clone(&self.layers), self.runtime.clone());
         let make = move || -> Box<dyn Runner> {
             let (head, service, call, runtime) =
                 (Arc::clone(&head), Arc::clone(&service), call.clone(), runtime.clone());
             if M::IDENTITY {
-                if on_workers {
+                if let Some(lane) = lane {
                     blocking::<Message, _, _, _, _, _, _>(
                         method,
                         head,
@@ -85,6 +87,7 @@ impl<M: Middleware> Methods<M> {
                         middleware::decode::<Req>,
                         call,
                         runtime,
+                        lane,
                     )
                 } else {
                     local::<Message, _, _, _, _, _, _>(method, head, service, middleware::decode::<Req>, call, runtime)
@@ -100,14 +103,14 @@ impl<M: Middleware> Methods<M> {
                     }
                 };
                 let whole = |owner: &bytes::Bytes, part: &[u8]| Ok(Payload::from(owner.slice_ref(part)));
-                if on_workers {
-                    blocking::<Encoded, _, _, _, _, _, _>(method, head, service, whole, run, runtime)
+                if let Some(lane) = lane {
+                    blocking::<Encoded, _, _, _, _, _, _>(method, head, service, whole, run, runtime, lane)
                 } else {
                     local::<Encoded, _, _, _, _, _, _>(method, head, service, whole, run, runtime)
                 }
             }
         };
-        self.entries.push(Entry { method, blocking: on_workers, make: Box::new(make) });
+        self.entries.push(Entry { method, lane, make: Box::new(make) });
     }
 }
 

@@ -25,7 +25,6 @@ mod runtime;
 mod running;
 mod shared;
 mod watchdog;
-pub(crate) mod workers;
 
 pub use builder::{Server, ServerBuilder, Services};
 pub(crate) use handle::default_pool;

@@ -45,7 +45,7 @@ impl Service for Echo {
     }
 
     fn register<M: Middleware>(self, methods: &mut Methods<M>) {
-        let waits = !self.0.contains("Later");
+        let waits = !self.0.lane("Later").is_some();
         methods.unary(&NOW, Arc::new(()), |this, cx: Context, req: Blob| async move { (this, cx, Ok(req)) });
         methods.unary(&LATER, Arc::new(waits), |waits: Arc<bool>, cx: Context, req: Blob| async move {
             if *waits {

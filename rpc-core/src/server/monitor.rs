@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::{Arc, Weak};
 
-use rpc_transport::{Counter, MemoryBudget, ReactorPool};
+use rpc_transport::{Counter, Lane, LaneStats, MemoryBudget, ReactorPool};
 
 use super::shared::{Counters, ServerShared};
 
@@ -47,6 +47,12 @@ impl Monitor {
             glitches: sum(|c| &c.glitches),
             buffered_bytes: self.memory.used() as u64,
         }
+    }
+
+    /// What the worker pool has done for methods marked as blocking, or as slow; how long their calls waited for a thread. `None` if no method of
+    /// the server is, and when the server is gone.
+    pub fn workers(&self, lane: Lane) -> Option<LaneStats> {
+        self.shared.upgrade()?.workers().map(|workers| workers.stats(lane))
     }
 
     /// The server's reactors, while it lives.

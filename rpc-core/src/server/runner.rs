@@ -13,7 +13,9 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use rpc_transport::{ConnRef, Cx, Frame, LinkBuffer, LocalTask, Message, ReservedTask, TaskId, caught, local};
+use rpc_transport::{
+    ConnRef, Cx, Frame, Lane, LinkBuffer, LocalTask, Message, Refused, ReservedTask, TaskId, WorkerPool, caught, local,
+};
 
 use super::handler::ServerHandler;
 use super::reply::{self, Encode, ReplyTo};
@@ -21,7 +23,6 @@ use super::running::CallKey;
 use super::runtime::Runtime;
 use super::shared::InFlight;
 use super::watchdog::Polling;
-use super::workers::Workers;
 use crate::codegen::MethodDescriptor;
 use crate::context::{self, Cancellation, Context, Inherited};
 use crate::error::{Error, Peer, Refusal, Result, Sent};
@@ -57,7 +58,7 @@ pub(crate) struct Incoming<'a> {
     pub(crate) key: CallKey,
     pub(crate) reserved: &'a mut Option<ReservedTask>,
     pub(crate) in_flight: &'a dyn Fn() -> Result<InFlight, Refusal>,
-    pub(crate) workers: Option<&'a Arc<Workers>>,
+    pub(crate) workers: Option<&'a Arc<WorkerPool>>,
 }
 
 /// What became of it.
@@ -348,6 +349,7 @@ pub(crate) fn blocking<E, S, P, R, Prepare, Run, Fut>(
     prepare: Prepare,
     run: Run,
     runtime: Runtime,
+    lane: Lane,
 ) -> Box<dyn Runner>
 where
     S: Send + Sync + 'static,
@@ -358,7 +360,7 @@ where
     Run: Fn(Arc<S>, Context, P) -> Fut + Clone + Send + 'static,
     Fut: Future<Output = (Arc<S>, Context, Result<R>)> + Send + 'static,
 {
-    Box::new(OnWorkers { method, head, service, prepare, run, runtime, encode: PhantomData::<fn() -> E> })
+    Box::new(OnWorkers { method, head, service, prepare, run, runtime, lane, encode: PhantomData::<fn() -> E> })
 }
 
 struct OnWorkers<S, Prepare, Run, E> {
@@ -368,6 +370,7 @@ struct OnWorkers<S, Prepare, Run, E> {
     prepare: Prepare,
     run: Run,
     runtime: Runtime,
+    lane: Lane,
     encode: PhantomData<fn() -> E>,
 }
 
@@ -399,7 +402,7 @@ where
         let body = call.frame.slice(call.body);
         let (to, key, conn, deadline) = (call.to, call.key, cx.conn_ref(), call.deadline);
         let watched = context.clone();
-        workers.run(move || {
+        let taken = workers.run(self.lane, move || {
             let _entered = runtime.enter();
             // Late in the queue: the caller has given up, so the handler does not start.
             let expired = context.is_cancelled() || deadline.is_some_and(|at| local::now() >= at);
@@ -430,7 +433,13 @@ where
             drop(in_flight);
             conn.send(Arc::new(Finished { key, frame: Mutex::new(Some(out)) }));
         });
-        Started::Blocking(watched)
+        match taken {
+            Ok(()) => Started::Blocking(watched),
+            Err(Refused { limit: Some(limit), .. }) => {
+                refused(cx, Refusal::TooManyInFlight { name: "worker_queue", limit })
+            }
+            Err(Refused { limit: None, .. }) => refused(cx, Refusal::ShuttingDown),
+        }
     }
 }
 

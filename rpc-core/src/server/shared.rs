@@ -3,13 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rpc_transport::{Counter, ReservedTask};
+use rpc_transport::{Counter, ReservedTask, WorkerPool};
 
 use super::router::Router;
 use super::runner::Runner;
 use super::running::SpareTables;
 use super::watchdog::PollingMethod;
-use super::workers::Workers;
 use crate::codegen::MethodDescriptor;
 use crate::error::Refusal;
 use crate::limits::Limits;
@@ -27,7 +26,7 @@ pub(crate) struct ServerShared {
     pub(crate) checksum: bool,
     pub(crate) router: Router,
     pub(crate) reactors: Vec<Arc<OnReactor>>,
-    pub(super) workers: Option<Arc<Workers>>,
+    pub(super) workers: Option<Arc<WorkerPool>>,
     pub(super) running: AtomicUsize,
     pub(super) draining: AtomicBool,
     pub(super) open: Mutex<usize>,
@@ -109,7 +108,7 @@ impl ServerShared {
         checksum: bool,
         router: Router,
         reactors: Vec<Arc<OnReactor>>,
-        workers: Option<Workers>,
+        workers: Option<WorkerPool>,
     ) -> Self {
         ServerShared {
             keepalive: Arc::new(Rules::of(&limits)),
@@ -125,7 +124,7 @@ impl ServerShared {
         }
     }
 
-    pub(crate) fn workers(&self) -> Option<&Arc<Workers>> {
+    pub(crate) fn workers(&self) -> Option<&Arc<WorkerPool>> {
         self.workers.as_ref()
     }
 

@@ -84,12 +84,18 @@ pub(crate) trait Driver: Send {
     /// Whether connecting has come to its end; an error is the reason it failed.
     fn connected(&mut self, key: Key) -> io::Result<bool>;
 
-    /// A socket for datagrams, and the address that it got.
-    fn bind_udp(&mut self, addr: SocketAddr, options: &UdpOptions, token: usize) -> io::Result<(Key, SocketAddr)>;
+    /// A socket for datagrams, and the address that it got. Not every driver has them.
+    fn bind_udp(&mut self, _: SocketAddr, _: &UdpOptions, _token: usize) -> io::Result<(Key, SocketAddr)> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
     /// Copies a datagram into `room`, as far as it fits, and says from where it is.
-    fn recv_from(&mut self, key: Key, room: &mut [u8]) -> io::Result<(usize, SocketAddr)>;
+    fn recv_from(&mut self, _: Key, _room: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
     /// Sends a datagram; the kernel takes the whole of it, or nothing.
-    fn send_to(&mut self, key: Key, datagram: &[u8], to: SocketAddr) -> io::Result<usize>;
+    fn send_to(&mut self, _: Key, _datagram: &[u8], _to: SocketAddr) -> io::Result<usize> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
 
     /// Moves at most `max` bytes that have arrived into the block; 0 is end of file.
     fn read(&mut self, key: Key, block: &mut Block, max: usize) -> io::Result<usize>;

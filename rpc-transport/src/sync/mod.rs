@@ -16,7 +16,7 @@ pub use model::{Condvar, Mutex, MutexGuard, atomic, thread, thread_local};
 
 #[cfg(not(any(model = "loom", model = "shuttle")))]
 pub(crate) use {
-    parking_lot::{Mutex, MutexGuard},
+    parking_lot::{Condvar, Mutex, MutexGuard},
     std::sync::atomic,
     std::{thread, thread_local},
 };

@@ -52,6 +52,16 @@ pub mod golden {
                 self
             }
 
+            /// As `blocking`, for methods that may take long: they get half of the workers at most, so that the others
+            /// need not wait for them.
+            pub fn slow<N: ::core::convert::Into<::std::string::String>>(
+                mut self,
+                methods: impl ::core::iter::IntoIterator<Item = N>,
+            ) -> Self {
+                self.blocking.slow(methods);
+                self
+            }
+
             /// Runs all methods on the server's worker pool.
             pub fn all_blocking(mut self) -> Self {
                 self.blocking.all();
@@ -168,6 +178,16 @@ pub mod golden {
                 methods: impl ::core::iter::IntoIterator<Item = N>,
             ) -> Self {
                 self.blocking.methods(methods);
+                self
+            }
+
+            /// As `blocking`, for methods that may take long: they get half of the workers at most, so that the others
+            /// need not wait for them.
+            pub fn slow<N: ::core::convert::Into<::std::string::String>>(
+                mut self,
+                methods: impl ::core::iter::IntoIterator<Item = N>,
+            ) -> Self {
+                self.blocking.slow(methods);
                 self
             }
 
@@ -742,6 +762,16 @@ pub mod golden {
                         self
                     }
 
+                    /// As `blocking`, for methods that may take long: they get half of the workers at most, so that the others
+                    /// need not wait for them.
+                    pub fn slow<N: ::core::convert::Into<::std::string::String>>(
+                        mut self,
+                        methods: impl ::core::iter::IntoIterator<Item = N>,
+                    ) -> Self {
+                        self.blocking.slow(methods);
+                        self
+                    }
+
                     /// Runs all methods on the server's worker pool.
                     pub fn all_blocking(mut self) -> Self {
                         self.blocking.all();
@@ -1161,6 +1191,16 @@ pub mod golden {
                         self
                     }
 
+                    /// As `blocking`, for methods that may take long: they get half of the workers at most, so that the others
+                    /// need not wait for them.
+                    pub fn slow<N: ::core::convert::Into<::std::string::String>>(
+                        mut self,
+                        methods: impl ::core::iter::IntoIterator<Item = N>,
+                    ) -> Self {
+                        self.blocking.slow(methods);
+                        self
+                    }
+
                     /// Runs all methods on the server's worker pool.
                     pub fn all_blocking(mut self) -> Self {
                         self.blocking.all();
@@ -1284,6 +1324,16 @@ pub mod golden {
                         methods: impl ::core::iter::IntoIterator<Item = N>,
                     ) -> Self {
                         self.blocking.methods(methods);
+                        self
+                    }
+
+                    /// As `blocking`, for methods that may take long: they get half of the workers at most, so that the others
+                    /// need not wait for them.
+                    pub fn slow<N: ::core::convert::Into<::std::string::String>>(
+                        mut self,
+                        methods: impl ::core::iter::IntoIterator<Item = N>,
+                    ) -> Self {
+                        self.blocking.slow(methods);
                         self
                     }
 

@@ -1,7 +1,6 @@
 //! One reactor's door to the simulated network.
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -11,7 +10,6 @@ use super::state::REGISTER_ERRORS;
 use crate::buffer::Block;
 use crate::driver::{CloseHow, Driver, Event, Key, RawSocket, Wake};
 use crate::socket::SocketOptions;
-use crate::udp::UdpOptions;
 use crate::url::Endpoint;
 
 pub(super) struct SimDriver {
@@ -133,19 +131,6 @@ impl Driver for SimDriver {
 
     fn connected(&mut self, key: Key) -> io::Result<bool> {
         self.net.state.lock().connected(self.socket(key)?)
-    }
-
-    // No datagrams are simulated.
-    fn bind_udp(&mut self, _: SocketAddr, _: &UdpOptions, _: usize) -> io::Result<(Key, SocketAddr)> {
-        Err(io::ErrorKind::Unsupported.into())
-    }
-
-    fn recv_from(&mut self, _: Key, _: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
-        Err(io::ErrorKind::Unsupported.into())
-    }
-
-    fn send_to(&mut self, _: Key, _: &[u8], _: SocketAddr) -> io::Result<usize> {
-        Err(io::ErrorKind::Unsupported.into())
     }
 
     fn read(&mut self, key: Key, block: &mut Block, max: usize) -> io::Result<usize> {
