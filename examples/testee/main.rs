@@ -11,6 +11,8 @@ mod plan;
 mod server;
 mod service;
 mod summary;
+#[cfg(feature = "upgrade")]
+mod upgrade;
 
 use std::process::ExitCode;
 

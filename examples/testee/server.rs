@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use rpc_core::transport::Placement;
 use rpc_core::{Code, Error, Result, Server};
 use testee::idl::testee::{SecondServer, TesteeServer};
 
@@ -36,12 +37,21 @@ pub(crate) struct Args {
     /// Sets a limit, such as max_frame_size=1MiB or frame_progress=2s; may be repeated
     #[arg(long = "set", value_name = "LIMIT=VALUE", value_parser = crate::pair)]
     limits: Vec<(String, String)>,
+    /// A listening socket for each reactor
+    #[arg(long)]
+    reuse_port: bool,
+    #[cfg(feature = "upgrade")]
+    #[command(flatten)]
+    upgrade: crate::upgrade::Replacing,
 }
 
 pub(crate) fn run(args: Args) -> Result<()> {
     let mut builder = Server::builder().workers(args.workers.into()).checksum(args.checksum);
     if let Some(n) = args.reactors {
         builder = builder.reactors(n.into());
+    }
+    if args.reuse_port {
+        builder = builder.placement(Placement::ReusePort);
     }
     if args.sigpipe {
         signal_hook::flag::register_conditional_default(signal_hook::consts::SIGPIPE, Arc::new(true.into()))?;
@@ -64,6 +74,8 @@ pub(crate) fn run(args: Args) -> Result<()> {
         writeln!(stdout, "LISTENING {url}")?;
     }
     stdout.flush()?;
+    #[cfg(feature = "upgrade")]
+    crate::upgrade::on_signal(&args.upgrade, &server)?;
 
     let monitor = server.clone();
     let drained = server.serve()?;

@@ -15,6 +15,7 @@ mod control;
 mod delimited;
 mod detect;
 mod extras;
+mod hand_over;
 mod idl;
 mod length_field;
 mod limits;
@@ -38,6 +39,7 @@ pub use control::control;
 pub use delimited::delimited;
 pub use detect::detect;
 pub use extras::extras;
+pub use hand_over::hand_over;
 pub use idl::idl;
 pub use length_field::length_field;
 pub use limits::limits;
@@ -60,6 +62,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("delimited", delimited),
     ("detect", detect),
     ("extras", extras),
+    ("hand_over", hand_over),
     ("idl", idl),
     ("length_field", length_field),
     ("limits", limits),

@@ -49,6 +49,7 @@ const REACHED: &[(&str, &str, &[&str])] = &[
     ("rpc-transport/src/framing/delimiter.rs",   "next",           &["delimited"]),
     ("rpc-transport/src/framing/fixed_length.rs", "next",          &["delimited"]),
     ("rpc-transport/src/framing/length_field.rs", "next",          &["length_field"]),
+    ("rpc-transport/src/upgrade/message.rs",     "decode",         &["hand_over"]),
     ("rpc-transport/src/url.rs",                 "from_str",       &["url"]),
 ];
 
@@ -87,6 +88,7 @@ const WITHIN: &[(&str, &str, &str, &str)] = &[
 #[rustfmt::skip]
 const OURS: &[(&str, &str, &str)] = &[
     ("rpc-core/src/client/builder.rs",        "set",    "passes on to Limits::set"),
+    ("rpc-core/src/server/address.rs",        "parse",  "passes on to Url::from_str: target url"),
     ("rpc-core/src/server/builder.rs",        "set",    "passes on to Limits::set"),
     ("rpc-core/src/middleware/mod.rs",        "decode", "the message of the user's, by prost: target protobuf"),
     ("rpc-core/src/protocol/checksum.rs",     "of_message", "of a message that this side sends"),

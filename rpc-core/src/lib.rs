@@ -61,6 +61,10 @@ pub use protocol::{Corrupt, KitexFraming, ProtocolError, Spoken};
 /// The transport underneath: reactors, sockets, buffers.
 pub use rpc_transport as transport;
 pub use rpc_transport::sleep;
+#[cfg(all(feature = "upgrade", target_os = "linux"))]
+pub use rpc_transport::upgrade::{Upgrade, UpgradeError};
+#[cfg(all(feature = "upgrade", target_os = "linux"))]
+pub use server::Upgraded;
 pub use server::{Drained, Monitor, Server, ServerBuilder, ServerHandle, ServerStats, Services};
 pub use status::{BizStatus, Code, exception_of, type_id};
 

@@ -39,6 +39,8 @@ mod sync;
 pub mod testing;
 mod timer;
 mod udp;
+#[cfg(all(feature = "upgrade", target_os = "linux"))]
+pub mod upgrade;
 mod url;
 mod workers;
 

@@ -13,6 +13,15 @@ pub use crate::panics::fail_points::{panic_at_times, panics};
 pub use crate::reactor::audit::{ReactorAudit, audit};
 pub use crate::workers::by_hand::work_by_hand;
 
+/// Reads a message of a hand-over between processes, and writes it again.
+///
+/// # Errors
+/// It is none.
+#[cfg(all(feature = "upgrade", target_os = "linux"))]
+pub fn hand_over_message(bytes: &[u8]) -> Result<Vec<u8>, crate::upgrade::MessageError> {
+    crate::upgrade::rewritten(bytes)
+}
+
 /// Shows each connection of a reactor that is turned by hand, if its handler is an `H`, and whether that says that it is busy.
 pub fn each_handler<H: Handler>(reactor: &ReactorHandle, mut look: impl FnMut(ConnId, &mut H, bool)) {
     reactor.at_hand(|| {

@@ -4,10 +4,12 @@ use std::fmt;
 use std::sync::Arc;
 
 use rpc_transport::{
-    ListenOptions, ListenerHandle, MemoryBudget, Placement, PoolOptions, ReactorPool, SocketOptions, Url,
+    Accepted, ListenOptions, ListenerHandle, MemoryBudget, Placement, PoolOptions, ReactorPool, SocketOptions,
     WorkerOptions, WorkerPool,
 };
 
+use super::address::Address;
+use super::hand_over::HandOver;
 use super::handle::{Drained, ServerHandle, set_default_pool};
 use super::handler::ServerHandler;
 use super::methods::Methods;
@@ -15,7 +17,6 @@ use super::router::Router;
 use super::runtime::Runtime;
 use super::shared::{OnReactor, ServerShared, Table, TableEntry};
 use super::watchdog::{Watchdog, Watched};
-use crate::client::config_error;
 use crate::codegen::Service;
 use crate::error::{ConfigError, Error, Peer, Result};
 use crate::limits::Limits;
@@ -186,6 +187,10 @@ impl<M: Middleware> Services<M> {
 
     /// Binds one address and starts serving; returns at once, with the real address in [`ServerHandle::url`].
     ///
+    /// With feature `upgrade`, on Linux, an address for which this process was given a listening socket is not bound: that socket is served.
+    /// It was given by systemd (`LISTEN_FDS`), which `fd://NAME` asks for, or by a server that is replaced. The module
+    /// `upgrade` of [`transport`](crate::transport) has the rules.
+    ///
     /// # Errors
     /// A wrong setting, a duplicate service, a malformed URL, or what the system says to bind; the text names the thing and the remedy.
     ///
@@ -205,9 +210,8 @@ impl<M: Middleware> Services<M> {
             return Err(wrong.into());
         }
         settings.limits.check()?;
-        let urls: Vec<Url> =
-            urls.into_iter().map(|url| url.as_ref().parse().map_err(config_error)).collect::<Result<_>>()?;
-        if urls.is_empty() {
+        let addresses = urls.into_iter().map(|url| Address::parse(url.as_ref())).collect::<Result<Vec<_>>>()?;
+        if addresses.is_empty() {
             let reason = "a server needs at least one, such as tcp://127.0.0.1:7000";
             return Err(ConfigError::new("url", "", reason).into());
         }
@@ -244,25 +248,28 @@ impl<M: Middleware> Services<M> {
             placement: settings.placement,
             memory: Arc::clone(&memory),
         };
-        let listen = |url: &Url| {
+        let make = {
             let shared = Arc::clone(&shared);
-            pool.listen(url, options.clone(), move |accepted| {
+            move |accepted: &Accepted<'_>| {
                 let here = Arc::clone(&shared.reactors[accepted.reactor.index()]);
                 let peer = Peer::from(Arc::clone(accepted.peer_text));
                 let framing = KitexFraming::new(shared.limits.max_frame_size);
                 (framing, ServerHandler::new(Arc::clone(&shared), here, peer))
-            })
+            }
         };
         // Closes what it holds if something fails from here on: the pool may be others', and go on.
-        let mut bound = Listening(Vec::new());
-        for url in &urls {
-            bound.0.push(listen(url).map_err(Error::from)?);
+        let mut bound = Listening::default();
+        let mut hand_over = HandOver::default();
+        for address in &addresses {
+            let listeners = address.listen(&pool, &options, make.clone())?;
+            hand_over.add(address, listeners.len());
+            bound.0.extend(listeners);
         }
         let reactors = pool.handles().iter().zip(&shared.reactors);
         let watched = reactors.map(|(reactor, here)| Watched::new(reactor.clone(), Arc::clone(here))).collect();
         let watchdog = Watchdog::start(watched, shared.limits.reactor_stall).map_err(Error::from)?;
         set_default_pool(&pool);
-        Ok(ServerHandle::new(std::mem::take(&mut bound.0), shared, memory, pool, watchdog))
+        Ok(ServerHandle::new(bound.take(), shared, memory, pool, watchdog, hand_over))
     }
 
     /// Binds one address and serves until SIGTERM or SIGINT, then lets running calls end: `fn main` in one line.
@@ -275,7 +282,15 @@ impl<M: Middleware> Services<M> {
 }
 
 /// Listeners that nobody else knows yet.
-struct Listening(Vec<ListenerHandle>);
+#[derive(Default)]
+pub(super) struct Listening(pub(super) Vec<ListenerHandle>);
+
+impl Listening {
+    /// Somebody else closes them from now on.
+    pub(super) fn take(mut self) -> Vec<ListenerHandle> {
+        std::mem::take(&mut self.0)
+    }
+}
 
 impl Drop for Listening {
     fn drop(&mut self) {

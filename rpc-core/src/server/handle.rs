@@ -6,13 +6,16 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
+#[cfg(all(feature = "upgrade", target_os = "linux"))]
+use rpc_transport::upgrade::{Upgrade, UpgradeError};
 use rpc_transport::{ListenerHandle, MemoryBudget, ReactorHandle, ReactorPool, Url};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
+use super::hand_over::HandOver;
 use super::monitor::{Monitor, ServerStats};
 use super::shared::ServerShared;
 use super::watchdog::Watchdog;
-use crate::sync::{put_back, thread};
+use crate::sync::{Condvar, Mutex, put_back, thread};
 
 /// How a shutdown went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,9 +39,40 @@ struct Bound {
     shared: Arc<ServerShared>,
     memory: Arc<MemoryBudget>,
     pool: Arc<ReactorPool>,
+    /// The end that [`ServerHandle::serve`] waits for.
+    end: End,
     hurry: AtomicBool,
+    /// Held while the server is shut down.
+    drained: Mutex<Option<Drained>>,
     #[allow(dead_code, reason = "held for its drop")]
     watchdog: Watchdog,
+    hand_over: HandOver,
+}
+
+/// Whether a server's end has been asked for.
+struct End {
+    asked: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl End {
+    fn new() -> Self {
+        End { asked: Mutex::new(false), changed: Condvar::new() }
+    }
+
+    /// Whether this is the first time.
+    fn ask(&self) -> bool {
+        let first = !std::mem::replace(&mut *self.asked.lock(), true);
+        self.changed.notify_all();
+        first
+    }
+
+    fn wait(&self) {
+        let mut asked = self.asked.lock();
+        while !*asked {
+            self.changed.wait(&mut asked);
+        }
+    }
 }
 
 impl Drop for Bound {
@@ -51,14 +85,16 @@ impl Drop for Bound {
 }
 
 impl ServerHandle {
-    pub(crate) fn new(
+    pub(super) fn new(
         listeners: Vec<ListenerHandle>,
         shared: Arc<ServerShared>,
         memory: Arc<MemoryBudget>,
         pool: Arc<ReactorPool>,
         watchdog: Watchdog,
+        hand_over: HandOver,
     ) -> Self {
-        ServerHandle(Arc::new(Bound { listeners, shared, memory, pool, hurry: AtomicBool::new(false), watchdog }))
+        let (end, hurry, drained) = (End::new(), AtomicBool::new(false), Mutex::new(None));
+        ServerHandle(Arc::new(Bound { listeners, shared, memory, pool, end, hurry, drained, watchdog, hand_over }))
     }
 
     #[cfg(feature = "testing")]
@@ -96,15 +132,20 @@ impl ServerHandle {
     }
 
     /// Shuts down gracefully: stops accepting, lets running calls end and tells peers to go elsewhere, for at most
-    /// `shutdown_grace`; then cuts what is left. Blocks until no connection is left. Calling it again returns at once.
+    /// `shutdown_grace`; then cuts what is left. Blocks until no connection is left. Calling it again returns the same; meanwhile,
+    /// it waits as well.
     ///
     /// # Panics
     /// On a reactor's thread, and on a thread of the runtime that hosts its reactors: it would wait for itself.
     pub fn shutdown(&self) -> Drained {
-        let waits_for_itself = self.0.pool.handles().iter().any(ReactorHandle::is_hosted_here);
-        assert!(!waits_for_itself, "shutdown on a thread that its reactors need would wait for itself");
+        self.must_not_wait_for_itself("shutdown");
+        *self.0.drained.lock().get_or_insert_with(|| self.drain())
+    }
+
+    fn drain(&self) -> Drained {
         let Bound { listeners, shared, hurry, .. } = &*self.0;
         let start = Instant::now();
+        self.0.hand_over.stop();
         self.begin_shutdown();
         let go_on = || start.elapsed() < shared.limits.shutdown_grace && !hurry.load(Ordering::Acquire);
         // Who had connected counts as open from here on, though its reactor did not know it when it was told to finish.
@@ -126,10 +167,25 @@ impl ServerHandle {
         drained
     }
 
+    pub(super) fn must_not_wait_for_itself(&self, what: &str) {
+        let waits_for_itself = self.0.pool.handles().iter().any(ReactorHandle::is_hosted_here);
+        assert!(!waits_for_itself, "{what} on a thread that its reactors need would wait for itself");
+    }
+
+    /// Hands the listeners over to a new process, whose number it returns; who serves comes to the end then.
+    #[cfg(all(feature = "upgrade", target_os = "linux"))]
+    pub(super) fn hand_over(&self, how: &Upgrade) -> Result<u32, UpgradeError> {
+        let pid = self.0.hand_over.to(how, &self.0.listeners)?;
+        self.0.end.ask();
+        Ok(pid)
+    }
+
     /// The first step of [`ServerHandle::shutdown`], which does not wait: stops accepting, and asks every connection to finish.
     pub fn begin_shutdown(&self) {
         self.0.shared.draining.store(true, Ordering::Release);
-        self.0.listeners.iter().for_each(ListenerHandle::shut_down);
+        for (place, listener) in self.0.listeners.iter().enumerate() {
+            self.0.hand_over.end(place, listener);
+        }
     }
 
     /// The last step of [`ServerHandle::shutdown`]: cuts the connections that are left.
@@ -147,27 +203,38 @@ impl ServerHandle {
     /// the process. To bind alone must not change what signals do, because a process may do more than serve; so call this soon after it.
     /// A SIGHUP that was ignored when the process began, as `nohup` has it, stays ignored.
     ///
+    /// With feature `upgrade`, on Linux, it says first that the server is ready, as `ready` does; and it returns after an `upgrade`, too.
+    ///
     /// # Errors
-    /// When the system does not let us handle signals.
+    /// When the system does not let us handle signals, or the process that this one takes over from does not let go.
     pub fn serve(self) -> crate::Result<Drained> {
         let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT])?;
         if !is_ignored(SIGHUP) {
             signals.add_signal(SIGHUP)?;
         }
-        if let Some(signal) = signals.forever().next() {
-            tracing::info!(signal, "shutting down");
-        }
-        let hurried = self.clone();
-        let closer = signals.handle();
-        let second = std::thread::Builder::new().name("rpc-signals".to_owned()).spawn(move || {
-            if signals.forever().next().is_some() {
-                hurried.hurry();
+        let (closer, asked) = (signals.handle(), self.clone());
+        let heard = std::thread::Builder::new().name("rpc-signals".to_owned()).spawn(move || {
+            for signal in signals.forever() {
+                if asked.0.end.ask() {
+                    tracing::info!(signal, "shutting down");
+                } else {
+                    asked.hurry();
+                }
             }
         })?;
-        let drained = self.shutdown();
+        let drained = self.serve_to_the_end();
         closer.close();
-        let _ = second.join();
-        Ok(drained)
+        let _ = heard.join();
+        drained
+    }
+
+    fn serve_to_the_end(&self) -> crate::Result<Drained> {
+        self.0.hand_over.serving()?;
+        self.0.end.wait();
+        if self.0.hand_over.stop() {
+            self.0.hand_over.stopping();
+        }
+        Ok(self.shutdown())
     }
 }
 

@@ -6,12 +6,14 @@
 //!                                              └─ blocking: the worker pool ─► message ─► reply
 //! ```
 
+mod address;
 #[cfg(feature = "testing")]
 pub(crate) mod audit;
 mod builder;
 mod cancel_budget;
 mod control;
 mod drain;
+mod hand_over;
 mod handle;
 mod handler;
 mod methods;
@@ -24,6 +26,8 @@ mod runner;
 mod runtime;
 mod running;
 mod shared;
+#[cfg(all(feature = "upgrade", target_os = "linux"))]
+mod upgrade;
 mod watchdog;
 
 pub use builder::{Server, ServerBuilder, Services};
@@ -31,3 +35,5 @@ pub(crate) use handle::default_pool;
 pub use handle::{Drained, ServerHandle};
 pub use methods::Methods;
 pub use monitor::{Monitor, ServerStats};
+#[cfg(all(feature = "upgrade", target_os = "linux"))]
+pub use upgrade::Upgraded;

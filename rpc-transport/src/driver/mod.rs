@@ -24,6 +24,9 @@ use std::time::{Duration, Instant};
 pub(crate) use readiness::Descriptor;
 pub(crate) use readiness::{ReadinessDriver, uninterrupted};
 
+#[cfg(all(feature = "upgrade", target_os = "linux"))]
+use socket2::Socket;
+
 use crate::buffer::Block;
 use crate::socket::SocketOptions;
 use crate::udp::UdpOptions;
@@ -63,6 +66,8 @@ pub(crate) enum CloseHow {
     Graceful,
     /// The peer gets a reset, queued data is dropped.
     Abort,
+    /// A listener: another process goes on with the same socket, and with its file.
+    Leave,
 }
 
 /// One reactor's door to the system. Errors are the system call's; `WouldBlock` means "wait for the next event".
@@ -76,6 +81,16 @@ pub(crate) trait Driver: Send {
     fn wait(&mut self, timeout: Option<Duration>, events: &mut Vec<Event>) -> io::Result<()>;
 
     fn listen(&mut self, endpoint: &Endpoint, options: &SocketOptions, token: usize) -> io::Result<(Key, Endpoint)>;
+    /// Takes over a socket that listens already.
+    #[cfg(all(feature = "upgrade", target_os = "linux"))]
+    fn listen_on(&mut self, _: Socket, _: &Endpoint, _token: usize) -> io::Result<Key> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+    /// The same socket a second time, for another process.
+    #[cfg(all(feature = "upgrade", target_os = "linux"))]
+    fn share(&self, _listener: Key) -> io::Result<Socket> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
     fn accept(&mut self, listener: Key) -> io::Result<(RawSocket, Endpoint)>;
     /// Takes over an accepted socket.
     fn adopt(&mut self, raw: RawSocket, options: &SocketOptions, token: usize) -> io::Result<Key>;

@@ -150,6 +150,13 @@ fn stream_of(socket: Socket, endpoint: &Endpoint) -> Source {
     }
 }
 
+fn listener_of(socket: Socket, endpoint: &Endpoint) -> Source {
+    match endpoint {
+        Endpoint::Tcp(_) => Source::TcpListener(TcpListener::from_std(socket.into())),
+        Endpoint::Unix(path) => Source::UnixListener(UnixListener::from_std(socket.into()), Box::new(path.clone())),
+    }
+}
+
 impl Driver for ReadinessDriver {
     fn now(&self) -> Instant {
         Instant::now()
@@ -181,18 +188,22 @@ impl Driver for ReadinessDriver {
     }
 
     fn listen(&mut self, endpoint: &Endpoint, options: &SocketOptions, token: usize) -> io::Result<(Key, Endpoint)> {
-        let socket = socket::listen(endpoint, options)?;
-        match endpoint {
-            Endpoint::Tcp(_) => {
-                let listener = TcpListener::from_std(socket.into());
-                let bound = uninterrupted(|| listener.local_addr())?;
-                Ok((self.insert(Source::TcpListener(listener), token)?, Endpoint::Tcp(bound)))
-            }
-            Endpoint::Unix(path) => {
-                let listener = UnixListener::from_std(socket.into());
-                Ok((self.insert(Source::UnixListener(listener, Box::new(path.clone())), token)?, endpoint.clone()))
-            }
-        }
+        let listener = listener_of(socket::listen(endpoint, options)?, endpoint);
+        let bound = match &listener {
+            Source::TcpListener(listener) => Endpoint::Tcp(uninterrupted(|| listener.local_addr())?),
+            _ => endpoint.clone(),
+        };
+        Ok((self.insert(listener, token)?, bound))
+    }
+
+    #[cfg(all(feature = "upgrade", target_os = "linux"))]
+    fn listen_on(&mut self, socket: Socket, endpoint: &Endpoint, token: usize) -> io::Result<Key> {
+        self.insert(listener_of(socket, endpoint), token)
+    }
+
+    #[cfg(all(feature = "upgrade", target_os = "linux"))]
+    fn share(&self, listener: Key) -> io::Result<Socket> {
+        self.source(listener)?.sock().try_clone()
     }
 
     fn accept(&mut self, listener: Key) -> io::Result<(RawSocket, Endpoint)> {
@@ -287,13 +298,16 @@ impl Driver for ReadinessDriver {
             // Lingering for zero seconds turns the close into a reset; if that fails it is an ordinary close.
             let _ = source.sock().set_linger(Some(Duration::ZERO));
         }
-        // Closing the descriptor removes it from the poller as well, so a failure here has no effect.
+        // Closing the descriptor removes it from the poller as well, so a failure here has no effect; but not where another process has the
+        // same socket, so this comes first.
         let _ = match &mut source {
             Source::Tcp(s) => self.poll.registry().deregister(s),
             Source::Unix(s) => self.poll.registry().deregister(s),
             Source::TcpListener(s) => self.poll.registry().deregister(s),
             Source::UnixListener(s, path) => {
-                let _ = std::fs::remove_file(&**path);
+                if how != CloseHow::Leave {
+                    let _ = std::fs::remove_file(&**path);
+                }
                 self.poll.registry().deregister(s)
             }
             Source::Udp(s) => self.poll.registry().deregister(s),

@@ -4,6 +4,9 @@
 //! over; what is wrong with this process (no descriptors, no memory) pauses the listener by a timer, 10 ms at first.
 
 mod admission;
+#[cfg(all(feature = "upgrade", target_os = "linux"))]
+mod given;
+mod opening;
 mod rate;
 
 use std::fmt;
@@ -19,13 +22,11 @@ pub(crate) use self::admission::Admission;
 use self::admission::Books;
 use self::rate::Rate;
 use crate::config::{ConnLimits, ListenLimits, Placement};
-use crate::conn::{self, Framed, Pipeline, Setup, Token};
+use crate::conn::{self, Pipeline, Setup};
 use crate::driver::{CloseHow, Key, RawSocket};
-use crate::framing::Framing;
-use crate::handler::Handler;
 use crate::log_limit::LogLimit;
 use crate::reactor::core::{Core, TimerKey, with};
-use crate::reactor::{ReactorHandle, ReactorPool, guarded};
+use crate::reactor::{ReactorHandle, guarded};
 use crate::socket::SocketOptions;
 use crate::stats::MemoryBudget;
 use crate::url::{Endpoint, Url};
@@ -139,12 +140,37 @@ fn bits_of(address: IpAddr) -> u128 {
     }
 }
 
+/// Who else has a listener's socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Tenure {
+    /// Nobody: when it closes, what waits in the kernel's queue is taken in, and a Unix socket's file is removed.
+    Sole,
+    /// Somebody who goes on with both.
+    #[cfg(all(feature = "upgrade", target_os = "linux"))]
+    Shared,
+    /// The process before, which alone accepts there until it says that it stops.
+    #[cfg(all(feature = "upgrade", target_os = "linux"))]
+    Held,
+}
+
+impl Tenure {
+    /// It must not accept yet.
+    fn is_held(self) -> bool {
+        match self {
+            #[cfg(all(feature = "upgrade", target_os = "linux"))]
+            Tenure::Held => true,
+            _ => false,
+        }
+    }
+}
+
 /// A listener's place on its reactor.
 pub(crate) struct Listener {
     key: Key,
     shared: Arc<ListenerShared>,
+    tenure: Tenure,
     ready: bool,
-    /// After an error of the process: a timer runs, and until then new connections are no reason to try.
+    /// After an error of the process: a timer runs, and until then new connections are no reason to try. Or it is held.
     paused: bool,
     backoff: Duration,
     rate: Rate,
@@ -183,7 +209,7 @@ impl ListenerHandle {
 
     /// Connections that the kernel queues for each of its sockets: [`SocketOptions::backlog`], or the kernel's own limit where that is lower.
     pub fn backlog(&self) -> u32 {
-        effective_backlog(&self.shared.socket)
+        opening::effective_backlog(&self.shared.socket)
     }
 
     /// Stops accepting, and removes a Unix socket's file. Connections stay, and those that the kernel had established by then are
@@ -200,6 +226,10 @@ impl ListenerHandle {
     }
 
     fn close_and_then(&self, then: impl FnOnce(&Arc<ListenerShared>) + Send + 'static) {
+        self.end(close, then);
+    }
+
+    fn end(&self, close: fn(usize), then: impl FnOnce(&Arc<ListenerShared>) + Send + 'static) {
         let opened = !self.shared.closed.swap(true, Ordering::AcqRel);
         let open = Arc::new((AtomicUsize::new(self.sockets.len()), Mutex::new(Some(then))));
         for (reactor, index) in self.sockets.iter() {
@@ -225,7 +255,7 @@ impl ListenerHandle {
         self.shared.arriving.load(Ordering::Acquire) > 0
     }
 
-    /// Asks every connection to finish and close: [`Handler::on_shutdown`].
+    /// Asks every connection to finish and close: [`Handler::on_shutdown`](crate::Handler::on_shutdown).
     pub fn shut_down_connections(&self) {
         ask_to_finish(&self.shared);
     }
@@ -263,141 +293,6 @@ impl fmt::Debug for ListenerHandle {
     }
 }
 
-impl ReactorPool {
-    /// Listens at `url`. `make` gives each accepted connection its framing and its handler; it runs on the
-    /// connection's reactor. Returns when the socket is bound.
-    ///
-    /// # Errors
-    /// What the system says to bind and listen, with the URL in the text.
-    ///
-    /// # Panics
-    /// On a reactor's thread, where it would wait for itself.
-    pub fn listen<F, H>(
-        &self,
-        url: &Url,
-        options: ListenOptions,
-        make: impl Fn(&Accepted<'_>) -> (F, H) + Send + Sync + 'static,
-    ) -> io::Result<ListenerHandle>
-    where
-        F: Framing + 'static,
-        H: Handler,
-    {
-        let endpoints = url.resolve().map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
-        let endpoint = endpoints.into_iter().next().ok_or(io::ErrorKind::AddrNotAvailable)?;
-        let sharded = options.placement == Placement::ReusePort;
-        if sharded && matches!(endpoint, Endpoint::Unix(_)) {
-            let why = format!("cannot listen at {url}: Unix sockets have no SO_REUSEPORT; choose another placement");
-            return Err(io::Error::new(io::ErrorKind::Unsupported, why));
-        }
-        let mut socket = options.socket;
-        socket.reuse_port |= sharded;
-        let shared = ListenerShared {
-            url: url.clone(),
-            factory: Box::new(move |accepted| {
-                let (framing, handler) = make(accepted);
-                Box::new(Framed { framing, handler })
-            }),
-            conn_limits: Arc::new(options.conn),
-            limits: options.listen,
-            socket,
-            placement: options.placement,
-            memory: options.memory,
-            reactors: self.handles().to_vec(),
-            next: AtomicUsize::new(0),
-            seed: 0,
-            books: Books::new(self.handles().len()),
-            arriving: AtomicUsize::new(0),
-            closed: AtomicBool::new(false),
-            over: AtomicBool::new(false),
-        };
-        let say = |e: io::Error| {
-            let remedy = match e.kind() {
-                io::ErrorKind::AddrInUse => {
-                    "; another process listens there: stop it, or choose another port (0: any free one)"
-                }
-                io::ErrorKind::PermissionDenied => "; choose a port above 1023 or a path you may write to",
-                io::ErrorKind::AddrNotAvailable => "; this machine has no such address",
-                _ => "",
-            };
-            io::Error::new(e.kind(), format!("cannot listen at {url}: {e}{remedy}"))
-        };
-        let first = if sharded { &self.handles()[0] } else { self.next() };
-        let named = |shared: ListenerShared, url: Url, seed: u64| Arc::new(ListenerShared { url, seed, ..shared });
-        let socket = shared.socket.clone();
-        let (shared, index) =
-            bind_on(first, endpoint, &socket, move |url, seed| named(shared, url, seed)).map_err(say)?;
-        let mut listener = ListenerHandle { shared, sockets: [(first.clone(), index)].into() };
-        let others = self.handles().iter().skip(1).take(if sharded { usize::MAX } else { 0 });
-        for reactor in others {
-            let (shared, endpoints) = (Arc::clone(&listener.shared), listener.shared.url.resolve());
-            let endpoint =
-                endpoints.ok().and_then(|all| all.into_iter().next()).ok_or(io::ErrorKind::AddrNotAvailable)?;
-            match bind_on(reactor, endpoint, &socket, move |_, _| shared) {
-                Ok((_, index)) => {
-                    let more = [(reactor.clone(), index)];
-                    listener.sockets = listener.sockets.iter().cloned().chain(more).collect();
-                }
-                Err(e) => {
-                    listener.close();
-                    return Err(say(e));
-                }
-            }
-        }
-        let (wanted, backlog) = (listener.shared.socket.backlog, listener.backlog());
-        tracing::info!(url = %listener.shared.url, sockets = listener.sockets.len(), backlog, "listening");
-        if i64::from(wanted) > i64::from(backlog) {
-            tracing::warn!(
-                wanted,
-                backlog,
-                "the kernel queues fewer connections than asked for: raise net.core.somaxconn"
-            );
-        }
-        Ok(listener)
-    }
-}
-
-/// Connections that the kernel queues, which is at most what it is told to.
-fn effective_backlog(options: &SocketOptions) -> u32 {
-    let wanted = options.backlog.max(0).unsigned_abs();
-    let most = std::fs::read_to_string("/proc/sys/net/core/somaxconn").ok().and_then(|text| text.trim().parse().ok());
-    most.map_or(wanted, |most: u32| wanted.min(most))
-}
-
-/// A socket on a reactor, and its place there.
-fn bind_on(
-    reactor: &ReactorHandle,
-    endpoint: Endpoint,
-    socket: &SocketOptions,
-    shared: impl FnOnce(Url, u64) -> Arc<ListenerShared> + Send + 'static,
-) -> io::Result<(Arc<ListenerShared>, usize)> {
-    let socket = socket.clone();
-    let bound = reactor.ask(move || bind(&endpoint, &socket, shared));
-    bound.unwrap_or_else(|| Err(io::Error::other("the reactor has stopped")))
-}
-
-fn bind(
-    endpoint: &Endpoint,
-    socket: &SocketOptions,
-    shared: impl FnOnce(Url, u64) -> Arc<ListenerShared>,
-) -> io::Result<(Arc<ListenerShared>, usize)> {
-    with(|core| {
-        let index = core.listeners.iter().position(Option::is_none).unwrap_or(core.listeners.len());
-        let token = Token::Listener(index).pack();
-        let (key, bound) = core.driver.listen(endpoint, socket, token)?;
-        let shared = shared(Url::from(&bound), core.driver.random());
-        // Each socket has its share of the rate.
-        let sockets = if shared.placement == Placement::ReusePort { shared.reactors.len() as u32 } else { 1 };
-        let rate = Rate::new(shared.limits.accept_rate.div_ceil(sockets));
-        let listener =
-            Listener { key, shared: Arc::clone(&shared), ready: true, paused: false, backoff: FIRST_BACKOFF, rate };
-        if index == core.listeners.len() {
-            core.listeners.push(None);
-        }
-        core.listeners[index] = Some(listener);
-        Ok((shared, index))
-    })
-}
-
 /// A connection waits.
 pub(crate) fn note(core: &mut Core, index: usize) {
     if let Some(Some(listener)) = core.listeners.get_mut(index) {
@@ -408,14 +303,19 @@ pub(crate) fn note(core: &mut Core, index: usize) {
 /// A pause is over.
 pub(crate) fn resume(core: &mut Core, index: usize) {
     if let Some(Some(listener)) = core.listeners.get_mut(index) {
-        listener.paused = false;
+        listener.paused = listener.tenure.is_held();
         listener.ready = true;
     }
 }
 
 /// Stops listening. Who had connected by then is taken in first: the kernel would reset the connections it still holds, and the
-/// requests that may have been sent on them would be lost without a word.
+/// requests that may have been sent on them would be lost without a word. Where another process listens, too, they stay in the queue.
 pub(crate) fn close(index: usize) {
+    if with(|core| {
+        core.listeners.get(index).and_then(Option::as_ref).is_some_and(|listener| listener.tenure != Tenure::Sole)
+    }) {
+        return forget(index, CloseHow::Leave);
+    }
     with(|core| {
         resume(core, index);
         if let Some(Some(listener)) = core.listeners.get_mut(index) {
@@ -429,9 +329,13 @@ pub(crate) fn close(index: usize) {
             Accept::Nothing => break,
         }
     }
+    forget(index, CloseHow::Graceful);
+}
+
+fn forget(index: usize, how: CloseHow) {
     with(|core| {
         if let Some(listener) = core.listeners.get_mut(index).and_then(Option::take) {
-            core.driver.close(listener.key, CloseHow::Graceful);
+            core.driver.close(listener.key, how);
         }
     });
 }

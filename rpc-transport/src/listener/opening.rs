@@ -1,0 +1,189 @@
+//! Opening a listener: its sockets are bound, and put on reactors.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
+
+use super::admission::Books;
+use super::rate::Rate;
+use super::{Accepted, FIRST_BACKOFF, ListenOptions, Listener, ListenerHandle, ListenerShared, Tenure};
+use crate::config::Placement;
+use crate::conn::{Framed, Token};
+use crate::driver::{Driver, Key};
+use crate::framing::Framing;
+use crate::handler::Handler;
+use crate::reactor::core::with;
+use crate::reactor::{ReactorHandle, ReactorPool};
+use crate::socket::SocketOptions;
+use crate::url::{Endpoint, Url};
+
+impl ReactorPool {
+    /// Listens at `url`. `make` gives each accepted connection its framing and its handler; it runs on the
+    /// connection's reactor. Returns when the socket is bound.
+    ///
+    /// # Errors
+    /// What the system says to bind and listen, with the URL in the text.
+    ///
+    /// # Panics
+    /// On a reactor's thread, where it would wait for itself.
+    pub fn listen<F, H>(
+        &self,
+        url: &Url,
+        options: ListenOptions,
+        make: impl Fn(&Accepted<'_>) -> (F, H) + Send + Sync + 'static,
+    ) -> io::Result<ListenerHandle>
+    where
+        F: Framing + 'static,
+        H: Handler,
+    {
+        let endpoints = url.resolve().map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
+        let endpoint = endpoints.into_iter().next().ok_or(io::ErrorKind::AddrNotAvailable)?;
+        let sharded = options.placement == Placement::ReusePort;
+        if sharded && matches!(endpoint, Endpoint::Unix(_)) {
+            let why = format!("cannot listen at {url}: Unix sockets have no SO_REUSEPORT; choose another placement");
+            return Err(io::Error::new(io::ErrorKind::Unsupported, why));
+        }
+        let mut options = options;
+        options.socket.reuse_port |= sharded;
+        let shared = self.prepare(url, options, make);
+        let say = |e: io::Error| {
+            let remedy = match e.kind() {
+                io::ErrorKind::AddrInUse => {
+                    "; another process listens there: stop it, or choose another port (0: any free one)"
+                }
+                io::ErrorKind::PermissionDenied => "; choose a port above 1023 or a path you may write to",
+                io::ErrorKind::AddrNotAvailable => "; this machine has no such address",
+                _ => "",
+            };
+            io::Error::new(e.kind(), format!("cannot listen at {url}: {e}{remedy}"))
+        };
+        let first = if sharded { &self.handles()[0] } else { self.next() };
+        let sockets = if sharded { self.handles().len() } else { 1 };
+        let socket = shared.socket.clone();
+        let (shared, index) = bind_on(first, endpoint, &socket, sockets, shared.named()).map_err(say)?;
+        let mut listener = ListenerHandle { shared, sockets: [(first.clone(), index)].into() };
+        let others = self.handles().iter().skip(1).take(if sharded { usize::MAX } else { 0 });
+        for reactor in others {
+            let (shared, endpoints) = (Arc::clone(&listener.shared), listener.shared.url.resolve());
+            let endpoint =
+                endpoints.ok().and_then(|all| all.into_iter().next()).ok_or(io::ErrorKind::AddrNotAvailable)?;
+            match bind_on(reactor, endpoint, &socket, sockets, move |_, _| shared) {
+                Ok((_, index)) => {
+                    let more = [(reactor.clone(), index)];
+                    listener.sockets = listener.sockets.iter().cloned().chain(more).collect();
+                }
+                Err(e) => {
+                    listener.close();
+                    return Err(say(e));
+                }
+            }
+        }
+        listener.announce();
+        Ok(listener)
+    }
+
+    /// What a listener's connections share, before its address and its seed are known.
+    pub(super) fn prepare<F, H>(
+        &self,
+        url: &Url,
+        options: ListenOptions,
+        make: impl Fn(&Accepted<'_>) -> (F, H) + Send + Sync + 'static,
+    ) -> ListenerShared
+    where
+        F: Framing + 'static,
+        H: Handler,
+    {
+        ListenerShared {
+            url: url.clone(),
+            factory: Box::new(move |accepted| {
+                let (framing, handler) = make(accepted);
+                Box::new(Framed { framing, handler })
+            }),
+            conn_limits: Arc::new(options.conn),
+            limits: options.listen,
+            socket: options.socket,
+            placement: options.placement,
+            memory: options.memory,
+            reactors: self.handles().to_vec(),
+            next: AtomicUsize::new(0),
+            seed: 0,
+            books: Books::new(self.handles().len()),
+            arriving: AtomicUsize::new(0),
+            closed: AtomicBool::new(false),
+            over: AtomicBool::new(false),
+        }
+    }
+}
+
+impl ListenerShared {
+    /// The same, with what its first socket has shown.
+    pub(super) fn named(self) -> impl FnOnce(Url, u64) -> Arc<ListenerShared> {
+        move |url, seed| Arc::new(ListenerShared { url, seed, ..self })
+    }
+}
+
+impl ListenerHandle {
+    pub(super) fn announce(&self) {
+        let (wanted, backlog) = (self.shared.socket.backlog, self.backlog());
+        tracing::info!(url = %self.shared.url, sockets = self.sockets.len(), backlog, "listening");
+        if i64::from(wanted) > i64::from(backlog) {
+            tracing::warn!(
+                wanted,
+                backlog,
+                "the kernel queues fewer connections than asked for: raise net.core.somaxconn"
+            );
+        }
+    }
+}
+
+/// Connections that the kernel queues, which is at most what it is told to.
+pub(super) fn effective_backlog(options: &SocketOptions) -> u32 {
+    let wanted = options.backlog.max(0).unsigned_abs();
+    let most = std::fs::read_to_string("/proc/sys/net/core/somaxconn").ok().and_then(|text| text.trim().parse().ok());
+    most.map_or(wanted, |most: u32| wanted.min(most))
+}
+
+/// A socket on a reactor, and its place there.
+fn bind_on(
+    reactor: &ReactorHandle,
+    endpoint: Endpoint,
+    socket: &SocketOptions,
+    sockets: usize,
+    shared: impl FnOnce(Url, u64) -> Arc<ListenerShared> + Send + 'static,
+) -> io::Result<(Arc<ListenerShared>, usize)> {
+    let socket = socket.clone();
+    let bind = move |driver: &mut dyn Driver, token| driver.listen(&endpoint, &socket, token);
+    let bound = reactor.ask(move || open(sockets, Tenure::Sole, bind, shared));
+    bound.unwrap_or_else(|| Err(io::Error::other("the reactor has stopped")))
+}
+
+/// Puts a socket on this reactor: one of so many of its listener.
+pub(super) fn open(
+    sockets: usize,
+    tenure: Tenure,
+    socket: impl FnOnce(&mut dyn Driver, usize) -> io::Result<(Key, Endpoint)>,
+    shared: impl FnOnce(Url, u64) -> Arc<ListenerShared>,
+) -> io::Result<(Arc<ListenerShared>, usize)> {
+    with(|core| {
+        let index = core.listeners.iter().position(Option::is_none).unwrap_or(core.listeners.len());
+        let token = Token::Listener(index).pack();
+        let (key, bound) = socket(&mut *core.driver, token)?;
+        let shared = shared(Url::from(&bound), core.driver.random());
+        // Each socket has its share of the rate.
+        let rate = Rate::new(shared.limits.accept_rate.div_ceil(sockets as u32));
+        let listener = Listener {
+            key,
+            shared: Arc::clone(&shared),
+            tenure,
+            ready: true,
+            paused: tenure.is_held(),
+            backoff: FIRST_BACKOFF,
+            rate,
+        };
+        if index == core.listeners.len() {
+            core.listeners.push(None);
+        }
+        core.listeners[index] = Some(listener);
+        Ok((shared, index))
+    })
+}
