@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use benches::{
-    Command, Failure, Load, bytes, codec, connections, fleet, gate, instructions, run, serve, table, transport,
+    Command, Failure, Load, bytes, codec, connections, fleet, gate, idle, instructions, run, serve, table, transport,
 };
 use clap::Parser;
 
@@ -19,6 +19,7 @@ fn main() -> ExitCode {
         Some(Command::Connections(args)) => connections(args),
         Some(Command::Fleet(args)) => fleet(args),
         Some(Command::Bytes(args)) => bytes(args).and_then(|report| report.print(args.run.json)),
+        Some(Command::Idle(args)) => idle(args),
         Some(Command::Transport(args)) => transport(args),
     };
     match done {

@@ -35,6 +35,8 @@ pub enum Command {
     Codec(CodecArgs),
     /// Measures what servers take for a connection with one call at a time.
     Connections(ConnectionsArgs),
+    /// Measures what a fleet of idle connections costs a server.
+    Idle(IdleArgs),
     /// Measures Kitex's clients at servers of ours and ours at Kitex's, beside either among themselves.
     Fleet(FleetArgs),
     /// Sends bytes to a server of the transport alone, or of others, and awaits what is due: one measurement.
@@ -161,6 +163,26 @@ pub struct ConnectionsArgs {
     /// A program of `benches/peers`. May be said more than once.
     #[arg(long)]
     pub peers: Vec<PathBuf>,
+}
+
+/// A fleet of idle connections.
+#[derive(Clone, Debug, Args)]
+pub struct IdleArgs {
+    /// How many: each takes a descriptor of either process, and a port.
+    #[arg(long, default_value_t = 19_000)]
+    pub connections: usize,
+    /// How long they are idle.
+    #[arg(long, default_value_t = 10.0)]
+    pub seconds: f64,
+    /// Reactors of the server.
+    #[arg(long, default_value_t = 1)]
+    pub reactors: usize,
+    /// A server of calls, instead of the transport alone.
+    #[arg(long)]
+    pub rpc: bool,
+    /// Is the server: started by the other process.
+    #[arg(long, hide = true)]
+    pub serve: bool,
 }
 
 /// Kitex and ours.

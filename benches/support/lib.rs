@@ -11,6 +11,7 @@ mod counts;
 mod fleet;
 pub mod floor;
 mod gate;
+mod idle;
 mod connections;
 mod instructions;
 mod method;
@@ -24,8 +25,8 @@ mod transport;
 mod versions;
 
 pub use args::{
-    BytesArgs, Client, CodecArgs, Command, ConnectionsArgs, FleetArgs, GateArgs, InstructionsArgs, Load, LoadArgs,
-    LoadServerArgs, TableArgs, TransportArgs,
+    BytesArgs, Client, CodecArgs, Command, ConnectionsArgs, FleetArgs, GateArgs, IdleArgs, InstructionsArgs, Load,
+    LoadArgs, LoadServerArgs, TableArgs, TransportArgs,
 };
 pub use bench_driver::Failure;
 pub use bytes::bytes;
@@ -33,6 +34,7 @@ pub use codec::codec;
 pub use connections::connections;
 pub use fleet::fleet;
 pub use gate::gate;
+pub use idle::idle;
 pub use instructions::instructions;
 pub use method::{Echo, Method, Mixed};
 pub use run::run;

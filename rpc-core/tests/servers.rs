@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use rpc_core::protocol::ttheader::ControlFrame;
 use rpc_core::protocol::{Exception, MessageType};
-use rpc_core::transport::{Lane, PoolOptions, ReactorPool};
+use rpc_core::transport::{Lane, PoolOptions, ReactorPool, SnapshotOptions};
 use rpc_core::{Channel, Code, Context, Error, Sent, Server, ServerBuilder, ServerHandle};
 use support::{
     AnyServer, Blob, EchoClient, GOODBYE, Nested, call_apart, eventually, ordered_request, raw_request, read_raw,
@@ -390,6 +390,41 @@ fn a_pool_that_a_server_cannot_use_is_refused() {
     assert!(both.contains("leave one of"), "{both}");
 }
 
+/// Who asks a server that hangs hears which method it is.
+#[test]
+fn a_held_reactor_is_shown_with_the_method_that_holds_it() {
+    let (tell, told) = mpsc::channel();
+    let (release, gate) = mpsc::channel::<()>();
+    let (tell, gate) = (Mutex::new(tell), Mutex::new(gate));
+    let holds = Arc::new(move || {
+        let _ = tell.lock().unwrap().send(());
+        let _ = gate.lock().unwrap().recv_timeout(LIMIT);
+    });
+    let server = bind(AnyServer::new(move |cx: Context, req: Blob| {
+        let holds = Arc::clone(&holds);
+        async move {
+            holds();
+            (cx, Ok(req))
+        }
+    }));
+    let channel = connect(&server);
+    let call = std::thread::spawn(move || EchoClient(channel).blob(Blob::default()).timeout(LIMIT).wait());
+    told.recv_timeout(LIMIT).expect("it runs");
+    let options = SnapshotOptions { timeout: Duration::from_millis(50), ..SnapshotOptions::default() };
+    let snapshot = server.monitor().snapshot(&options).expect("the server lives").to_string();
+    assert!(snapshot.contains("in one turn all the time: held by ") && snapshot.contains("/Blob"), "{snapshot}");
+    release.send(()).expect("it waits");
+    call.join().unwrap().expect("a reply");
+    let options = SnapshotOptions { timeout: LIMIT, ..SnapshotOptions::default() };
+    let snapshot = server.monitor().snapshot(&options).expect("the server lives");
+    let inside = snapshot.reactors[0].inside.as_ref().expect("it goes on");
+    let load = inside.connections[0].load;
+    assert_eq!((load.in_flight, load.frames_in), (Some(0), Some(1)), "{snapshot}");
+    let monitor = server.monitor();
+    drop(server);
+    assert!(monitor.snapshot(&options).is_none());
+}
+
 /// On a pool that goes on, an address that was bound before another failed would be served for ever, by nobody's handle.
 #[test]
 fn a_server_that_cannot_have_all_addresses_has_none() {
@@ -400,10 +435,7 @@ fn a_server_that_cannot_have_all_addresses_has_none() {
     let echo = AnyServer::new(|cx: Context, req: Blob| async move { (cx, Ok(req)) });
     let urls = [free, taken.local_addr().expect("bound")].map(|address| format!("tcp://{address}"));
     Server::builder().pool(pool).add(echo).bind_all(urls).expect_err("one is taken");
-    let deadline = Instant::now() + LIMIT;
-    while TcpStream::connect(free).is_ok() {
-        assert!(Instant::now() < deadline, "it still listens");
-    }
+    TcpListener::bind(free).expect("nobody listens there any more");
 }
 
 #[test]

@@ -30,8 +30,9 @@ const ABOVE_THE_DRIVER: &[&str] = &[
     "rpc-transport/src/framing/",
     "rpc-transport/src/reactor/",
     "rpc-transport/src/handler.rs",
-    "rpc-transport/src/listener.rs",
+    "rpc-transport/src/listener/",
     "rpc-transport/src/connector.rs",
+    "rpc-transport/src/diagnose/",
 ];
 
 #[rustfmt::skip]

@@ -62,6 +62,11 @@ pub trait Handler: Send + 'static {
         None
     }
 
+    /// What it has to do, for who asks by [`ReactorPool::snapshot`](crate::ReactorPool::snapshot). Default: it does not say.
+    fn load(&self) -> Load {
+        Load::default()
+    }
+
     /// The socket has been closed, and the peer hears nothing more. `true` if there is work that is to end all the same: then the
     /// handler stays until [`Handler::is_idle`], with its messages and timers, and [`Handler::on_close`] comes then. An accepted
     /// connection counts as one of its listener's until that moment, is asked to finish by a shutdown, and ends at once when it is cut.
@@ -73,6 +78,19 @@ pub trait Handler: Send + 'static {
     /// The connection is over: the last call, made exactly once, for whatever reason. The handler is dropped after it, though the
     /// socket of an accepted connection may stay a little longer: see [`Cx::close`].
     fn on_close(&mut self, cx: &mut Cx<'_>, reason: &CloseReason) {}
+}
+
+/// What a handler has to do, as far as it says: [`Handler::load`]. What it does not say is `None`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Calls, or whatever its work is, under way.
+    pub in_flight: Option<usize>,
+    /// What waits for its turn, and has not been begun.
+    pub queued: Option<usize>,
+    /// Frames that it has taken, since the connection was made.
+    pub frames_in: Option<u64>,
+    /// Frames that it has written.
+    pub frames_out: Option<u64>,
 }
 
 /// What [`ConnRef::send`](crate::ConnRef::send) carries to a connection's [`Handler::on_message`]. Sending a value that is in an

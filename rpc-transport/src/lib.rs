@@ -11,6 +11,7 @@
 //! * [`LinkBuffer`]: a chain of shared blocks, read and written without copying.
 //! * [`LengthField`]: the framing most protocols use; [`Line`], [`Delimiter`], [`FixedLength`]: others.
 //! * [`ReactorPool`], [`ReactorHandle`]: N reactors; run futures and closures on them.
+//! * [`ReactorPool::snapshot`], [`ReactorPool::observe`]: what an operator asks of reactors that run.
 //! * [`local`]: what code on a reactor can do beyond its own connection.
 
 mod buffer;
@@ -18,10 +19,12 @@ mod clock;
 mod config;
 mod conn;
 mod connector;
+pub mod diagnose;
 mod driver;
 mod error;
 mod framing;
 mod handler;
+mod histogram;
 mod listener;
 pub mod local;
 mod log_limit;
@@ -48,19 +51,20 @@ pub use buffer::{FrameBuf, LINK_MIN, LinkBuffer, Reserved};
 pub use config::{ConnLimits, ListenLimits, Placement};
 pub use conn::{ConnId, ConnRef, Cx};
 pub use connector::Connector;
+pub use diagnose::{Observation, Snapshot, SnapshotOptions};
 pub use error::CloseReason;
 pub use framing::{
     DEFAULT_MAX_FRAME_SIZE, Delimiter, FixedLength, FrameError, Framing, LengthField, LengthWidth, Line, Next, Span,
 };
 #[cfg(feature = "tokio")]
 pub use framing::{FrameCodec, WholeFrame};
-pub use handler::{Frame, Handler, Message};
+pub use handler::{Frame, Handler, Load, Message};
 pub use listener::{Accepted, ListenOptions, ListenerHandle};
 pub use log_limit::LogLimit;
 pub use panics::caught;
 pub use reactor::{BUSY_POLL_MAX, LocalTask, PoolOptions, ReactorHandle, ReactorPool, ReservedTask, TaskId, Timer};
 pub use sleep::{Sleep, sleep};
-pub use socket::SocketOptions;
+pub use socket::{Keepalive, SocketOptions};
 pub use stats::{Counter, MemoryBudget, ReactorStats};
 pub use timer::{TimerId, TimerWheel};
 pub use udp::{DatagramCx, DatagramHandler, SendError, UdpHandle, UdpOptions, UdpStats};

@@ -10,11 +10,36 @@ use crate::driver::uninterrupted;
 use crate::udp::UdpOptions;
 use crate::url::Endpoint;
 
+/// What the kernel takes of [`Keepalive`]; more is an error there.
+const KEEPALIVE_SECONDS_MAX: u64 = 32_767;
+const KEEPALIVE_PROBES_MAX: u32 = 127;
+
 /// Socket options of a listener or a client. `TCP_NODELAY` is always on, because writes are gathered already.
+///
+/// # How a peer is found that has gone without a word
+///
+/// A machine that lost its power, or a path that drops everything, sends no end of file and no reset. What finds it:
+///
+/// | what the connection does | found by | after, by default |
+/// | --- | --- | --- |
+/// | nothing: all that was sent is acknowledged | [`keepalive`](SocketOptions::keepalive): probes | 40 s |
+/// | something that was sent is not acknowledged | [`user_timeout`](SocketOptions::user_timeout) | 40 s |
+/// | the peer acknowledges, and does not read | [`write_stall_timeout`](crate::ConnLimits::write_stall_timeout) | 30 s |
+/// | the peer began a frame and sends no more | [`frame_progress`](crate::ConnLimits::frame_progress) | 30 s |
+/// | the peer has nothing to say | [`idle_timeout`](crate::ConnLimits::idle_timeout): it may live | 10 min |
+///
+/// They depend on each other. Probes are sent only while nothing is unacknowledged: else the retransmissions are the probes. On Linux
+/// `user_timeout`, where it is set, also decides how long probes go unanswered, in place of their count; so it should be
+/// [`Keepalive::patience`], as it is by default. It also ends a connection whose peer does not read for so long, though it acknowledges;
+/// so it should be longer than `write_stall_timeout`, which ends it with a reason that says so. [`CloseReason::Io`](crate::CloseReason) with
+/// [`TimedOut`](std::io::ErrorKind::TimedOut) is how the handler hears of a peer that was found gone.
 #[derive(Clone, Debug)]
 pub struct SocketOptions {
-    /// Idle time before the first TCP keepalive probe; the interval is a third of it. Default 60 s. `None`: off.
-    pub keepalive: Option<Duration>,
+    /// TCP keepalive probes. Default: [`Keepalive::default`]. `None`: off.
+    pub keepalive: Option<Keepalive>,
+    /// How long something that was sent may stay unacknowledged, or the peer's window closed: `TCP_USER_TIMEOUT`, in whole milliseconds.
+    /// Default 40 s. `None`: as the kernel has it, which tries for a quarter of an hour. Linux; elsewhere it is ignored.
+    pub user_timeout: Option<Duration>,
     /// Connections the kernel queues before they are accepted. Default 4,096; the kernel caps it (`somaxconn`).
     pub backlog: i32,
     /// `SO_REUSEADDR` on TCP listeners, so that a restart need not wait for old connections. Default on.
@@ -23,10 +48,37 @@ pub struct SocketOptions {
     pub reuse_port: bool,
 }
 
+/// TCP keepalive: when the kernel asks a silent peer whether it is there. Times are in whole seconds, at least one; the kernel takes at most
+/// 32,767 of them, and 127 probes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keepalive {
+    /// Silence before the first probe. Default 20 s.
+    pub idle: Duration,
+    /// Time between probes that are not answered. Default 5 s.
+    pub interval: Duration,
+    /// Probes that may go unanswered. Default 4. On Linux it counts only where [`SocketOptions::user_timeout`] is not set.
+    pub count: u32,
+}
+
+impl Keepalive {
+    /// How long a peer that has gone is believed to be there: `idle` and `count` times `interval`. Default 40 s.
+    pub fn patience(&self) -> Duration {
+        self.idle.saturating_add(self.interval.saturating_mul(self.count))
+    }
+}
+
+impl Default for Keepalive {
+    fn default() -> Self {
+        Keepalive { idle: Duration::from_secs(20), interval: Duration::from_secs(5), count: 4 }
+    }
+}
+
 impl Default for SocketOptions {
     fn default() -> Self {
+        let keepalive = Keepalive::default();
         SocketOptions {
-            keepalive: Some(Duration::from_secs(60)),
+            keepalive: Some(keepalive),
+            user_timeout: Some(keepalive.patience()),
             backlog: 4096,
             reuse_address: true,
             reuse_port: false,
@@ -92,12 +144,24 @@ pub(crate) fn connect(endpoint: &Endpoint, options: &SocketOptions) -> io::Resul
 /// Options of a TCP stream, accepted or connecting.
 pub(crate) fn prepare_stream(socket: &Socket, options: &SocketOptions) -> io::Result<()> {
     uninterrupted(|| socket.set_tcp_nodelay(true))?;
-    if let Some(idle) = options.keepalive {
+    if let Some(Keepalive { idle, interval, count }) = options.keepalive {
+        let seconds = |time: Duration| Duration::from_secs(time.as_secs().clamp(1, KEEPALIVE_SECONDS_MAX));
+        let probes = count.clamp(1, KEEPALIVE_PROBES_MAX);
+        let each = [
+            TcpKeepalive::new().with_time(seconds(idle)),
+            TcpKeepalive::new().with_interval(seconds(interval)),
+            TcpKeepalive::new().with_retries(probes),
+        ];
         // One after the other: each of them is two system calls.
-        let interval = (idle / 3).max(Duration::from_secs(1));
-        for keepalive in [TcpKeepalive::new().with_time(idle), TcpKeepalive::new().with_interval(interval)] {
+        for keepalive in each {
             uninterrupted(|| socket.set_tcp_keepalive(&keepalive))?;
         }
+    }
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    if let Some(timeout) = options.user_timeout {
+        // 0 would be the kernel's own; more than an `i32` is refused.
+        let timeout = timeout.clamp(Duration::from_millis(1), Duration::from_millis(i32::MAX as u64));
+        uninterrupted(|| socket.set_tcp_user_timeout(Some(timeout)))?;
     }
     Ok(())
 }
@@ -135,4 +199,38 @@ fn non_blocking(domain: Domain, kind: Type, protocol: Option<Protocol>) -> io::R
         socket
     };
     Ok(socket)
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[rustfmt::skip]
+    fn the_kernel_gets_what_it_takes() {
+        let s = Duration::from_secs;
+        let check = |keepalive: Option<(Duration, Duration, u32)>, user_timeout, expected| {
+            let socket = new_socket(&Endpoint::Tcp(([127, 0, 0, 1], 0).into())).expect("a socket");
+            let keepalive = keepalive.map(|(idle, interval, count)| Keepalive { idle, interval, count });
+            prepare_stream(&socket, &SocketOptions { keepalive, user_timeout, ..Default::default() }).expect("options");
+            let probes = socket.keepalive().expect("it can be asked").then(|| {
+                let asked = (socket.tcp_keepalive_time(), socket.tcp_keepalive_interval(), socket.tcp_keepalive_retries());
+                (asked.0.expect("idle"), asked.1.expect("interval"), asked.2.expect("count"))
+            });
+            assert_eq!((probes, socket.tcp_user_timeout().expect("it can be asked")), expected);
+        };
+        //    keepalive                               user_timeout             the kernel has
+        check(Some((s(20), s(5), 4)),                 Some(s(40)),             (Some((s(20), s(5), 4)), Some(s(40))));
+        check(None,                                   None,                    (None, None));
+        check(Some((Duration::ZERO, Duration::ZERO, 0)), Some(Duration::ZERO), (Some((s(1), s(1), 1)), Some(Duration::from_millis(1))));
+        check(Some((Duration::MAX, Duration::MAX, u32::MAX)), Some(Duration::MAX),
+              (Some((s(32_767), s(32_767), 127)), Some(Duration::from_millis(i32::MAX as u64))));
+    }
+
+    #[test]
+    fn by_default_probes_and_retransmissions_end_together_and_after_a_peer_that_does_not_read() {
+        let (options, limits) = (SocketOptions::default(), crate::ConnLimits::default());
+        assert_eq!(options.user_timeout, options.keepalive.map(|keepalive| keepalive.patience()));
+        assert!(options.user_timeout > Some(limits.write_stall_timeout));
+    }
 }

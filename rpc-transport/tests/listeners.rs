@@ -92,6 +92,8 @@ fn connections_beyond_the_limit_are_closed_and_counted() {
     }
     let refused: u64 = pool.handles().iter().map(|r| r.stats().refused_connections.get()).sum();
     assert_eq!(refused, 5);
+    let snapshot = pool.snapshot(&rpc_transport::SnapshotOptions::default());
+    assert!(snapshot.to_string().contains("3 of 3 connections, 5 refused, 0 pauses"), "{snapshot}");
     for socket in &mut inside {
         assert_eq!(call(socket, b"hi"), b"hi");
     }
@@ -287,6 +289,55 @@ fn errors_say_where_why_and_what_to_do() {
     std::fs::remove_file(&path).unwrap();
 }
 
+/// A port that is free, for who must name it before it is bound.
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+#[test]
+fn several_addresses_at_once() {
+    for placement in [Placement::RoundRobin, Placement::ReusePort] {
+        let pool = pool(2);
+        let (path, unix) = unix_url("several");
+        let mut urls = vec!["tcp://127.0.0.1:0".parse().unwrap(), "tcp://127.0.0.2:0".parse().unwrap()];
+        if placement == Placement::RoundRobin {
+            urls.push(unix.parse().unwrap());
+        }
+        let options = ListenOptions { placement, ..ListenOptions::default() };
+        let listeners = pool.listen_all(&urls, options, |_| (framing(), Script::new())).unwrap();
+        assert_eq!(listeners.len(), urls.len());
+        let mut inside: Vec<_> = listeners[..2].iter().map(dial).collect();
+        inside.iter_mut().for_each(|socket| assert_eq!(call(socket, b"hi"), b"hi"));
+        if placement == Placement::RoundRobin {
+            assert_eq!(call(&mut dial_unix(&path), b"hi"), b"hi");
+        }
+    }
+}
+
+/// What had been bound before the one that failed is free again when the error is returned.
+#[test]
+fn of_several_addresses_all_are_bound_or_none() {
+    let pool = pool(2);
+    let taken = serve(&pool, |_| Script::new());
+    let bad = [taken.url().to_string(), "tcp://192.0.2.1:0".to_owned(), "unix:/no/such/dir/a.sock".to_owned()];
+    for placement in [Placement::RoundRobin, Placement::ReusePort] {
+        for bad in &bad {
+            let (port, (path, unix)) = (free_port(), unix_url("none"));
+            let mut urls = vec![format!("tcp://127.0.0.1:{port}"), bad.clone()];
+            if placement == Placement::RoundRobin {
+                urls.insert(1, unix);
+            }
+            let urls: Vec<_> = urls.iter().map(|url| url.parse().unwrap()).collect();
+            let options = ListenOptions { placement, ..ListenOptions::default() };
+            let error = pool.listen_all(&urls, options, |_| (framing(), Script::new())).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("cannot listen at {bad}: ")), "{error}");
+            std::net::TcpListener::bind(("127.0.0.1", port)).expect("it is free");
+            assert!(!path.exists());
+        }
+    }
+    assert_eq!(call(&mut dial(&taken), b"hi"), b"hi", "another's listener goes on");
+}
+
 #[test]
 fn a_closed_listener_keeps_its_connections_and_its_books() {
     let pool = pool(2);
@@ -323,6 +374,8 @@ fn t13_accepting_pauses_without_descriptors_and_goes_on() {
         crowd.push(socket);
     }
     until("accepting failed", || stats.accept_errors.get() > 0);
+    let snapshot = pool.snapshot(&rpc_transport::SnapshotOptions::default());
+    assert!(snapshot.listeners[0].pauses > 0 && snapshot.to_string().contains("Too many open files"), "{snapshot}");
     let (errors, start, cpu) = (stats.accept_errors.get(), Instant::now(), cpu_time());
     while start.elapsed() < Duration::from_secs(1) {
         assert_eq!(call(&mut polite, b"hi"), b"hi");

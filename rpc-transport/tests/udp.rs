@@ -64,6 +64,20 @@ fn datagrams_of_every_size_come_back_from_the_port_they_were_sent_to() {
     }
 }
 
+/// A driver stands in front of the reactor's meanwhile.
+#[test]
+fn it_goes_on_while_somebody_observes() {
+    let pool = pool(1);
+    let before = echo(&pool, UdpOptions::default());
+    let observer = pool.observe();
+    let after = echo(&pool, UdpOptions::default());
+    for server in [&before, &after] {
+        assert_eq!(ask(&client(server), b"hello"), b"hello");
+    }
+    drop(observer);
+    assert_eq!(ask(&client(&after), b"hello"), b"hello");
+}
+
 #[test]
 fn what_is_too_long_is_dropped_whole_and_counted() {
     let pool = pool(1);

@@ -55,6 +55,12 @@ impl Manner {
 /// A client to which no reply comes for so long gives up.
 const SILENCE: Duration = Duration::from_secs(10);
 
+/// A call as it goes over the wire; its id is 0.
+pub(crate) fn request(payload: usize) -> Result<Vec<u8>> {
+    let [Frames { head, body, .. }, _] = frames(payload, Manner::Gathering)?;
+    Ok([head, body].concat())
+}
+
 /// What a client and a server send, and expect from each other.
 fn frames(payload: usize, manner: Manner) -> Result<[Frames; 2]> {
     let body = Blob { payload: vec![b'x'; payload].into() }.encode_to_vec();

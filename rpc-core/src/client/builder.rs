@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rpc_transport::{ReactorPool, Url};
+use rpc_transport::{ReactorPool, SocketOptions, Url};
 
 use super::channel::{Channel, ChannelInner, config_error};
 use crate::error::{ConfigError, Error, Result};
@@ -19,6 +19,7 @@ pub(crate) struct Config {
     pub(crate) multiplexed: bool,
     /// Requests get a checksum, and replies are compared with theirs.
     pub(crate) checksum: bool,
+    pub(crate) socket: SocketOptions,
     pub(crate) from_service: String,
     pub(crate) to_service: Option<String>,
 }
@@ -32,6 +33,7 @@ pub struct ChannelBuilder<M = ()> {
     connections: Option<usize>,
     multiplexed: bool,
     checksum: bool,
+    socket: SocketOptions,
     from_service: String,
     to_service: Option<String>,
     pool: Option<Arc<ReactorPool>>,
@@ -47,6 +49,7 @@ impl ChannelBuilder {
             connections: None,
             multiplexed: true,
             checksum: false,
+            socket: SocketOptions::default(),
             from_service: String::new(),
             to_service: None,
             pool: None,
@@ -75,6 +78,12 @@ impl<M: Middleware> ChannelBuilder<M> {
     #[cfg(feature = "crc32c")]
     pub fn checksum(mut self, on: bool) -> Self {
         self.checksum = on;
+        self
+    }
+
+    /// Options of the sockets: how a peer is found that has gone without a word. Default: within 40 s.
+    pub fn socket(mut self, options: SocketOptions) -> Self {
+        self.socket = options;
         self
     }
 
@@ -125,6 +134,7 @@ impl<M: Middleware> ChannelBuilder<M> {
             connections: self.connections,
             multiplexed: self.multiplexed,
             checksum: self.checksum,
+            socket: self.socket,
             from_service: self.from_service,
             to_service: self.to_service,
             pool: self.pool,
@@ -159,6 +169,7 @@ impl<M: Middleware> ChannelBuilder<M> {
             connections,
             multiplexed: self.multiplexed,
             checksum: self.checksum,
+            socket: self.socket,
             from_service: self.from_service,
             to_service: self.to_service,
         };

@@ -212,7 +212,7 @@ impl ChannelInner {
         let connector = Connector {
             limits: Arc::new(limits.conn()),
             memory: Arc::new(rpc_transport::MemoryBudget::new(limits.max_buffered_bytes)),
-            ..Connector::default()
+            socket: config.socket.clone(),
         };
         let keepalive = Arc::new(Rules::of(limits));
         let slots = (0..config.connections).map(|index| Slot {
@@ -494,6 +494,7 @@ mod tests {
             connections: 1,
             multiplexed: true,
             checksum: false,
+            socket: Default::default(),
             from_service: String::new(),
             to_service: None,
         };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use rpc_transport::{CloseReason, Cx, Frame, Handler, LogLimit, TaskId, TimerId, local};
+use rpc_transport::{CloseReason, Cx, Frame, Handler, Load, LogLimit, TaskId, TimerId, local};
 
 use super::channel::{ChannelInner, Slot};
 use super::checksum;
@@ -574,6 +574,10 @@ impl Handler for ClientHandler {
 
     fn on_drained(&mut self, cx: &mut Cx<'_>) {
         self.pump(cx);
+    }
+
+    fn load(&self) -> Load {
+        Load { in_flight: Some(self.on_wire), queued: Some(self.queue.len()), ..Load::default() }
     }
 
     fn is_idle(&self) -> bool {

@@ -200,10 +200,11 @@ impl<M: Middleware> Services<M> {
         self.bind_all([url])
     }
 
-    /// As [`bind`](Services::bind), for several addresses.
+    /// As [`bind`](Services::bind), for several addresses. Nobody is accepted before all are bound, and the limits hold for all of them
+    /// together.
     ///
     /// # Errors
-    /// As [`bind`](Services::bind).
+    /// As [`bind`](Services::bind), for the address that is named; then none is bound.
     pub fn bind_all<U: AsRef<str>>(self, urls: impl IntoIterator<Item = U>) -> Result<ServerHandle> {
         let Services { settings, methods, router } = self;
         if let Some(wrong) = settings.wrong {

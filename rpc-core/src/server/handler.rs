@@ -4,7 +4,7 @@ use std::any::Any;
 use std::sync::Arc;
 use std::time::Instant;
 
-use rpc_transport::{CloseReason, Cx, Frame, Handler, LogLimit, local};
+use rpc_transport::{CloseReason, Cx, Frame, Handler, Load, LogLimit, local};
 
 use super::control::{Control, KEEPALIVE};
 use super::drain::{DRAIN, Drain, Leaving, Reason};
@@ -455,6 +455,10 @@ impl Handler for ServerHandler {
 
     fn on_shutdown(&mut self, cx: &mut Cx<'_>) {
         self.drain_for(cx, Reason::ShuttingDown);
+    }
+
+    fn load(&self) -> Load {
+        Load { in_flight: Some(self.running.len()), frames_in: Some(self.calls), ..Load::default() }
     }
 
     fn is_idle(&self) -> bool {

@@ -3,9 +3,11 @@
 use std::fmt;
 use std::sync::{Arc, Weak};
 
-use rpc_transport::{Counter, Lane, LaneStats, MemoryBudget, ReactorPool};
+use rpc_transport::diagnose::Silence;
+use rpc_transport::{Counter, Lane, LaneStats, MemoryBudget, ReactorPool, Snapshot, SnapshotOptions};
 
 use super::shared::{Counters, ServerShared};
+use super::watchdog::Holder;
 
 /// What a server has done, and what it holds now.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -53,6 +55,21 @@ impl Monitor {
     /// the server is, and when the server is gone.
     pub fn workers(&self, lane: Lane) -> Option<LaneStats> {
         self.shared.upgrade()?.workers().map(|workers| workers.stats(lane))
+    }
+
+    /// What its reactors, connections and listeners do just now, as an operator reads it. See
+    /// [`ReactorPool::snapshot`](rpc_transport::ReactorPool::snapshot), which says what it costs and how long it blocks; here a reactor that
+    /// is held is shown with the method that holds it. `None` when the server is gone. For what takes time to see, such as who stalls,
+    /// have it [observed](rpc_transport::ReactorPool::observe) first.
+    pub fn snapshot(&self, options: &SnapshotOptions) -> Option<Snapshot> {
+        let (shared, pool) = (self.shared.upgrade()?, self.pool.upgrade()?);
+        let mut snapshot = pool.snapshot(options);
+        for (reactor, here) in snapshot.reactors.iter_mut().zip(&shared.reactors) {
+            if let Err(Silence::Held { by, same_turn: true, .. }) = &mut reactor.inside {
+                *by = Some(Holder(here).to_string());
+            }
+        }
+        Some(snapshot)
     }
 
     /// The server's reactors, while it lives.

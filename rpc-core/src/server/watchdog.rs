@@ -78,7 +78,7 @@ impl Watched {
 }
 
 /// The method whose handler is being polled.
-struct Holder<'a>(&'a OnReactor);
+pub(super) struct Holder<'a>(pub(super) &'a OnReactor);
 
 impl fmt::Display for Holder<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -14,7 +14,7 @@ use bytes::{Buf, Bytes};
 use super::{Cx, Inbound};
 use crate::error::CloseReason;
 use crate::framing::{Framing, Next};
-use crate::handler::{Frame, Handler};
+use crate::handler::{Frame, Handler, Load};
 
 /// Frames after which the output is flushed before the batch is over, if the read was short: the peer has nothing
 /// more to do until it hears from us, so two cores would otherwise take turns. Measured at 32 B × 100 in flight.
@@ -36,6 +36,7 @@ pub(crate) trait Pipeline: Send {
     fn on_close(&mut self, cx: &mut Cx<'_>, reason: &CloseReason);
     fn is_idle(&self) -> bool;
     fn idle_since(&self) -> Option<Instant>;
+    fn load(&self) -> Load;
     fn handler(&mut self) -> &mut dyn Any;
 }
 
@@ -170,6 +171,10 @@ impl<F: Framing + 'static, H: Handler> Pipeline for Framed<F, H> {
 
     fn idle_since(&self) -> Option<Instant> {
         self.handler.idle_since()
+    }
+
+    fn load(&self) -> Load {
+        self.handler.load()
     }
 
     fn handler(&mut self) -> &mut dyn Any {

@@ -1,5 +1,7 @@
 //! Slots with generations: a late event for the old owner of a slot finds nobody.
 
+use std::fmt;
+
 use crate::sync::put_back;
 
 /// Names a connection of one reactor; it never names a later connection that reuses the slot.
@@ -20,6 +22,13 @@ impl ConnId {
     #[inline]
     pub fn from_bits(bits: u64) -> ConnId {
         ConnId { slot: bits as u32, generation: (bits >> 32) as u32 }
+    }
+}
+
+/// Its slot, and how often that has been used before.
+impl fmt::Display for ConnId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.slot, self.generation)
     }
 }
 

@@ -122,4 +122,13 @@ pub(crate) trait Driver: Send {
     fn finish(&mut self, key: Key) -> io::Result<()>;
     /// Forgets and closes a socket or listener.
     fn close(&mut self, key: Key, how: CloseHow);
+
+    /// The own address of a socket, for who asks what it is.
+    fn local(&self, _key: Key) -> Option<Endpoint> {
+        None
+    }
+    /// Itself, if it is one that stands in front of another.
+    fn in_front(&mut self) -> Option<&mut dyn Any> {
+        None
+    }
 }

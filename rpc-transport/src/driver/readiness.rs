@@ -313,6 +313,12 @@ impl Driver for ReadinessDriver {
             Source::Udp(s) => self.poll.registry().deregister(s),
         };
     }
+
+    fn local(&self, key: Key) -> Option<Endpoint> {
+        let address = self.source(key).ok()?.sock().local_addr().ok()?;
+        let unix = || address.as_pathname().map(|path| Endpoint::Unix(path.to_owned()));
+        address.as_socket().map(Endpoint::Tcp).or_else(unix)
+    }
 }
 
 #[cfg(test)]

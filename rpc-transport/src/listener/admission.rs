@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
@@ -17,16 +17,22 @@ pub(super) struct Books {
     placed: Vec<AtomicUsize>,
     /// By address, where that has a limit.
     by_peer: Mutex<HashMap<IpAddr, usize>>,
+    /// Those that were one too many.
+    refused: AtomicU64,
 }
 
 impl Books {
     pub(super) fn new(reactors: usize) -> Books {
         let placed = (0..reactors).map(|_| AtomicUsize::new(0)).collect();
-        Books { connections: AtomicUsize::new(0), placed, by_peer: Mutex::default() }
+        Books { connections: AtomicUsize::new(0), placed, by_peer: Mutex::default(), refused: AtomicU64::new(0) }
     }
 
     pub(super) fn connections(&self) -> usize {
         self.connections.load(Ordering::Acquire)
+    }
+
+    pub(super) fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
     }
 
     /// The reactor with the fewest.
@@ -83,6 +89,7 @@ impl Admission {
         let limits = &listener.limits;
         let from = from.filter(|_| limits.max_connections_per_peer < limits.max_connections);
         if !listener.books.enter(&listener.limits, from) {
+            listener.books.refused.fetch_add(1, Ordering::Relaxed);
             return None;
         }
         let place = place(&listener);

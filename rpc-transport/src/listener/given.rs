@@ -76,6 +76,7 @@ impl ReactorPool {
             }
         }
         listener.announce();
+        self.remember(&listener);
         if let Some(sole) = held {
             upgrade::hold(&listener, sole);
         }

@@ -23,6 +23,7 @@ use self::admission::Books;
 use self::rate::Rate;
 use crate::config::{ConnLimits, ListenLimits, Placement};
 use crate::conn::{self, Pipeline, Setup};
+use crate::diagnose::{ListenerSnapshot, QueueAt};
 use crate::driver::{CloseHow, Key, RawSocket};
 use crate::log_limit::LogLimit;
 use crate::reactor::core::{Core, TimerKey, with};
@@ -82,6 +83,8 @@ pub(crate) struct ListenerShared {
     /// Of its own: what addresses, and numbers for what is to be random, are mixed with.
     seed: u64,
     books: Books,
+    /// Pauses for an error of the process, and the last of those errors.
+    pauses: Mutex<(u64, Option<String>)>,
     /// Accepted, and not with their reactor yet; and a close that has been asked for and is not over.
     arriving: AtomicUsize,
     closed: AtomicBool,
@@ -90,6 +93,28 @@ pub(crate) struct ListenerShared {
 }
 
 impl ListenerShared {
+    #[cold]
+    fn count_pause(&self, error: &io::Error) {
+        let mut pauses = self.pauses.lock();
+        *pauses = (pauses.0 + 1, Some(error.to_string()));
+    }
+
+    /// What there is to say of it, but for the kernel's queue; nothing of one that is closed.
+    pub(crate) fn report(&self) -> Option<ListenerSnapshot> {
+        if self.closed.load(Ordering::Acquire) {
+            return None;
+        }
+        let (pauses, last_pause) = self.pauses.lock().clone();
+        Some(ListenerSnapshot {
+            connections: self.books.connections(),
+            max_connections: self.limits.max_connections,
+            refused: self.books.refused(),
+            pauses,
+            last_pause,
+            queues: vec![QueueAt { url: self.url.clone(), sockets: None }],
+        })
+    }
+
     /// The place, among the reactors, of the one that gets a connection which `here` has accepted.
     fn place(&self, here: &ReactorHandle, from: Option<IpAddr>) -> usize {
         let reactors = self.reactors.len();
@@ -391,6 +416,7 @@ fn accept_one(core: &mut Core, index: usize) -> Accept {
             listener.backoff =
                 pause.saturating_mul(2).min(listener.shared.limits.accept_backoff_max.max(FIRST_BACKOFF));
             core.timers.insert(core.now + pause, TimerKey::Accept(index));
+            listener.shared.count_pause(&e);
             static PAUSES: LogLimit = LogLimit::new();
             if let Some(skipped) = PAUSES.pass(core.now) {
                 tracing::warn!(url = %listener.shared.url, error = %e, ?pause, skipped, "cannot accept; pausing");

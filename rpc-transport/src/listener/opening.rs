@@ -1,15 +1,18 @@
 //! Opening a listener: its sockets are bound, and put on reactors.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
 
 use super::admission::Books;
 use super::rate::Rate;
-use super::{Accepted, FIRST_BACKOFF, ListenOptions, Listener, ListenerHandle, ListenerShared, Tenure};
+use super::{Accepted, FIRST_BACKOFF, ListenOptions, Listener, ListenerHandle, ListenerShared, Tenure, forget};
 use crate::config::Placement;
 use crate::conn::{Framed, Token};
-use crate::driver::{Driver, Key};
+use crate::diagnose::ListenerSnapshot;
+use crate::driver::{CloseHow, Driver, Key};
 use crate::framing::Framing;
 use crate::handler::Handler;
 use crate::reactor::core::with;
@@ -79,7 +82,57 @@ impl ReactorPool {
             }
         }
         listener.announce();
+        self.remember(&listener);
         Ok(listener)
+    }
+
+    /// As [`listen`](ReactorPool::listen), at several addresses: a listener for each, in their order, each with the limits of `options` for itself.
+    ///
+    /// # Errors
+    /// As [`listen`](ReactorPool::listen), for the address that is named: then none is bound any more, and who had connected to another
+    /// meanwhile is cut off.
+    ///
+    /// # Panics
+    /// As [`listen`](ReactorPool::listen).
+    pub fn listen_all<F, H>(
+        &self,
+        urls: &[Url],
+        options: ListenOptions,
+        make: impl Fn(&Accepted<'_>) -> (F, H) + Clone + Send + Sync + 'static,
+    ) -> io::Result<Vec<ListenerHandle>>
+    where
+        F: Framing + 'static,
+        H: Handler,
+    {
+        let mut bound: Vec<ListenerHandle> = Vec::new();
+        for url in urls {
+            match self.listen(url, options.clone(), make.clone()) {
+                Ok(listener) => bound.push(listener),
+                Err(error) => {
+                    for listener in &bound {
+                        listener.abort_connections("another address could not be bound");
+                        for (reactor, index) in listener.sockets.iter() {
+                            let index = *index;
+                            reactor.ask(move || forget(index, CloseHow::Graceful));
+                        }
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        Ok(bound)
+    }
+
+    /// For snapshots. Those that have ended are forgotten.
+    pub(super) fn remember(&self, listener: &ListenerHandle) {
+        let mut listeners = self.listeners.lock();
+        listeners.retain(|known| known.strong_count() > 0);
+        listeners.push(Arc::downgrade(&listener.shared));
+    }
+
+    pub(crate) fn listeners(&self) -> Vec<ListenerSnapshot> {
+        let known: Vec<_> = self.listeners.lock().iter().filter_map(Weak::upgrade).collect();
+        known.iter().filter_map(|listener| listener.report()).collect()
     }
 
     /// What a listener's connections share, before its address and its seed are known.
@@ -108,6 +161,7 @@ impl ReactorPool {
             next: AtomicUsize::new(0),
             seed: 0,
             books: Books::new(self.handles().len()),
+            pauses: Mutex::default(),
             arriving: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
             over: AtomicBool::new(false),

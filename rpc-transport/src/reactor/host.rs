@@ -148,6 +148,12 @@ impl Host {
     }
 }
 
+/// An answer that a reactor may not have given yet.
+pub(crate) struct Question<R> {
+    pub(crate) hear: mpsc::Receiver<R>,
+    _wanted: Arc<()>,
+}
+
 /// Ends the reactor with its thread, by whatever way the thread ends: nobody else would.
 struct EndWithThread<'a>(&'a ReactorHandle);
 
@@ -211,6 +217,38 @@ impl ReactorHandle {
             return true;
         }
         core::try_with(|_| ()).is_some()
+    }
+
+    /// Whether its host sleeps elsewhere than in the reactor's driver.
+    pub(crate) fn is_hosted_outside(&self) -> bool {
+        #[cfg(feature = "tokio")]
+        return self.host().runtime.is_some();
+        #[cfg(not(feature = "tokio"))]
+        false
+    }
+
+    /// Asks a reactor, from wherever: at once if this thread turns it, or if it is turned by hand; else what it returns comes when the reactor
+    /// gets to it. The channel is closed if it has stopped. What nobody waits for any more is not done.
+    pub(crate) fn question<R: Send + 'static>(&self, f: impl FnOnce() -> R + Send + 'static) -> Question<R> {
+        let (tell, hear) = mpsc::sync_channel(1);
+        let wanted = Arc::new(());
+        let asker = Arc::downgrade(&wanted);
+        let answer = move || {
+            if asker.strong_count() > 0 {
+                let _ = tell.send(f());
+            }
+        };
+        if self.is_current() {
+            answer();
+        } else {
+            #[cfg(feature = "testing")]
+            if self.host().by == HostedBy::Hand {
+                self.at_hand(answer);
+                return Question { hear, _wanted: wanted };
+            }
+            self.run(answer);
+        }
+        Question { hear, _wanted: wanted }
     }
 
     /// Runs a closure on the reactor and waits for what it returns; `None` if the reactor has stopped.

@@ -29,6 +29,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+pub(crate) use host::Question;
 pub(crate) use inbox::Command;
 pub use pool::{BUSY_POLL_MAX, PoolOptions, ReactorPool};
 pub use tasks::{LocalTask, ReservedTask, TaskId};

@@ -1,8 +1,9 @@
 //! Reactors with a thread each.
 
+use std::fmt;
 use std::io;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{OnceLock, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use super::{Reactor, ReactorHandle, cores};
 #[cfg(feature = "testing")]
 use crate::driver::Driver;
 use crate::driver::ReadinessDriver;
+use crate::listener::ListenerShared;
 use crate::local;
 
 /// The longest [`busy_poll`](PoolOptions::busy_poll).
@@ -56,11 +58,12 @@ impl Default for PoolOptions {
 
 /// Reactors and their threads. Dropping the pool stops them: connections end with
 /// [`CloseReason::Stopped`](crate::CloseReason), unfinished tasks are dropped, threads are joined.
-#[derive(Debug)]
 pub struct ReactorPool {
     handles: Vec<ReactorHandle>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     next: AtomicUsize,
+    /// Those that were opened on it.
+    pub(crate) listeners: Mutex<Vec<Weak<ListenerShared>>>,
 }
 
 impl ReactorPool {
@@ -75,7 +78,7 @@ impl ReactorPool {
             let text = format!("`busy_poll` is {:?}, of {BUSY_POLL_MAX:?} at most", options.busy_poll);
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         }
-        let mut pool = ReactorPool { handles: Vec::new(), threads: Mutex::default(), next: AtomicUsize::new(0) };
+        let mut pool = ReactorPool::of(Vec::new());
         for index in 0..options.reactors.max(1) {
             let driver = Box::new(ReadinessDriver::new()?);
             let core = options.cores.get(index % options.cores.len().max(1)).copied();
@@ -113,13 +116,12 @@ impl ReactorPool {
             handle.give(reactor);
             handle
         });
-        ReactorPool { handles: handles.collect(), threads: Mutex::default(), next: AtomicUsize::new(0) }
+        ReactorPool::of(handles.collect())
     }
 
     /// Reactors that have their hosts already.
-    #[cfg(feature = "tokio")]
     pub(crate) fn of(handles: Vec<ReactorHandle>) -> ReactorPool {
-        ReactorPool { handles, threads: Mutex::default(), next: AtomicUsize::new(0) }
+        ReactorPool { handles, threads: Mutex::default(), next: AtomicUsize::new(0), listeners: Mutex::default() }
     }
 
     #[cfg(feature = "tokio")]
@@ -163,6 +165,12 @@ impl ReactorPool {
     /// One of the reactors, each in turn.
     pub fn next(&self) -> &ReactorHandle {
         &self.handles[self.next.fetch_add(1, Ordering::Relaxed) % self.handles.len()]
+    }
+}
+
+impl fmt::Debug for ReactorPool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(&self.handles).finish()
     }
 }
 
