@@ -1,4 +1,4 @@
-//! Addresses: `tcp://host:port` and `unix:path`.
+//! Addresses: `tcp://host:port`, `tls://host:port` and `unix:path`.
 
 use rpc_transport::Url;
 
@@ -15,7 +15,7 @@ pub fn url(data: &[u8]) {
             let again: Url = shown.parse().unwrap_or_else(|error| panic!("{text:?} is shown as {shown:?}: {error}"));
             assert_eq!(again, url, "{text:?} is shown as {shown:?}");
             match url {
-                Url::Tcp { host, port } => {
+                Url::Tcp { host, port } | Url::Tls { host, port } => {
                     assert!(
                         !host.is_empty() && !host.contains(|c: char| c.is_control() || c.is_whitespace()),
                         "{host:?}"

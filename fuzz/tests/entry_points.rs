@@ -103,6 +103,7 @@ const OURS: &[(&str, &str, &str)] = &[
     ("rpc-transport/src/framing/mod.rs",      "next",   "the trait"),
     ("rpc-transport/src/handler.rs",          "on_frame", "the trait"),
     ("rpc-transport/src/handler.rs",          "takes",  "the trait"),
+    ("rpc-transport/src/tls/identity.rs",     "parse",  "the user's own files, by rustls"),
 ];
 
 #[test]

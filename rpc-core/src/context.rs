@@ -60,6 +60,13 @@ impl Context {
         self.0.peer.as_ref()
     }
 
+    /// What the caller's TLS handshake has told, at a server: its verified certificate chain, the name it asked for, and so on. `None`
+    /// without TLS, and at a client.
+    #[cfg(feature = "tls")]
+    pub fn tls(&self) -> Option<&rpc_transport::TlsPeer> {
+        self.peer()?.tls()
+    }
+
     /// When the call was received or begun.
     pub fn started(&self) -> Instant {
         self.0.started

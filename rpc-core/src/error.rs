@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rpc_transport::FrameError;
+#[cfg(feature = "tls")]
+use rpc_transport::TlsPeer;
 
 use crate::protocol::ttheader::{HeaderError, InfoError, ReplyInfo};
 use crate::protocol::{Corrupt, Exception, ProtocolError};
@@ -93,37 +95,58 @@ impl fmt::Display for Sent {
     }
 }
 
-/// The other end, as a URL: `tcp://…` or `unix:…`. Cheap to clone.
+/// The other end, as a URL: `tcp://…`, `tls://…` or `unix:…`. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub struct Peer(Arc<str>);
+pub struct Peer {
+    url: Arc<str>,
+    #[cfg(feature = "tls")]
+    tls: Option<Arc<TlsPeer>>,
+}
 
 impl Peer {
     /// The URL.
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.url
+    }
+
+    /// What its TLS handshake has told: at a server, of the caller of a call. `None` without TLS, and for a peer that is only a name, as in
+    /// errors at a client.
+    #[cfg(feature = "tls")]
+    pub fn tls(&self) -> Option<&TlsPeer> {
+        self.tls.as_deref()
+    }
+
+    /// The same peer, whose handshake is over. A handle of its own: see [`Peer::is`].
+    #[cfg(feature = "tls")]
+    pub(crate) fn proved(&self, tls: &Arc<TlsPeer>) -> Peer {
+        Peer { url: Arc::from(&*self.url), tls: Some(Arc::clone(tls)) }
     }
 
     /// Whether both are one handle's clones.
     pub(crate) fn is(&self, other: &Peer) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
+        Arc::ptr_eq(&self.url, &other.url)
     }
 }
 
 impl<T: Into<Arc<str>>> From<T> for Peer {
     fn from(url: T) -> Peer {
-        Peer(url.into())
+        Peer {
+            url: url.into(),
+            #[cfg(feature = "tls")]
+            tls: None,
+        }
     }
 }
 
 impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.0)
+        f.pad(&self.url)
     }
 }
 
 impl fmt::Debug for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.url)
     }
 }
 

@@ -75,6 +75,9 @@ limits! {
     max_header_entries: u32 = 128, 128;
     /// An accepted connection must complete a frame within this time. Default 10 s. Then: closed.
     first_frame_timeout: Duration = secs(10), secs(10);
+    /// An accepted connection's TLS handshake must be over within this time; `first_frame_timeout` begins after it. Default 10 s. Then:
+    /// closed.
+    handshake_timeout: Duration = secs(10), secs(10);
     /// A frame that has begun must be whole within this time. Default 30 s. Then: closed.
     frame_progress: Duration = secs(30), secs(30);
     /// A connection without calls is closed after this time. Default 10 min at a server, 1 min at a client.
@@ -107,6 +110,9 @@ limits! {
     max_connections: usize = 16_384, 16_384;
     /// Of those, from one IP address. Default 16,384, for many clients may stand behind one address. Beyond: as above.
     max_connections_per_peer: usize = 16_384, 16_384;
+    /// TLS handshakes under way on each reactor of a server. Default 1,024. Beyond: the oldest is closed. While requests come in on other
+    /// connections of the reactor, handshakes have a quarter of its time.
+    max_handshakes: usize = 1024, 1024;
     /// Connections accepted in a second; a tenth of them may come at once. Default 100,000. Beyond: they wait in the kernel's queue.
     accept_rate: u32 = 100_000, 100_000;
     /// Queued output of a connection, in bytes, from which on it is not read (server) or calls wait before they are written
@@ -148,7 +154,7 @@ limits! {
     client_max_waiting: usize = 65_536, 65_536;
     /// Timeout of a call that names none. Default 5 s.
     default_timeout: Duration = secs(5), secs(5);
-    /// Connecting takes at most this time. Default 1 s.
+    /// Connecting, with its TLS handshake if it has one, takes at most this time. Default 1 s.
     connect_timeout: Duration = secs(1), secs(1);
 }
 
@@ -204,6 +210,7 @@ impl Limits {
     pub(crate) fn conn(&self) -> ConnLimits {
         ConnLimits {
             first_frame_timeout: self.first_frame_timeout,
+            handshake_timeout: self.handshake_timeout,
             frame_progress: self.frame_progress,
             idle_timeout: self.idle_timeout,
             connect_timeout: self.connect_timeout,
@@ -225,6 +232,7 @@ impl Limits {
         ListenLimits {
             max_connections: self.max_connections,
             max_connections_per_peer: self.max_connections_per_peer,
+            max_handshakes: self.max_handshakes,
             accept_rate: self.accept_rate,
             accept_backoff_max: self.accept_backoff_max,
         }

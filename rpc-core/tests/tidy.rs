@@ -112,8 +112,8 @@ const HASHERS: &[&str] =
 /// What a crate may have by a feature only, and for its tests; no default feature brings it in.
 #[rustfmt::skip]
 const OPTIONAL: &[(&str, &[&str])] = &[
-    ("rpc-transport/Cargo.toml", &["tokio", "tokio-util", "nix", "rustix"]),
-    ("rpc-core/Cargo.toml",      &["tokio", "tokio-util"]),
+    ("rpc-transport/Cargo.toml", &["rustls", "tokio", "tokio-util", "nix", "rustix"]),
+    ("rpc-core/Cargo.toml",      &["rustls", "tokio", "tokio-util"]),
 ];
 
 #[test]

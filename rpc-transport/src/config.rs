@@ -7,13 +7,16 @@ use std::time::Duration;
 pub struct ConnLimits {
     /// A server's connection must complete its first frame within this time. Default 10 s. Then: closed.
     pub first_frame_timeout: Duration,
+    /// An accepted connection's TLS handshake must be over within this time; [`first_frame_timeout`](ConnLimits::first_frame_timeout)
+    /// begins after it. Default 10 s. Then: closed with a reset.
+    pub handshake_timeout: Duration,
     /// A frame that has begun must be complete within this time, and after 5 s must have come at 1 KiB/s at least. Default
     /// 30 s. Then: closed (slow loris). Time in which this side does not read does not count, unless that is for want of memory.
     pub frame_progress: Duration,
     /// A connection on which nothing arrived, nothing is queued and the handler holds no work is closed after this
     /// time. Default 10 min for servers; clients use 1 min.
     pub idle_timeout: Duration,
-    /// Connecting takes at most this time. Default 1 s. Then: closed with [`CloseReason::ConnectTimeout`](crate::CloseReason).
+    /// Connecting, with its TLS handshake if it has one, takes at most this time. Default 1 s. Then: closed with [`CloseReason::ConnectTimeout`](crate::CloseReason).
     pub connect_timeout: Duration,
     /// Queued output, in bytes, from which on an accepted connection is not read any more. Default 1 MiB. A connected one is read all
     /// the same: if both sides stopped, each full of output, neither would go on.
@@ -38,6 +41,7 @@ impl Default for ConnLimits {
     fn default() -> Self {
         ConnLimits {
             first_frame_timeout: Duration::from_secs(10),
+            handshake_timeout: Duration::from_secs(10),
             frame_progress: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(600),
             connect_timeout: Duration::from_secs(1),
@@ -59,6 +63,10 @@ pub struct ListenLimits {
     /// Of those, from one IP address. Default 16,384, for many clients may stand behind one address. Beyond: accepted, closed, counted.
     /// Addresses are counted if it is less than `max_connections`.
     pub max_connections_per_peer: usize,
+    /// TLS handshakes under way on each reactor. Default 1,024. Beyond: the oldest is closed with a reset, and makes room for the newest, since
+    /// one that goes on takes a round trip or two. While frames come in on other connections of the reactor, handshakes have a
+    /// quarter of its time.
+    pub max_handshakes: usize,
     /// Connections accepted in a second; a tenth of them may come at once. Default 100,000. Beyond: they wait in the kernel's queue
     /// ([`SocketOptions::backlog`](crate::SocketOptions)), and when that is full their peers try again by themselves.
     pub accept_rate: u32,
@@ -72,6 +80,7 @@ impl Default for ListenLimits {
         ListenLimits {
             max_connections: 16_384,
             max_connections_per_peer: 16_384,
+            max_handshakes: 1024,
             accept_rate: 100_000,
             accept_backoff_max: Duration::from_secs(1),
         }

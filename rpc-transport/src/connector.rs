@@ -10,6 +10,8 @@ use crate::reactor::ReactorHandle;
 use crate::reactor::core::try_with;
 use crate::socket::SocketOptions;
 use crate::stats::MemoryBudget;
+#[cfg(feature = "tls")]
+use crate::tls::{Session, TlsClient};
 use crate::url::{Endpoint, Url};
 
 /// How to connect; shared by all connections of a client.
@@ -21,6 +23,9 @@ pub struct Connector {
     pub socket: SocketOptions,
     /// The buffered bytes that all connections share.
     pub memory: Arc<MemoryBudget>,
+    /// Connections are under TLS: the handshake is a part of connecting, and its failure is one of that. Default: not.
+    #[cfg(feature = "tls")]
+    pub tls: Option<TlsClient>,
 }
 
 impl Connector {
@@ -36,14 +41,25 @@ impl Connector {
         handler: H,
     ) -> Option<ConnId> {
         let setup = Setup {
-            peer: Url::from(endpoint).to_string().into(),
+            peer: self.peer(endpoint).to_string().into(),
             admission: None,
             limits: Arc::clone(&self.limits),
             memory: Arc::clone(&self.memory),
             reactor: running_reactor()?,
+            #[cfg(feature = "tls")]
+            tls: self.tls.as_ref().map(|client| Box::new(Session::client(client, endpoint))),
         };
         let pipeline = Box::new(Framed { framing, handler });
         Some(conn::open(setup, pipeline, |driver, token| driver.connect(endpoint, &self.socket, token)))
+    }
+
+    fn peer(&self, endpoint: &Endpoint) -> Url {
+        let peer = Url::from(endpoint);
+        #[cfg(feature = "tls")]
+        if self.tls.is_some() {
+            return peer.secured();
+        }
+        peer
     }
 }
 

@@ -27,12 +27,28 @@ pub enum CloseReason {
     ConnectTimeout(Duration),
     /// The bytes cannot be cut into frames: the stream cannot be trusted any more.
     Framing(FrameError),
+    /// Under TLS: the peer's bytes cannot be trusted, or it ended without a `close_notify`. What goes wrong while connecting is
+    /// [`CloseReason::Connect`] instead, with the [`TlsError`](crate::TlsError) in it: see [`CloseReason::tls`].
+    #[cfg(feature = "tls")]
+    Tls(crate::TlsError),
     /// A limit of [`ConnLimits`](crate::ConnLimits) was reached; its name.
     Limit(&'static str),
     /// This side closed it; why.
     Local(&'static str),
     /// The reactor stopped.
     Stopped,
+}
+
+#[cfg(feature = "tls")]
+impl CloseReason {
+    /// What was wrong with TLS, if it was that: at either side, during the handshake and after it.
+    pub fn tls(&self) -> Option<&crate::TlsError> {
+        match self {
+            CloseReason::Tls(error) => Some(error),
+            CloseReason::Connect(error) => error.get_ref()?.downcast_ref(),
+            _ => None,
+        }
+    }
 }
 
 impl fmt::Display for CloseReason {
@@ -46,6 +62,8 @@ impl fmt::Display for CloseReason {
             CloseReason::Connect(e) => write!(f, "cannot connect: {e}"),
             CloseReason::ConnectTimeout(t) => write!(f, "cannot connect within {t:?} (connect_timeout)"),
             CloseReason::Framing(e) => write!(f, "the peer's bytes are not frames: {e}"),
+            #[cfg(feature = "tls")]
+            CloseReason::Tls(e) => write!(f, "the connection failed: {e}"),
             CloseReason::Limit(name) => write!(f, "the connection reached its limit {name}"),
             CloseReason::Local(why) => write!(f, "closed by this side: {why}"),
             CloseReason::Stopped => f.write_str("the reactor stopped"),
@@ -58,6 +76,8 @@ impl std::error::Error for CloseReason {
         match self {
             CloseReason::Io(e) | CloseReason::Connect(e) => Some(e),
             CloseReason::Framing(e) => Some(e),
+            #[cfg(feature = "tls")]
+            CloseReason::Tls(e) => Some(e),
             _ => None,
         }
     }

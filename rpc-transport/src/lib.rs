@@ -41,6 +41,8 @@ mod sync;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod timer;
+#[cfg(feature = "tls")]
+mod tls;
 mod udp;
 #[cfg(all(feature = "upgrade", target_os = "linux"))]
 pub mod upgrade;
@@ -63,10 +65,17 @@ pub use listener::{Accepted, ListenOptions, ListenerHandle};
 pub use log_limit::LogLimit;
 pub use panics::caught;
 pub use reactor::{BUSY_POLL_MAX, LocalTask, PoolOptions, ReactorHandle, ReactorPool, ReservedTask, TaskId, Timer};
+#[cfg(feature = "tls")]
+pub use rustls;
 pub use sleep::{Sleep, sleep};
 pub use socket::{Keepalive, SocketOptions};
 pub use stats::{Counter, MemoryBudget, ReactorStats};
 pub use timer::{TimerId, TimerWheel};
+#[cfg(feature = "tls")]
+pub use tls::{
+    TlsClient, TlsClientBuilder, TlsConfigError, TlsError, TlsErrorKind, TlsIdentity, TlsPeer, TlsRoots, TlsServer,
+    TlsServerBuilder,
+};
 pub use udp::{DatagramCx, DatagramHandler, SendError, UdpHandle, UdpOptions, UdpStats};
 pub use url::{Endpoint, Url, UrlError};
 pub use workers::{Lane, LaneStats, Refused, Times, WorkerOptions, WorkerPool};

@@ -1,4 +1,4 @@
-//! Where to listen or connect: `tcp://host:port` or `unix:path`.
+//! Where to listen or connect: `tcp://host:port`, `tls://host:port` or `unix:path`.
 
 use std::fmt::{self, Write};
 use std::net::{Ipv6Addr, SocketAddr, ToSocketAddrs};
@@ -12,11 +12,19 @@ use std::str::FromStr;
 /// | `tcp://127.0.0.1:7000`, `tcp://[::1]:7000` | TCP over IPv4 or IPv6 |
 /// | `tcp://localhost:7000` | a host name; looked up by [`Url::resolve`] |
 /// | `tcp://127.0.0.1:0` | a listener on a port that the system chooses |
+/// | `tls://example.com:7000` | the same under TLS, which needs the feature `tls`, and settings for it |
 /// | `unix:/run/app.sock`, `unix:app.sock` | a Unix stream socket |
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub enum Url {
     /// `tcp://host:port`; the host is an address or a name, without brackets.
     Tcp {
+        /// An IPv4 or IPv6 address, or a host name.
+        host: String,
+        /// The port; 0 lets the system choose one for a listener.
+        port: u16,
+    },
+    /// `tls://host:port`, as [`Url::Tcp`] under TLS.
+    Tls {
         /// An IPv4 or IPv6 address, or a host name.
         host: String,
         /// The port; 0 lets the system choose one for a listener.
@@ -45,7 +53,7 @@ impl Url {
     pub fn resolve(&self) -> Result<Vec<Endpoint>, UrlError> {
         match self {
             Url::Unix(path) => Ok(vec![Endpoint::Unix(path.clone())]),
-            Url::Tcp { host, port } => {
+            Url::Tcp { host, port } | Url::Tls { host, port } => {
                 let found = (host.as_str(), *port).to_socket_addrs();
                 let addrs: Vec<_> = found
                     .map_err(|e| self.error(format!("host `{host}` cannot be looked up: {e}")))?
@@ -56,6 +64,20 @@ impl Url {
                 }
                 Ok(addrs)
             }
+        }
+    }
+
+    /// Whether it is a `tls://` one.
+    pub fn is_tls(&self) -> bool {
+        matches!(self, Url::Tls { .. })
+    }
+
+    /// The same address under TLS; a Unix path stays what it is.
+    #[cfg(feature = "tls")]
+    pub(crate) fn secured(self) -> Url {
+        match self {
+            Url::Tcp { host, port } => Url::Tls { host, port },
+            other => other,
         }
     }
 
@@ -88,11 +110,16 @@ impl FromStr for Url {
             }
             return Ok(Url::Unix(PathBuf::from(path)));
         }
-        let Some(rest) = text.strip_prefix("tcp://") else {
-            return Err(error("it must start with tcp:// or unix:, as in tcp://127.0.0.1:7000 or unix:/run/app.sock"));
+        let secure = text.strip_prefix("tls://");
+        let Some(rest) = secure.or_else(|| text.strip_prefix("tcp://")) else {
+            return Err(error(
+                "it must start with tcp://, tls:// or unix:, as in tcp://127.0.0.1:7000 or unix:/run/app.sock",
+            ));
         };
         let Some((host, port)) = rest.rsplit_once(':') else {
-            return Err(error("the port is missing; write tcp://host:port, with port 0 to let the system choose"));
+            return Err(error(
+                "the port is missing; write it behind the host, as in tcp://host:port, with port 0 to let the system choose",
+            ));
         };
         let digits = port.bytes().all(|byte| byte.is_ascii_digit()); // `parse` takes a sign, too
         let port = port.parse::<u16>().ok().filter(|_| digits);
@@ -109,9 +136,10 @@ impl FromStr for Url {
             return Err(error("the host is missing; write tcp://0.0.0.0:port to listen on every address"));
         }
         if host.contains(|c: char| matches!(c, '/' | '?' | '#' | '@' | '[' | ']') || c.is_whitespace()) {
-            return Err(error("only host:port may follow tcp://"));
+            return Err(error("only host:port may follow the //"));
         }
-        Ok(Url::Tcp { host: host.to_owned(), port })
+        let host = host.to_owned();
+        Ok(if secure.is_some() { Url::Tls { host, port } } else { Url::Tcp { host, port } })
     }
 }
 
@@ -126,6 +154,8 @@ impl fmt::Display for Url {
         match self {
             Url::Tcp { host, port } if host.contains(':') => write!(f, "tcp://[{host}]:{port}"),
             Url::Tcp { host, port } => write!(f, "tcp://{host}:{port}"),
+            Url::Tls { host, port } if host.contains(':') => write!(f, "tls://[{host}]:{port}"),
+            Url::Tls { host, port } => write!(f, "tls://{host}:{port}"),
             // A path of the program's may begin with two slashes: they are not those of the URL.
             Url::Unix(path) if path.as_os_str().as_encoded_bytes().starts_with(b"//") => {
                 write!(f, "unix://{}", path.display())
@@ -202,12 +232,15 @@ mod tests {
         check("unix:///run/a.sock",     "unix:/run/a.sock");
         check("unix:a.sock",            "unix:a.sock");
         check("unix:",                  "the path is empty");
-        check("http://x",               "it must start with tcp:// or unix:");
+        check("tls://example.com:443",  "tls://example.com:443");
+        check("tls://[::1]:0",          "tls://[::1]:0");
+        check("tls://x",                "the port is missing");
+        check("http://x",               "it must start with tcp://, tls:// or unix:");
         check("tcp://x",                "the port is missing");
         check("tcp://x:99999",          "the port must be a number");
         check("tcp://::1:80",           "an IPv6 address needs brackets");
         check("tcp://:80",              "the host is missing");
-        check("tcp://a/b:80",           "only host:port may follow");
+        check("tcp://a/b:80",           "only host:port may follow the //");
         check(&format!("unix:/{}", "x".repeat(200)), "the path is longer than");
         // Found by fuzzing: what was shown was another address, or more than a line.
         check("unix:////run/a.sock",    "unix:/run/a.sock");
@@ -216,9 +249,9 @@ mod tests {
         check("tcp://[a]:80",           "only an IPv6 address stands in brackets");
         check("tcp://[::1%]:80",        "only an IPv6 address stands in brackets");
         check("tcp://[]:80",            "only an IPv6 address stands in brackets");
-        check("tcp://a]b:80",           "only host:port may follow");
+        check("tcp://a]b:80",           "only host:port may follow the //");
         check("tcp://a:+80",            "the port must be a number");
-        check("tcp://a\u{a0}b:80",      "only host:port may follow");
+        check("tcp://a\u{a0}b:80",      "only host:port may follow the //");
         check("tcp://a\nb:80",          "it has a control character in it");
         check("unix:a\0b",              "it has a control character in it");
     }

@@ -1,5 +1,8 @@
 //! What the transport costs, by counts that repeat exactly: allocations, system calls, bytes moved, bytes held.
 
+#[cfg(feature = "tls")]
+#[path = "support/certificates.rs"]
+mod certificates;
 mod support;
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -211,6 +214,39 @@ fn a_large_frame_stays_where_it_was_read() {
             let most = if nth == 0 { 16 << 10 } else { 1 << 10 };
             assert!(moved() - before <= most, "frame {nth} of {size}: {} bytes moved", moved() - before);
         }
+    }
+}
+
+/// rustls's own state is most of it: keys of both directions, and what can still be asked of the handshake. No buffer is kept.
+#[cfg(feature = "tls")]
+#[test]
+fn an_idle_connection_under_tls_holds_a_few_kilobytes() {
+    use rpc_transport::rustls::{StreamOwned, version};
+    let _alone = alone();
+    const CONNECTIONS: usize = 500;
+    let authority = certificates::Authority::new("tests");
+    let tls = rpc_transport::TlsServer::builder(authority.issue("localhost").identity()).build().unwrap();
+    let pool = pool(1);
+    let options = ListenOptions { tls: Some(tls), ..ListenOptions::default() };
+    let listener = listen(&pool, "tls://127.0.0.1:0", options, |_| Script::new());
+    let exchange = |n: usize, large: usize| -> Vec<_> {
+        let peers = (0..n).map(|_| {
+            let mut peer = StreamOwned::new(authority.foreign(&[&version::TLS13]), dial(&listener));
+            assert_eq!(call(&mut peer, &vec![7; large]).len(), large);
+            peer.sock // what the other end holds is not meant
+        });
+        peers.collect()
+    };
+    drop(exchange(100, 100));
+    until("all have left", || listener.connections() == 0);
+    for large in [2, 20_000] {
+        let before = HELD.load(SeqCst);
+        let sockets = exchange(CONNECTIONS, large);
+        let each = (HELD.load(SeqCst) - before) as f64 / CONNECTIONS as f64;
+        println!("{each:.0} bytes of user memory per idle connection under TLS, after an echo of {large} bytes");
+        assert!(each <= 6.0 * 1024.0, "{each} bytes");
+        drop(sockets);
+        until("all have left", || listener.connections() == 0);
     }
 }
 

@@ -351,6 +351,7 @@ fn limits(rng: &mut Rng) -> ConnLimits {
         first_frame_timeout: short(rng, 500),
         frame_progress: short(rng, 1_000),
         idle_timeout: short(rng, 300),
+        handshake_timeout: Duration::from_secs(10), // nothing here shakes hands
         connect_timeout: short(rng, 300),
         write_high,
         write_low: small(rng, 10, 100).min(write_high),

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+#[cfg(feature = "tls")]
+use rpc_transport::TlsClient;
 use rpc_transport::{ReactorPool, SocketOptions, Url};
 
 use super::channel::{Channel, ChannelInner, config_error};
@@ -22,6 +24,9 @@ pub(crate) struct Config {
     pub(crate) socket: SocketOptions,
     pub(crate) from_service: String,
     pub(crate) to_service: Option<String>,
+    /// For the name in the URL, unless another was set.
+    #[cfg(feature = "tls")]
+    pub(crate) tls: Option<TlsClient>,
 }
 
 /// Settings of a [`Channel`]; all have defaults.
@@ -37,6 +42,8 @@ pub struct ChannelBuilder<M = ()> {
     from_service: String,
     to_service: Option<String>,
     pool: Option<Arc<ReactorPool>>,
+    #[cfg(feature = "tls")]
+    tls: Option<TlsClient>,
     layers: M,
 }
 
@@ -53,6 +60,8 @@ impl ChannelBuilder {
             from_service: String::new(),
             to_service: None,
             pool: None,
+            #[cfg(feature = "tls")]
+            tls: None,
             layers: (),
         }
     }
@@ -105,6 +114,14 @@ impl<M: Middleware> ChannelBuilder<M> {
         self
     }
 
+    /// How a `tls://` address is called; it needs this. The server's certificate must be for the URL's host, unless another name is set
+    /// there.
+    #[cfg(feature = "tls")]
+    pub fn tls(mut self, tls: TlsClient) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
     /// All limits at once.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
@@ -138,6 +155,8 @@ impl<M: Middleware> ChannelBuilder<M> {
             from_service: self.from_service,
             to_service: self.to_service,
             pool: self.pool,
+            #[cfg(feature = "tls")]
+            tls: self.tls,
             layers: Stack::new(layer, self.layers),
         }
     }
@@ -152,6 +171,13 @@ impl<M: Middleware> ChannelBuilder<M> {
             return Err(wrong.into());
         }
         self.limits.check()?;
+        #[cfg(feature = "tls")]
+        let tls = tls_for(self.tls, &url)?;
+        #[cfg(not(feature = "tls"))]
+        if url.is_tls() {
+            let reason = "tls:// needs the feature `tls` of rpc-core; use tcp:// without it";
+            return Err(ConfigError::new("url", self.url, reason).into());
+        }
         let endpoints = url.resolve().map_err(config_error)?;
         let pool = self.pool.or_else(default_pool);
         let reactors = match &pool {
@@ -172,7 +198,30 @@ impl<M: Middleware> ChannelBuilder<M> {
             socket: self.socket,
             from_service: self.from_service,
             to_service: self.to_service,
+            #[cfg(feature = "tls")]
+            tls,
         };
         Ok(Channel::new(ChannelInner::new(&url, endpoints, config, reactors, pool), self.layers))
+    }
+}
+
+/// What is needed for that address, and nothing else: who has set up TLS must not send in plain text by a mistake in a URL.
+#[cfg(feature = "tls")]
+fn tls_for(tls: Option<TlsClient>, url: &Url) -> Result<Option<TlsClient>> {
+    match (tls, url) {
+        (None, Url::Tls { .. }) => {
+            let reason = "tls:// needs the roots to trust: set `tls` of Channel::builder, or use tcp://";
+            Err(ConfigError::new("url", url.to_string(), reason).into())
+        }
+        (Some(tls), Url::Tls { host, .. }) if !tls.has_server_name() => {
+            let named = tls.for_server(host);
+            named.map(Some).map_err(|e| ConfigError::new("url", url.to_string(), e.to_string()).into())
+        }
+        (Some(_), Url::Tcp { .. } | Url::Unix(_)) => {
+            let reason =
+                "`tls` was set, and nothing would be encrypted at this address: use tls://, or leave `tls` out";
+            Err(ConfigError::new("url", url.to_string(), reason).into())
+        }
+        (tls, _) => Ok(tls),
     }
 }

@@ -209,10 +209,17 @@ impl ChannelInner {
         pool: Option<Arc<ReactorPool>>,
     ) -> Self {
         let limits = &config.limits;
+        #[allow(
+            clippy::needless_update,
+            reason = "the transport has a field more if another crate wants its feature `tls`"
+        )]
         let connector = Connector {
             limits: Arc::new(limits.conn()),
             memory: Arc::new(rpc_transport::MemoryBudget::new(limits.max_buffered_bytes)),
             socket: config.socket.clone(),
+            #[cfg(feature = "tls")]
+            tls: config.tls.clone(),
+            ..Connector::default()
         };
         let keepalive = Arc::new(Rules::of(limits));
         let slots = (0..config.connections).map(|index| Slot {
@@ -497,6 +504,8 @@ mod tests {
             socket: Default::default(),
             from_service: String::new(),
             to_service: None,
+            #[cfg(feature = "tls")]
+            tls: None,
         };
         let url = "tcp://two.example:1".parse().unwrap();
         let channel = Channel::new(ChannelInner::new(&url, endpoints, config, reactors, None), ());

@@ -284,7 +284,7 @@ fn looks_like(first: &[u8]) -> Option<&'static str> {
         (b"TRAC", "looks like an HTTP/1 request"),
         (b"HTTP", "looks like an HTTP/1 response"),
         (b"\x16\x03", "looks like a TLS ClientHello"),
-        (b"\x15\x03", "looks like a TLS alert"),
+        (b"\x15\x03", "looks like a TLS alert: call this peer at tls://"),
         (b"SSH-", "looks like an SSH banner"),
         (b"PROX", "looks like a PROXY v1 header"),
         (b"\r\n\r\n", "looks like a PROXY v2 header"),

@@ -24,6 +24,11 @@ impl Address {
         })
     }
 
+    /// What it is bound to, unless it can only be given.
+    pub(super) fn url(&self) -> Option<&Url> {
+        self.url.as_ref()
+    }
+
     /// By what it is known to the process that comes after this one, and to the one before.
     #[cfg(all(feature = "upgrade", target_os = "linux"))]
     pub(super) fn asked(&self) -> &str {
@@ -41,6 +46,11 @@ impl Address {
         {
             let given = rpc_transport::upgrade::inherited(&self.asked).map_err(Error::from)?;
             if !given.is_empty() {
+                #[cfg_attr(not(feature = "tls"), allow(unused_mut))]
+                let mut options = options.clone();
+                // Sockets of a `tls://` address speak it, and those of `fd://` if there are settings for it.
+                #[cfg(feature = "tls")]
+                let _ = options.tls.take_if(|_| self.url.as_ref().is_some_and(|url| !url.is_tls()));
                 let listen = |sockets| pool.listen_on(sockets, options.clone(), make.clone()).map_err(Error::from);
                 let mut listeners = super::builder::Listening::default();
                 for sockets in given {

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+#[cfg(feature = "tls")]
+use rpc_transport::TlsServer;
 use rpc_transport::{
     Accepted, ListenOptions, ListenerHandle, MemoryBudget, Placement, PoolOptions, ReactorPool, SocketOptions,
     WorkerOptions, WorkerPool,
@@ -43,6 +45,8 @@ impl Server {
                 placement: Placement::default(),
                 socket: SocketOptions::default(),
                 runtime: Runtime::default(),
+                #[cfg(feature = "tls")]
+                tls: None,
             },
             layers: (),
         }
@@ -61,6 +65,8 @@ pub(super) struct Settings {
     placement: Placement,
     socket: SocketOptions,
     pub(super) runtime: Runtime,
+    #[cfg(feature = "tls")]
+    tls: Option<TlsServer>,
 }
 
 impl Settings {
@@ -121,6 +127,14 @@ impl<M: Middleware> ServerBuilder<M> {
     #[cfg(feature = "crc32c")]
     pub fn checksum(mut self, on: bool) -> Self {
         self.settings.checksum = on;
+        self
+    }
+
+    /// What `tls://` addresses are served with; they need it. Handlers see what a caller has proved by
+    /// [`Context::tls`](crate::Context::tls). The certificate is renewed under way by [`TlsServer::reload`] on a clone.
+    #[cfg(feature = "tls")]
+    pub fn tls(mut self, tls: TlsServer) -> Self {
+        self.settings.tls = Some(tls);
         self
     }
 
@@ -200,8 +214,7 @@ impl<M: Middleware> Services<M> {
         self.bind_all([url])
     }
 
-    /// As [`bind`](Services::bind), for several addresses. Nobody is accepted before all are bound, and the limits hold for all of them
-    /// together.
+    /// As [`bind`](Services::bind), for several addresses. Limits of connections hold for each of them.
     ///
     /// # Errors
     /// As [`bind`](Services::bind), for the address that is named; then none is bound.
@@ -215,6 +228,24 @@ impl<M: Middleware> Services<M> {
         if addresses.is_empty() {
             let reason = "a server needs at least one, such as tcp://127.0.0.1:7000";
             return Err(ConfigError::new("url", "", reason).into());
+        }
+        let secure = addresses.iter().filter_map(Address::url).find(|url| url.is_tls());
+        let given = addresses.iter().any(|address| address.url().is_none()); // with settings of TLS they speak it
+        #[cfg(feature = "tls")]
+        let has_tls = settings.tls.is_some();
+        #[cfg(not(feature = "tls"))]
+        let has_tls = false;
+        match (secure, has_tls) {
+            (Some(url), false) => {
+                let reason = "tls:// needs a certificate: set `tls` of the builder (feature `tls`), or use tcp://";
+                return Err(ConfigError::new("url", url.to_string(), reason).into());
+            }
+            (None, true) if !given => {
+                let reason =
+                    "no address is a tls:// one, so that nothing would be encrypted: leave `tls` out, or use tls://";
+                return Err(ConfigError::new("tls", "", reason).into());
+            }
+            _ => {}
         }
         let entries = methods.finish()?;
         let workers = match entries.iter().any(|entry| entry.lane.is_some()) {
@@ -242,13 +273,17 @@ impl<M: Middleware> Services<M> {
         });
         let memory = Arc::new(MemoryBudget::new(settings.limits.max_buffered_bytes));
         let shared = Arc::new(ServerShared::new(settings.limits, settings.checksum, router, tables.collect(), workers));
+        #[allow(clippy::needless_update, reason = "the transport has a field more when somebody wants its TLS")]
         let options = ListenOptions {
             conn: shared.limits.conn(),
             listen: shared.limits.listen(),
             socket: settings.socket,
             placement: settings.placement,
             memory: Arc::clone(&memory),
+            ..ListenOptions::default()
         };
+        #[cfg(feature = "tls")]
+        let options = ListenOptions { tls: settings.tls, ..options };
         let make = {
             let shared = Arc::clone(&shared);
             move |accepted: &Accepted<'_>| {

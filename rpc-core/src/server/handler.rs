@@ -397,6 +397,10 @@ impl ServerHandler {
 impl Handler for ServerHandler {
     /// Accepted while the server shuts down: it had connected before.
     fn on_open(&mut self, cx: &mut Cx<'_>) {
+        #[cfg(feature = "tls")]
+        if let Some(tls) = cx.tls() {
+            self.peer = self.peer.proved(tls);
+        }
         self.go_on_draining(cx);
     }
 
@@ -472,6 +476,8 @@ impl Handler for ServerHandler {
     /// Who sends a oneway message waits for nothing, and may leave at once: what was accepted is handled to its end.
     fn outlasts(&mut self, cx: &mut Cx<'_>, reason: &CloseReason) -> bool {
         let left = matches!(reason, CloseReason::PeerClosed | CloseReason::CutShort { .. } | CloseReason::Io(_));
+        #[cfg(feature = "tls")]
+        let left = left || reason.tls().is_some_and(|e| e.kind() == rpc_transport::TlsErrorKind::Truncated);
         if !left || self.running.keys(true).is_empty() {
             return false;
         }

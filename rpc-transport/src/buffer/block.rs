@@ -99,7 +99,7 @@ impl Block {
 
     /// The content, writable: no slice of it is out.
     #[inline]
-    pub(super) fn as_mut_slice(&mut self) -> &mut [u8] {
+    pub(crate) fn as_mut_slice(&mut self) -> &mut [u8] {
         &mut self.buf
     }
 
@@ -173,7 +173,7 @@ impl Block {
 
     /// Drops the content beyond `len`.
     #[inline]
-    pub(super) fn truncate(&mut self, len: usize) {
+    pub(crate) fn truncate(&mut self, len: usize) {
         self.buf.truncate(len);
     }
 

@@ -17,7 +17,7 @@ use crate::timer::TimerId;
 
 /// What a handler can do with its own connection.
 pub struct Cx<'a> {
-    conn: &'a mut Conn,
+    pub(super) conn: &'a mut Conn,
     now: Instant,
     polled: Polled,
 }

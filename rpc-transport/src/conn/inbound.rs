@@ -173,10 +173,7 @@ impl Inbound {
 
     /// When the incomplete frame is to be given up unless more of it comes: not whole within `limit`, or too slow.
     pub(crate) fn give_up_at(&self, limit: Duration) -> Option<Instant> {
-        let since = self.partial_since?;
-        let arrived = self.block.as_ref().map_or(0, Block::len) as u64;
-        let paid_for = Duration::from_millis(arrived.saturating_mul(1000) / MIN_RATE + 1);
-        since.checked_add(limit.min(paid_for.max(RATE_AFTER))) // `None`: never
+        give_up_at(self.partial_since?, self.block.as_ref().map_or(0, Block::len), limit)
     }
 
     /// Notes how the read went.
@@ -222,6 +219,12 @@ impl Inbound {
             self.partial_since = Some(now);
         }
     }
+}
+
+/// When to give up what has been incomplete since then, of which so many bytes have come. `None`: never.
+pub(super) fn give_up_at(since: Instant, arrived: usize, limit: Duration) -> Option<Instant> {
+    let paid_for = Duration::from_millis((arrived as u64).saturating_mul(1000) / MIN_RATE + 1);
+    since.checked_add(limit.min(paid_for.max(RATE_AFTER)))
 }
 
 impl Drop for Inbound {

@@ -21,6 +21,8 @@ impl Entry {
         let conn = &mut self.conn;
         let (Phase::Closing(_), Some(key)) = (&conn.phase, conn.key) else { return };
         let heard = conn.written == 0 || !conn.parting;
+        #[cfg(feature = "tls")]
+        let heard = conn.has_heard_all(heard);
         if heard || conn.admission.is_none() || !conn.outbound.is_empty() {
             return;
         }
@@ -36,6 +38,8 @@ impl Entry {
         // Whatever the handler did in its last call, the last words have been said.
         let conn = &mut self.conn;
         (conn.inbound, conn.outbound, conn.busy) = (Inbound::default(), LinkBuffer::new(), false);
+        #[cfg(feature = "tls")]
+        drop(conn.tls.take()); // what still comes is not looked at
         conn.phase = Phase::Lingering { until: now + LINGER };
         conn.key = Some(key);
         conn.readable = true; // what has arrived by now brings no further event

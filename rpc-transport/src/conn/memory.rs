@@ -23,6 +23,8 @@ impl Conn {
         // The peer takes its replies in a moment, or is stuck.
         let passing = self.paused.by_output && !self.stuck;
         let input = if passing { self.inbound.len() } else { self.inbound.pinned() };
+        #[cfg(feature = "tls")]
+        let input = input + self.held_by_tls();
         input + if self.stuck { self.outbound.pinned() } else { self.outbound.len() }
     }
 

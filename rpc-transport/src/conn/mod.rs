@@ -19,7 +19,12 @@ mod inbound;
 mod linger;
 mod memory;
 mod outlast;
+#[cfg(not(feature = "tls"))]
+mod plain;
 mod report;
+#[cfg(feature = "tls")]
+mod secure;
+mod setup;
 mod slab;
 mod time;
 mod transfer;
@@ -39,6 +44,9 @@ pub(crate) use framed::{EARLY_FLUSH_FRAMES, Framed, Pipeline, WAKERS_AT_ONCE};
 pub(crate) use inbound::Inbound;
 use memory::ACCOUNT_STEP;
 pub(crate) use report::report;
+#[cfg(feature = "tls")]
+pub(crate) use secure::resume_handshakes;
+pub(crate) use setup::Setup;
 pub use slab::ConnId;
 pub(crate) use slab::{Slab, Token};
 pub(crate) use visit::{settle_visited, visit, visit_from};
@@ -57,6 +65,8 @@ use crate::reactor::tasks::Polled;
 use crate::reactor::{ReactorHandle, guarded, wake_others};
 use crate::stats::MemoryBudget;
 use crate::timer::TimerId;
+#[cfg(feature = "tls")]
+use crate::tls::Session;
 
 /// Turns' worth of frames that a connection may hand up at once while no other is ready, and of bytes while there is no other.
 const TURNS_ALONE: usize = 16;
@@ -119,10 +129,16 @@ pub(crate) struct Conn {
     accounted: usize,
     /// When a check last looked at how much of `memory` it holds while it is not read for that, and how much that was.
     looked: Option<Box<(Instant, usize)>>,
+    #[cfg(feature = "tls")]
+    tls: Option<Box<Session>>,
+    /// Its handshake is under way and counted as such.
+    #[cfg(feature = "tls")]
+    rationed: bool,
 }
 
 /// What it is doing. Reasons are boxed: a connection has one at its end only.
 enum Phase {
+    /// Not established yet: TCP's connect, or TLS's handshake, at either side.
     Connecting,
     Open,
     /// No more reading; closes when the output is written.
@@ -181,15 +197,6 @@ impl Paused {
     }
 }
 
-/// What is fixed for a new connection.
-pub(crate) struct Setup {
-    pub(crate) peer: Arc<str>,
-    pub(crate) admission: Option<Admission>,
-    pub(crate) limits: Arc<ConnLimits>,
-    pub(crate) memory: Arc<MemoryBudget>,
-    pub(crate) reactor: ReactorHandle,
-}
-
 /// A connection that was accepted or is to be connected; `socket` says which and makes the system's side of it.
 pub(crate) fn open(
     setup: Setup,
@@ -197,6 +204,7 @@ pub(crate) fn open(
     socket: impl FnOnce(&mut dyn crate::driver::Driver, usize) -> io::Result<Key>,
 ) -> ConnId {
     let is_client = setup.admission.is_none();
+    let is_open = !is_client && !setup.is_secure();
     let (id, key, now) = with(|core| {
         let id = core.conns.reserve();
         let key = socket(&mut *core.driver, Token::Conn(id).pack());
@@ -212,7 +220,7 @@ pub(crate) fn open(
         limits: setup.limits,
         memory: setup.memory,
         reactor: setup.reactor,
-        phase: if is_client { Phase::Connecting } else { Phase::Open },
+        phase: if is_open { Phase::Open } else { Phase::Connecting },
         parting: false,
         when_read: None,
         inbound: Inbound::default(),
@@ -240,6 +248,10 @@ pub(crate) fn open(
         check: None,
         accounted: 0,
         looked: None,
+        #[cfg(feature = "tls")]
+        rationed: !is_client && setup.tls.is_some(),
+        #[cfg(feature = "tls")]
+        tls: setup.tls,
     };
     match key {
         Ok(key) => conn.key = Some(key),
@@ -249,8 +261,12 @@ pub(crate) fn open(
     let mut entry = Box::new(Entry { conn, pipeline });
     if is_client {
         entry.try_connected(now);
-    } else if entry.conn.key.is_some() {
+    } else if matches!(entry.conn.phase, Phase::Open) {
         entry.call(now, |pipeline, cx| pipeline.on_open(cx));
+    }
+    #[cfg(feature = "tls")]
+    if entry.conn.rationed {
+        entry.conn.begin_accepted();
     }
     if matches!(entry.conn.phase, Phase::Aborting(_)) {
         // Not now: a handler that connects anew in `on_close` would come here again, ever deeper.
@@ -396,19 +412,28 @@ impl Entry {
 
     fn try_connected(&mut self, now: Instant) {
         let Some(key) = self.conn.key else { return };
+        #[cfg(feature = "tls")]
+        if self.conn.is_shaking() {
+            return self.shake(now);
+        }
         match with(|core| core.driver.connected(key)) {
-            Ok(true) => {
-                self.conn.phase = Phase::Open;
-                (self.conn.last_active, self.conn.heard) = (now, now);
-                // From now on other limits count, and they may come sooner.
-                if let Some((timer, _)) = self.conn.check.take() {
-                    with(|core| core.timers.cancel(timer));
-                }
-                self.call(now, |pipeline, cx| pipeline.on_open(cx));
-            }
+            #[cfg(feature = "tls")]
+            Ok(true) if self.conn.tls.is_some() => self.begin_shaking(now),
+            Ok(true) => self.opened(now),
             Ok(false) => {}
             Err(e) => self.conn.phase = Phase::aborting(CloseReason::Connect(e)),
         }
+    }
+
+    /// The connection is established.
+    fn opened(&mut self, now: Instant) {
+        self.conn.phase = Phase::Open;
+        (self.conn.last_active, self.conn.heard) = (now, now);
+        // From now on other limits count, and they may come sooner.
+        if let Some((timer, _)) = self.conn.check.take() {
+            with(|core| core.timers.cancel(timer));
+        }
+        self.call(now, |pipeline, cx| pipeline.on_open(cx));
     }
 
     fn read(&mut self, now: Instant, others_ready: bool) {
@@ -494,11 +519,12 @@ impl Conn {
     /// Closes if that was to be when all that has come is handed up, and it is. What is in the output may be what tells the peer to send
     /// no more, so whatever comes before that is written counts, too.
     fn close_if_read(&mut self) {
+        let waits = !self.outbound.is_empty() || self.has_unsent();
         let Some(when_read) = &mut self.when_read else { return };
-        if std::mem::replace(&mut when_read.output_waited, !self.outbound.is_empty()) && self.outbound.is_empty() {
+        if std::mem::replace(&mut when_read.output_waited, waits) && !waits {
             self.readable = true; // only a read can tell
         }
-        let rest = self.readable || self.inbound.has_frames() || !self.outbound.is_empty();
+        let rest = self.readable || self.inbound.has_frames() || waits;
         if self.is_read()
             && let Some(when_read) = self.when_read.take_if(|_| !rest)
         {
@@ -560,6 +586,7 @@ impl Conn {
             && self.stalled_since.is_none()
             && self.when_read.is_none()
             && self.inbound.partial_since.is_none()
+            && self.is_quietly_secure()
             && (self.admission.is_none() || self.inbound.frames_done)
     }
 }
@@ -594,7 +621,7 @@ fn settle(mut entry: Box<Entry>, now: Instant) {
     }
     let over = match conn.phase {
         Phase::Aborting(_) => true,
-        Phase::Closing(_) => conn.outbound.is_empty(),
+        Phase::Closing(_) => conn.outbound.is_empty() && !conn.has_unsent(),
         Phase::Lingering { until } => now >= until,
         Phase::Outlasting(_) => done,
         Phase::Connecting | Phase::Open => false,
@@ -661,6 +688,8 @@ fn end(mut entry: Box<Entry>, now: Instant, may_stay: bool) {
     entry.conn.accounted = 0;
     entry.conn.reactor.stats().connections.sub(1);
     drop(entry.conn.admission.take());
+    #[cfg(feature = "tls")]
+    entry.conn.end_handshake();
     if let Some(reason) = reason {
         entry.tell_end(now, &reason);
     }

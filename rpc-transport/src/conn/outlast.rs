@@ -18,6 +18,8 @@ impl Entry {
         conn.inbound = Inbound::default();
         conn.paused = Paused::default();
         conn.stop_writing();
+        #[cfg(feature = "tls")]
+        drop(conn.tls.take());
         if let Some(admission) = &mut conn.admission {
             admission.leave();
         }

@@ -25,6 +25,9 @@ impl Conn {
     }
 
     fn connect_at(&self) -> Option<Instant> {
+        #[cfg(feature = "tls")]
+        return self.opened.checked_add(self.handshake_limit());
+        #[cfg(not(feature = "tls"))]
         self.opened.checked_add(self.limits.connect_timeout)
     }
 
@@ -57,7 +60,11 @@ impl Conn {
     /// short of.
     fn partial_at(&self) -> Option<Instant> {
         let awaited = !self.inbound.has_frames() && !self.was_paused;
-        awaited.then(|| self.inbound.give_up_at(self.limits.frame_progress)).flatten()
+        let frame_at = awaited.then(|| self.inbound.give_up_at(self.limits.frame_progress)).flatten();
+        #[cfg(feature = "tls")]
+        return frame_at.into_iter().chain(self.record_at().filter(|_| awaited)).min();
+        #[cfg(not(feature = "tls"))]
+        frame_at
     }
 
     pub(super) fn enforce_time_limits(&mut self, now: Instant, idle_since: Option<Instant>) {
@@ -65,6 +72,10 @@ impl Conn {
         let passed = |at: Option<Instant>| at.is_some_and(|at| now >= at);
         let idle = passed(idle_since.and_then(|since| since.checked_add(limits.idle_timeout)));
         match self.phase {
+            #[cfg(feature = "tls")]
+            Phase::Connecting if passed(self.connect_at()) && self.admission.is_some() => {
+                self.abort(CloseReason::Limit("handshake_timeout"));
+            }
             Phase::Connecting if passed(self.connect_at()) => {
                 self.abort(CloseReason::ConnectTimeout(limits.connect_timeout));
             }

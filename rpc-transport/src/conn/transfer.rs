@@ -17,6 +17,10 @@ impl Conn {
     /// Reads once, at most `budget` bytes; 0 is end of file.
     pub(super) fn read_once(&mut self, budget: usize) -> io::Result<usize> {
         let Some(key) = self.key else { return Ok(0) };
+        #[cfg(feature = "tls")]
+        if self.tls.is_some() {
+            return self.read_secure(key, budget);
+        }
         let (block, room) = self.inbound.room(&self.memory);
         let asked = room.min(budget);
         let read = with(|core| core.driver.read(key, block, asked));
@@ -41,6 +45,9 @@ impl Conn {
     pub(super) fn end_of_file(&mut self) {
         let arrived = self.inbound.len();
         self.phase = Phase::closing(match arrived {
+            #[cfg(feature = "tls")]
+            0 => self.end_of_secure().unwrap_or(CloseReason::PeerClosed),
+            #[cfg(not(feature = "tls"))]
             0 => CloseReason::PeerClosed,
             arrived => CloseReason::CutShort { arrived },
         });
@@ -52,6 +59,10 @@ impl Conn {
         let Some(key) = self.key else { return };
         if matches!(self.phase, Phase::Connecting | Phase::Lingering { .. } | Phase::Aborting(_)) {
             return;
+        }
+        #[cfg(feature = "tls")]
+        if self.tls.is_some() {
+            return self.write_secure(key);
         }
         while !self.outbound.is_empty() && self.writable {
             let (count, offered, result) = if self.outbound.segments() == 1 {
@@ -87,9 +98,15 @@ impl Conn {
                 Err(e) => return self.give_up(e),
             }
         }
+        self.after_writing(key, false);
+    }
+
+    /// What follows from the output's being less; `unsent`: though something waits that is not in it.
+    #[inline]
+    pub(super) fn after_writing(&mut self, key: Key, unsent: bool) {
         if self.outbound.is_empty() {
             self.outbound.release_if_empty();
-            if std::mem::take(&mut self.watched) {
+            if !unsent && std::mem::take(&mut self.watched) {
                 let token = Token::Conn(self.id).pack();
                 // Without this the connection is only woken more often than it needs.
                 let _ = with(|core| core.driver.watch_writable(key, false, token));
@@ -101,14 +118,14 @@ impl Conn {
     }
 
     /// Nothing can be written any more.
-    fn give_up(&mut self, e: io::Error) {
+    pub(super) fn give_up(&mut self, e: io::Error) {
         self.phase = Phase::Aborting(match std::mem::replace(&mut self.phase, Phase::Open) {
             Phase::Closing(first) => Box::new(first.reason), // the first reason counts
             _ => Box::new(CloseReason::Io(e)),
         });
     }
 
-    fn wait_for_room(&mut self, key: Key, now: Instant) {
+    pub(super) fn wait_for_room(&mut self, key: Key, now: Instant) {
         self.writable = false;
         self.stalled_since.get_or_insert(now);
         if !std::mem::replace(&mut self.watched, true) {
@@ -122,7 +139,7 @@ impl Conn {
 
 /// On epoll and kqueue a short read has emptied the socket, and data that comes later makes a new edge. After a
 /// hang-up no second edge comes: then the latch stays until end of file is read.
-fn clears_latch(hangup: bool) -> bool {
+pub(super) fn clears_latch(hangup: bool) -> bool {
     cfg!(any(
         target_os = "linux",
         target_os = "android",

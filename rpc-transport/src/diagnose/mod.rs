@@ -167,7 +167,7 @@ fn kernel(_: &mut [ReactorSnapshot], _: &mut [ListenerSnapshot]) {}
 #[cfg(target_os = "linux")]
 fn address_of(url: &Url) -> Option<SocketAddr> {
     match url {
-        Url::Tcp { host, port } => Some(SocketAddr::new(host.parse().ok()?, *port)),
+        Url::Tcp { host, port } | Url::Tls { host, port } => Some(SocketAddr::new(host.parse().ok()?, *port)),
         Url::Unix(_) => None,
     }
 }

@@ -97,6 +97,12 @@ impl Admission {
         Some(Admission { listener, from: from.map(Box::new), place: place as u32, counted: true })
     }
 
+    /// Handshakes that may be under way on its reactor.
+    #[cfg(feature = "tls")]
+    pub(crate) fn max_handshakes(&self) -> usize {
+        self.listener.limits.max_handshakes
+    }
+
     pub(super) fn place(&self) -> usize {
         self.place as usize
     }

@@ -21,6 +21,8 @@ use crate::handler::Handler;
 use crate::reactor::core::{Core, with};
 use crate::reactor::{ReactorHandle, ReactorPool};
 use crate::upgrade::{self, ListeningSocket};
+#[cfg(feature = "tls")]
+use crate::url::Url;
 
 impl ReactorPool {
     /// As [`ReactorPool::listen`], at sockets that listen already, all of them at the address of the first one.
@@ -28,6 +30,8 @@ impl ReactorPool {
     /// With [`Placement::ReusePort`] each reactor takes one. Where there are not as many as reactors they are spread as far as they
     /// go, none of them is left out and none is added, and connections go to each reactor in turn: a log line says so. Sockets
     /// that a process hands over are not accepted from before [`upgrade::ready`](crate::upgrade::ready).
+    ///
+    /// With `tls` in the options TCP sockets speak it.
     ///
     /// # Errors
     /// No socket, or what the system says to registering one.
@@ -47,6 +51,8 @@ impl ReactorPool {
         let Some(url) = sockets.first().map(ListeningSocket::url) else {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "no socket to listen on"));
         };
+        #[cfg(feature = "tls")]
+        let _ = options.tls.take_if(|_| matches!(url, Url::Unix(_)));
         let (count, reactors) = (sockets.len(), self.handles().len());
         if options.placement == Placement::ReusePort && count != reactors {
             tracing::warn!(%url, sockets = count, reactors, "not a socket for each reactor: connections go to each reactor in turn");

@@ -25,11 +25,14 @@ use crate::config::{ConnLimits, ListenLimits, Placement};
 use crate::conn::{self, Pipeline, Setup};
 use crate::diagnose::{ListenerSnapshot, QueueAt};
 use crate::driver::{CloseHow, Key, RawSocket};
+use crate::error::CloseReason;
 use crate::log_limit::LogLimit;
 use crate::reactor::core::{Core, TimerKey, with};
 use crate::reactor::{ReactorHandle, guarded};
 use crate::socket::SocketOptions;
 use crate::stats::MemoryBudget;
+#[cfg(feature = "tls")]
+use crate::tls::{Session, TlsServer};
 use crate::url::{Endpoint, Url};
 
 /// Connections accepted before the reactor's connections get their turn.
@@ -54,6 +57,10 @@ pub struct ListenOptions {
     pub placement: Placement,
     /// The buffered bytes that all connections share.
     pub memory: Arc<MemoryBudget>,
+    /// For a `tls://` address, which needs it; another has no use for it. A handler hears of its connection, by
+    /// [`Handler::on_open`](crate::Handler::on_open), when the handshake is over.
+    #[cfg(feature = "tls")]
+    pub tls: Option<TlsServer>,
 }
 
 /// What is known of a connection that has just been accepted.
@@ -78,6 +85,8 @@ pub(crate) struct ListenerShared {
     socket: SocketOptions,
     placement: Placement,
     memory: Arc<MemoryBudget>,
+    #[cfg(feature = "tls")]
+    tls: Option<TlsServer>,
     reactors: Vec<ReactorHandle>,
     next: AtomicUsize,
     /// Of its own: what addresses, and numbers for what is to be random, are mixed with.
@@ -113,6 +122,15 @@ impl ListenerShared {
             last_pause,
             queues: vec![QueueAt { url: self.url.clone(), sockets: None }],
         })
+    }
+
+    /// An address of this listener or of a peer, as what is spoken there.
+    fn url_of(&self, url: Url) -> Url {
+        #[cfg(feature = "tls")]
+        if self.tls.is_some() {
+            return url.secured();
+        }
+        url
     }
 
     /// The place, among the reactors, of the one that gets a connection which `here` has accepted.
@@ -289,13 +307,17 @@ impl ListenerHandle {
     pub fn abort_connections(&self, why: &'static str) {
         // Seen where they arrive, or else they have arrived by the time what follows runs there.
         self.shared.over.fetch_or(self.shared.closed.load(Ordering::Acquire), Ordering::AcqRel);
-        each_connection(&self.shared, move |id| conn::kill(id, crate::CloseReason::Local(why)));
+        each_connection(&self.shared, move |id| conn::kill(id, CloseReason::Local(why)));
     }
 }
 
 fn ask_to_finish(shared: &Arc<ListenerShared>) {
     each_connection(shared, |id| {
-        conn::visit(id, |pipeline, cx| pipeline.on_shutdown(cx));
+        conn::visit(id, |pipeline, cx| match cx.is_open() {
+            true => pipeline.on_shutdown(cx),
+            // Its handshake is not over, and may never be: nothing of it has been sent yet.
+            false => cx.close(CloseReason::Local("the server is shutting down")),
+        });
     });
 }
 
@@ -461,7 +483,7 @@ fn adopt(raw: RawSocket, peer: Endpoint, admission: Admission, reactor: ReactorH
     if with(|core| core.stopping) || shared.over.load(Ordering::Acquire) {
         return;
     }
-    let peer = Url::from(&peer);
+    let peer = shared.url_of(Url::from(&peer));
     let peer_text = Arc::from(peer.to_string());
     let pipeline = (shared.factory)(&Accepted { peer: &peer, peer_text: &peer_text, reactor: &reactor });
     let setup = Setup {
@@ -470,6 +492,8 @@ fn adopt(raw: RawSocket, peer: Endpoint, admission: Admission, reactor: ReactorH
         memory: Arc::clone(&shared.memory),
         admission: Some(admission),
         reactor,
+        #[cfg(feature = "tls")]
+        tls: shared.tls.clone().map(|server| Box::new(Session::server(server))),
     };
     conn::open(setup, pipeline, |driver, token| driver.adopt(raw, &shared.socket, token));
 }

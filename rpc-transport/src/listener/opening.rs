@@ -48,6 +48,18 @@ impl ReactorPool {
         }
         let mut options = options;
         options.socket.reuse_port |= sharded;
+        #[cfg(feature = "tls")]
+        let has_tls = {
+            options.tls = options.tls.filter(|_| url.is_tls());
+            options.tls.is_some()
+        };
+        #[cfg(not(feature = "tls"))]
+        let has_tls = false;
+        if url.is_tls() && !has_tls {
+            let why =
+                format!("cannot listen at {url}: a certificate is missing; set `tls` (feature `tls`), or use tcp://");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        }
         let shared = self.prepare(url, options, make);
         let say = |e: io::Error| {
             let remedy = match e.kind() {
@@ -157,6 +169,8 @@ impl ReactorPool {
             socket: options.socket,
             placement: options.placement,
             memory: options.memory,
+            #[cfg(feature = "tls")]
+            tls: options.tls,
             reactors: self.handles().to_vec(),
             next: AtomicUsize::new(0),
             seed: 0,
@@ -172,7 +186,10 @@ impl ReactorPool {
 impl ListenerShared {
     /// The same, with what its first socket has shown.
     pub(super) fn named(self) -> impl FnOnce(Url, u64) -> Arc<ListenerShared> {
-        move |url, seed| Arc::new(ListenerShared { url, seed, ..self })
+        move |url, seed| {
+            let url = self.url_of(url);
+            Arc::new(ListenerShared { url, seed, ..self })
+        }
     }
 }
 

@@ -19,6 +19,8 @@ use crate::driver::{Driver, Event};
 use crate::listener::Listener;
 use crate::sync::thread_local;
 use crate::timer::{TimerId, TimerWheel};
+#[cfg(feature = "tls")]
+use crate::tls::Rations;
 
 thread_local! {
     /// Never dropped, as whoever puts a core there takes it out again; so no look has to see whether it has been.
@@ -58,6 +60,8 @@ pub(crate) struct Core {
     pub(crate) stopping: bool,
     pub(crate) events: Vec<Event>,
     pub(crate) commands: Vec<Command>,
+    #[cfg(feature = "tls")]
+    pub(crate) rations: Rations,
 }
 
 pub(crate) enum TimerKey {
@@ -69,6 +73,9 @@ pub(crate) enum TimerKey {
     Reminder(ConnId, u64),
     /// A paused listener tries again.
     Accept(usize),
+    /// Handshakes wait for their turn.
+    #[cfg(feature = "tls")]
+    Handshakes,
     /// A sleeping future.
     Waker(Waker),
 }

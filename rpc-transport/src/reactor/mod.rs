@@ -208,6 +208,8 @@ impl Reactor {
             stopping: false,
             events: Vec::with_capacity(EVENTS),
             commands: Vec::new(),
+            #[cfg(feature = "tls")]
+            rations: Default::default(),
         });
         Reactor { core: Some(core), handle }
     }
@@ -500,6 +502,8 @@ fn expire(key: TimerKey) {
         }
         TimerKey::Reminder(id, key) => _ = conn::visit(id, |pipeline, cx| pipeline.on_deadline(cx, key)),
         TimerKey::Accept(index) => with(|core| listener::resume(core, index)),
+        #[cfg(feature = "tls")]
+        TimerKey::Handshakes => conn::resume_handshakes(),
         TimerKey::Waker(waker) => {
             with(|core| core.work -= 1);
             wake(waker);

@@ -160,7 +160,7 @@ pub fn unix_url(name: &str) -> (std::path::PathBuf, String) {
 
 /// A blocking socket, for peers that behave as the test wants.
 pub fn dial(listener: &ListenerHandle) -> TcpStream {
-    let Url::Tcp { host, port } = listener.url() else { panic!("not TCP") };
+    let (Url::Tcp { host, port } | Url::Tls { host, port }) = listener.url() else { panic!("not TCP") };
     let socket = TcpStream::connect((host.as_str(), *port)).unwrap();
     socket.set_nodelay(true).unwrap();
     socket.set_read_timeout(Some(DEADLINE)).unwrap();
