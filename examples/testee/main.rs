@@ -6,6 +6,8 @@
 //! ```
 
 mod client;
+#[cfg(feature = "upgrade")]
+mod liar;
 mod log;
 mod plan;
 mod server;
@@ -33,6 +35,12 @@ struct Args {
 enum Command {
     Server(server::Args),
     Client(client::Args),
+    /// Plays the new process of an upgrade as it should not be
+    #[cfg(feature = "upgrade")]
+    #[command(hide = true)]
+    Liar {
+        kind: String,
+    },
 }
 
 fn main() -> ExitCode {
@@ -41,6 +49,11 @@ fn main() -> ExitCode {
     let outcome = match args.command {
         Command::Server(args) => server::run(args).map(|()| ExitCode::SUCCESS),
         Command::Client(args) => client::run(args),
+        #[cfg(feature = "upgrade")]
+        Command::Liar { kind } => {
+            liar::play(&kind);
+            Ok(ExitCode::SUCCESS)
+        }
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("testee: {error}");

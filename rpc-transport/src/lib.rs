@@ -78,4 +78,4 @@ pub use tls::{
 };
 pub use udp::{DatagramCx, DatagramHandler, SendError, UdpHandle, UdpOptions, UdpStats};
 pub use url::{Endpoint, Url, UrlError};
-pub use workers::{Lane, LaneStats, Refused, Times, WorkerOptions, WorkerPool};
+pub use workers::{Lane, LaneStats, Refused, WorkerOptions, WorkerPool};

@@ -12,6 +12,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::histogram::Histogram;
 use crate::log_limit::LogLimit;
 use crate::panics::caught;
 use crate::sync::thread::{self, JoinHandle};
@@ -177,7 +178,7 @@ impl fmt::Debug for WorkerPool {
 }
 
 /// See [`WorkerPool::stats`].
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct LaneStats {
     /// Jobs that wait now.
@@ -191,42 +192,9 @@ pub struct LaneStats {
     /// Jobs that were refused.
     pub refused: u64,
     /// From when a job was given to when it began.
-    pub queue_time: Times,
+    pub queue_time: Histogram,
     /// From when it began to its end.
-    pub run_time: Times,
-}
-
-/// How long something took, each within a factor of two.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Times {
-    /// How many took less than 1 µs, 2 µs, 4 µs and so on; the last has all that took longer.
-    counts: [u64; 32],
-}
-
-impl Times {
-    fn add(&mut self, time: Duration) {
-        let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-        let bucket = (u64::BITS - micros.leading_zeros()) as usize;
-        self.counts[bucket.min(self.counts.len() - 1)] += 1;
-    }
-
-    /// How many there were.
-    pub fn count(&self) -> u64 {
-        self.counts.iter().sum()
-    }
-
-    /// What so large a share of them took less than: 0.5 for the median, 1 for all. Zero if there were none.
-    pub fn quantile(&self, share: f64) -> Duration {
-        let wanted = (share * self.count() as f64).ceil() as u64;
-        let mut seen = 0;
-        for (bucket, count) in self.counts.iter().enumerate() {
-            seen += count;
-            if seen >= wanted.max(1) {
-                return Duration::from_micros(1 << bucket);
-            }
-        }
-        Duration::ZERO
-    }
+    pub run_time: Histogram,
 }
 
 impl Queue {
@@ -241,7 +209,7 @@ impl Queue {
         let (lane, (job, since)) = next?;
         let waiting = &mut self.lanes[lane as usize];
         waiting.running += 1;
-        waiting.stats.queue_time.add(clock::now().saturating_duration_since(since));
+        waiting.stats.queue_time.record(clock::now().saturating_duration_since(since));
         Some((lane, job))
     }
 
@@ -250,7 +218,7 @@ impl Queue {
         *running -= 1;
         stats.done += 1;
         stats.panicked += u64::from(panicked);
-        stats.run_time.add(took);
+        stats.run_time.record(took);
     }
 }
 

@@ -18,13 +18,18 @@ const head = 8
 type queueKey struct{}
 
 func serveNetpoll(url string) (string, error) {
+	return serveEvents(url, answerFrames, netpoll.WithOnPrepare(func(connection netpoll.Connection) context.Context {
+		return context.WithValue(context.Background(), queueKey{}, mux.NewShardQueue(mux.ShardSize, connection))
+	}))
+}
+
+// Listens, and answers on event loops; returns the URL.
+func serveEvents(url string, answer netpoll.OnRequest, options ...netpoll.Option) (string, error) {
 	listener, url, err := listen(url)
 	if err != nil {
 		return "", err
 	}
-	events, err := netpoll.NewEventLoop(answerFrames, netpoll.WithOnPrepare(func(connection netpoll.Connection) context.Context {
-		return context.WithValue(context.Background(), queueKey{}, mux.NewShardQueue(mux.ShardSize, connection))
-	}))
+	events, err := netpoll.NewEventLoop(answer, options...)
 	if err != nil {
 		return "", err
 	}

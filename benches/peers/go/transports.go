@@ -37,10 +37,6 @@ func heads(input []byte) (length, count int) {
 }
 
 func transportNetpoll(url string, http bool) (string, error) {
-	listener, url, err := listen(url)
-	if err != nil {
-		return "", err
-	}
 	answer := func(_ context.Context, connection netpoll.Connection) error {
 		reader, writer := connection.Reader(), connection.Writer()
 		input, err := reader.Peek(reader.Len())
@@ -65,16 +61,7 @@ func transportNetpoll(url string, http bool) (string, error) {
 		}
 		return reader.Release()
 	}
-	events, err := netpoll.NewEventLoop(answer)
-	if err != nil {
-		return "", err
-	}
-	converted, err := netpoll.ConvertListener(listener)
-	if err != nil {
-		return "", err
-	}
-	go events.Serve(converted)
-	return url, nil
+	return serveEvents(url, answer)
 }
 
 type gnetServer struct {

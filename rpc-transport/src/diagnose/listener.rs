@@ -9,6 +9,8 @@ use crate::url::Url;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ListenerSnapshot {
+    /// Its address.
+    pub url: Url,
     /// Its open connections.
     pub connections: usize,
     /// How many there may be.
@@ -19,18 +21,9 @@ pub struct ListenerSnapshot {
     pub pauses: u64,
     /// Why it paused last.
     pub last_pause: Option<String>,
-    /// Its addresses, and who waits there.
-    pub queues: Vec<QueueAt>,
-}
-
-/// Who waits at one address.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct QueueAt {
-    /// The address.
-    pub url: Url,
-    /// Each of the sockets that listen there, another process's included that shares the port. `None` where the kernel cannot be asked.
-    pub sockets: Option<Vec<Queue>>,
+    /// Who waits at each of the sockets that listen there, another process's included that shares the port. `None` where the kernel cannot be
+    /// asked.
+    pub queues: Option<Vec<Queue>>,
 }
 
 /// The kernel's queue of connections that wait to be accepted.
@@ -43,21 +36,17 @@ pub struct Queue {
     pub backlog: u32,
 }
 
-/// A line for each address.
 impl fmt::Display for ListenerSnapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ListenerSnapshot { connections, max_connections, refused, pauses, last_pause, queues } = self;
-        for QueueAt { url, sockets } in queues {
-            write!(
-                f,
-                "listener {url}: {connections} of {max_connections} connections, {refused} refused, {pauses} pauses"
-            )?;
-            write!(f, "{}", Maybe(", the last: ", last_pause.as_ref()))?;
-            for Queue { waiting, backlog } in sockets.iter().flatten() {
-                write!(f, "; {waiting} of {backlog} wait")?;
-            }
-            writeln!(f)?;
+        let ListenerSnapshot { url, connections, max_connections, refused, pauses, last_pause, queues } = self;
+        write!(
+            f,
+            "listener {url}: {connections} of {max_connections} connections, {refused} refused, {pauses} pauses"
+        )?;
+        write!(f, "{}", Maybe(", the last: ", last_pause.as_ref()))?;
+        for Queue { waiting, backlog } in queues.iter().flatten() {
+            write!(f, "; {waiting} of {backlog} wait")?;
         }
-        Ok(())
+        writeln!(f)
     }
 }

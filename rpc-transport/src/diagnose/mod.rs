@@ -22,7 +22,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 pub use self::conn::{ConnSnapshot, ConnState, Held};
-pub use self::listener::{ListenerSnapshot, Queue, QueueAt};
+pub use self::listener::{ListenerSnapshot, Queue};
 pub use self::observed::{ConnSeen, During};
 pub use self::reactor::{Inside, ReactorCounts, ReactorSeen, ReactorSnapshot, Silence, Stall};
 use self::text::{Ago, Bytes};
@@ -155,8 +155,8 @@ fn kernel(reactors: &mut [ReactorSnapshot], listeners: &mut [ListenerSnapshot]) 
             conn.tcp = diag.connection(local, peer);
         }
     }
-    for queues in listeners.iter_mut().flat_map(|listener| &mut listener.queues) {
-        queues.sockets = address_of(&queues.url).and_then(|at| diag.queues(at).ok());
+    for listener in listeners {
+        listener.queues = address_of(&listener.url).and_then(|at| diag.queues(at).ok());
     }
 }
 

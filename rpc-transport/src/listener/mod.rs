@@ -23,7 +23,7 @@ use self::admission::Books;
 use self::rate::Rate;
 use crate::config::{ConnLimits, ListenLimits, Placement};
 use crate::conn::{self, Pipeline, Setup};
-use crate::diagnose::{ListenerSnapshot, QueueAt};
+use crate::diagnose::ListenerSnapshot;
 use crate::driver::{CloseHow, Key, RawSocket};
 use crate::error::CloseReason;
 use crate::log_limit::LogLimit;
@@ -115,12 +115,13 @@ impl ListenerShared {
         }
         let (pauses, last_pause) = self.pauses.lock().clone();
         Some(ListenerSnapshot {
+            url: self.url.clone(),
             connections: self.books.connections(),
             max_connections: self.limits.max_connections,
             refused: self.books.refused(),
             pauses,
             last_pause,
-            queues: vec![QueueAt { url: self.url.clone(), sockets: None }],
+            queues: None,
         })
     }
 

@@ -128,7 +128,7 @@ impl Session {
         self.peer.as_ref()
     }
 
-    /// Whether the peer has ever proved to be there: by a record under the keys of this session.
+    /// Whether the peer has ever proved to be there: by a record under the keys that were agreed on.
     pub(crate) fn has_heard(&self) -> bool {
         self.heard
     }
