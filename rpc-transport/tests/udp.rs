@@ -124,7 +124,7 @@ fn what_the_system_refuses_is_told_and_ends_nothing() {
 #[test]
 fn other_threads_send_from_its_port_until_it_is_dropped() {
     let pool = pool(2);
-    let server = echo(&pool, UdpOptions { send_queue: 1000, ..UdpOptions::default() });
+    let server = echo(&pool, UdpOptions { send_queue: 4000, ..UdpOptions::default() });
     let client = client(&server);
     let to = client.local_addr().unwrap();
     for n in 0..20_u8 {
@@ -139,8 +139,8 @@ fn other_threads_send_from_its_port_until_it_is_dropped() {
         .collect();
     heard.sort_unstable();
     assert_eq!(heard, (0..20).collect::<Vec<u8>>());
-    match server.send_to(Bytes::from_static(&[0; 1001]), to) {
-        Err(SendError::Full { limit: 1000, .. }) => {}
+    match server.send_to(Bytes::from_static(&[0; 4000]), to) {
+        Err(SendError::Full { limit: 4000, .. }) => {}
         other => panic!("{other:?}"),
     }
     let addr = server.local_addr();

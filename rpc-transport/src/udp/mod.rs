@@ -21,7 +21,7 @@ use parking_lot::Mutex;
 
 pub use self::outbox::SendError;
 
-use self::outbox::Outbox;
+use self::outbox::{ENTRY, Outbox};
 use self::shard::Shard;
 use crate::conn::Token;
 use crate::driver::Key;
@@ -54,7 +54,7 @@ pub struct UdpOptions {
     /// of this size.
     pub max_datagram: usize,
     /// Bytes that wait at a socket while the kernel takes no more, and as many of other threads on their way there; what is sent beyond them
-    /// is refused. Default 256 KiB.
+    /// is refused. Each counts for some 64 bytes more than it has. Default 256 KiB.
     pub send_queue: usize,
     /// `SO_RCVBUF` in bytes: what the kernel keeps until it is read; it drops what comes beyond. Default: the system's.
     pub recv_buffer: Option<usize>,
@@ -212,10 +212,11 @@ impl UdpHandle {
         if mailbox.closed {
             return Err(SendError::Closed);
         }
-        if datagram.len() > socket.send_queue.saturating_sub(mailbox.bytes) {
+        let takes = datagram.len() + ENTRY;
+        if takes > socket.send_queue.saturating_sub(mailbox.bytes) {
             return Err(SendError::Full { waiting: mailbox.bytes, limit: socket.send_queue });
         }
-        mailbox.bytes += datagram.len();
+        mailbox.bytes += takes;
         mailbox.letters.push_back((datagram, to));
         let waker = mailbox.waker.clone();
         drop(mailbox);

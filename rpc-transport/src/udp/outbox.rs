@@ -13,7 +13,7 @@ use bytes::Bytes;
 pub enum SendError {
     /// As much waits already as `send_queue` allows.
     Full {
-        /// Bytes that wait.
+        /// Bytes that wait, with those of their entries.
         waiting: usize,
         /// Most bytes.
         limit: usize,
@@ -48,6 +48,9 @@ impl std::error::Error for SendError {
     }
 }
 
+/// What a datagram that waits counts for beside its bytes: an empty one takes room, too.
+pub(super) const ENTRY: usize = size_of::<(Bytes, SocketAddr)>();
+
 /// Datagrams in the order in which they were sent. `kernel` takes one at once, or says why not.
 pub(super) struct Outbox {
     waiting: VecDeque<(Bytes, SocketAddr)>,
@@ -74,10 +77,11 @@ impl Outbox {
                 sent => return sent.map_err(SendError::Io),
             }
         }
-        if datagram.len() > self.limit.saturating_sub(self.bytes) {
+        let takes = datagram.len() + ENTRY;
+        if takes > self.limit.saturating_sub(self.bytes) {
             return Err(SendError::Full { waiting: self.bytes, limit: self.limit });
         }
-        self.bytes += datagram.len();
+        self.bytes += takes;
         self.waiting.push_back((kept(), to));
         Ok(())
     }
@@ -88,7 +92,7 @@ impl Outbox {
             if kernel(datagram, *to).is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock) {
                 return;
             }
-            self.bytes -= datagram.len();
+            self.bytes -= datagram.len() + ENTRY;
             self.waiting.pop_front();
         }
     }
@@ -101,7 +105,7 @@ mod tests {
     #[test]
     fn datagrams_wait_in_their_order_up_to_a_limit() {
         let to: SocketAddr = "127.0.0.1:9".parse().unwrap();
-        let (mut sent, mut outbox) = (Vec::new(), Outbox::new(10));
+        let (mut sent, mut outbox) = (Vec::new(), Outbox::new(2 * ENTRY + 10));
         let full = |_: &[u8], _| Err(io::ErrorKind::WouldBlock.into());
         let mut send = |outbox: &mut Outbox, text: &'static [u8], takes: bool| {
             outbox.send(
@@ -121,10 +125,10 @@ mod tests {
         assert!(send(&mut outbox, b"second", false).is_ok(), "it waits");
         assert!(send(&mut outbox, b"3rd", true).is_ok(), "it waits behind the second, whatever the kernel would say");
         match send(&mut outbox, b"4th", true) {
-            Err(SendError::Full { waiting: 9, limit: 10 }) => {}
+            Err(SendError::Full { waiting, limit }) if (waiting, limit) == (2 * ENTRY + 9, 2 * ENTRY + 10) => {}
             other => panic!("{other:?}"),
         }
-        assert!(send(&mut outbox, b"5", true).is_ok(), "a smaller one has room");
+        assert!(send(&mut outbox, b"", true).is_err(), "an empty one takes room, too");
         let mut room = 2;
         outbox.flush(|datagram, _| {
             if room == 0 {
@@ -135,10 +139,8 @@ mod tests {
             Ok(())
         });
         assert_eq!(sent, [&b"first"[..], b"second", b"3rd"]);
-        assert!(
-            outbox.send(b"123456789", to, || Bytes::from_static(b"123456789"), full).is_ok(),
-            "9 of 10 bytes are free"
-        );
+        let mut send = |text: &'static [u8]| outbox.send(text, to, || Bytes::from_static(text), full).is_ok();
+        assert!(send(b"123") && send(b"1234567") && !send(b""), "all of it is free again, and no more");
         // One that can never be sent does not hold up those behind it.
         let mut tried = 0;
         outbox.flush(|_, _| {

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use super::outbox::Outbox;
+use super::outbox::{ENTRY, Outbox};
 use super::{DatagramCx, DatagramHandler, SocketShared};
 use crate::driver::{CloseHow, Key};
 use crate::local;
@@ -32,7 +32,7 @@ impl<H: DatagramHandler> Shard<H> {
                 return None;
             }
             let Some((datagram, to)) = mailbox.letters.pop_front() else { return Some(false) };
-            mailbox.bytes -= datagram.len();
+            mailbox.bytes -= datagram.len() + ENTRY;
             drop(mailbox);
             let sent = self.outbox.send(&datagram, to, || datagram.clone(), self.shared.kernel(self.key));
             let _ = self.shared.counted(sent); // who sent it has gone on
