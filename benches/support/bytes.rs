@@ -8,9 +8,7 @@ use std::time::{Duration, Instant};
 use bench_driver::{Caller, Part, Report, RunArgs, Stage};
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
-use rpc_transport::{
-    Cx, Frame, FrameError, Framing, Handler, ListenOptions, ListenerHandle, Next, ReactorPool, Span, Url,
-};
+use rpc_transport::{Cx, Frame, Handler, ListenOptions, ListenerHandle, ReactorPool, Unframed, Url};
 
 use crate::Failure;
 use crate::args::{BytesArgs, Speaks};
@@ -154,21 +152,9 @@ fn drive(mut poll: Poll, lines: &mut [Line], exchange: &Exchange, stage: &Stage)
 pub(crate) fn listen(pool: &ReactorPool, url: &Url, speaks: Speaks) -> Result<ListenerHandle> {
     let options = ListenOptions::default();
     Ok(match speaks {
-        Speaks::Echo => pool.listen(url, options, |_| (Anything, Echo))?,
+        Speaks::Echo => pool.listen(url, options, |_| (Unframed, Echo))?,
         Speaks::Http => pool.listen(url, options, |_| (http::heads(), http::Plaintext))?,
     })
-}
-
-/// Whatever has come is a frame.
-struct Anything;
-
-impl Framing for Anything {
-    fn next(&mut self, input: &[u8]) -> std::result::Result<Next, FrameError> {
-        match input.len() {
-            0 => Ok(Next::More { need: 1 }),
-            len => Ok(Next::Frame(Span { skip: 0, len, tail: 0 })),
-        }
-    }
 }
 
 struct Echo;

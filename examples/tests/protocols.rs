@@ -132,6 +132,32 @@ fn netstrings_there_and_back() {
     assert!(!late.status.success() && why.contains("refused"), "{why}");
 }
 
+/// Who computes long holds nobody up, and each client's answers come in its order.
+#[test]
+fn work_on_the_pool_holds_nobody_up() {
+    let server = Example::start(env!("CARGO_BIN_EXE_blocking"), &["tcp://127.0.0.1:0"]);
+    let reactors = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut long: Vec<TcpStream> = (0..reactors).map(|_| server.dial()).collect();
+    long.iter_mut().for_each(|long| long.write_all(b"30000000\n10\n").expect("it reads"));
+    let others = "25\r\nthat is no number up to 30000000\r\nthat is no number up to 30000000\r\n";
+    let answered = server.ask(b"100\nmany\n30000001\n", others.len() as u64);
+    assert_eq!(String::from_utf8_lossy(&answered), others);
+    for long in &mut long {
+        long.set_nonblocking(true).expect("a socket");
+        assert!(long.read(&mut [0; 16]).is_err(), "answered before its work was done");
+        long.set_nonblocking(false).expect("a socket");
+    }
+    for long in long {
+        let (mut answers, due) = (String::new(), "1857859\r\n4\r\n");
+        long.take(due.len() as u64).read_to_string(&mut answers).expect("both");
+        assert_eq!(answers, due);
+    }
+    let script = format!("printf '1000000\\n' | socat -t 20 - tcp:{}", server.addr);
+    if said("socat", &["-V"]).is_some() {
+        assert_eq!(said("sh", &["-c", &script]).as_deref(), Some("78498\r\n"));
+    }
+}
+
 #[test]
 fn datagrams_come_back() {
     let server = Example::start(env!("CARGO_BIN_EXE_udp_echo"), &["127.0.0.1:0"]);

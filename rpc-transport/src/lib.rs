@@ -9,7 +9,7 @@
 //! `echo_raw`. A client is a handler, too: [`Connector`].
 //!
 //! * [`LinkBuffer`]: a chain of shared blocks, read and written without copying.
-//! * [`LengthField`]: the framing most protocols use; [`Line`], [`Delimiter`], [`FixedLength`]: others.
+//! * [`LengthField`]: the framing most protocols use; [`Line`], [`Delimiter`], [`FixedLength`]: others; [`Unframed`]: whatever has come.
 //! * [`ReactorPool`], [`ReactorHandle`]: N reactors; run futures and closures on them.
 //! * [`ReactorPool::snapshot`], [`ReactorPool::observe`]: what an operator asks of reactors that run.
 //! * [`local`]: what code on a reactor can do beyond its own connection.
@@ -57,6 +57,7 @@ pub use diagnose::{Observation, Snapshot, SnapshotOptions};
 pub use error::CloseReason;
 pub use framing::{
     DEFAULT_MAX_FRAME_SIZE, Delimiter, FixedLength, FrameError, Framing, LengthField, LengthWidth, Line, Next, Span,
+    Unframed,
 };
 #[cfg(feature = "tokio")]
 pub use framing::{FrameCodec, WholeFrame};

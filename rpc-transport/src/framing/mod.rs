@@ -21,6 +21,7 @@ mod codec;
 mod delimiter;
 mod fixed_length;
 mod length_field;
+mod unframed;
 
 use std::fmt;
 
@@ -29,6 +30,7 @@ pub use codec::{FrameCodec, WholeFrame};
 pub use delimiter::{Delimiter, Line};
 pub use fixed_length::FixedLength;
 pub use length_field::{LengthField, LengthWidth};
+pub use unframed::Unframed;
 
 /// Default of `max_frame_size`: 16 MiB.
 pub const DEFAULT_MAX_FRAME_SIZE: u32 = 16 * 1024 * 1024;
@@ -36,7 +38,7 @@ pub const DEFAULT_MAX_FRAME_SIZE: u32 = 16 * 1024 * 1024;
 /// Finds frames in the byte stream of one connection.
 ///
 /// An implementation may keep state (such as the protocol it detected), but the answer must not depend on how the stream
-/// arrived in pieces.
+/// arrived in pieces ([`Unframed`] is the exception).
 pub trait Framing: Send {
     /// Looks at the start of `input`: all bytes received and not yet consumed, in one piece. It may be empty.
     ///
