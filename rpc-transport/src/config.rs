@@ -103,4 +103,16 @@ pub enum Placement {
     /// keeps what it accepts. No reactor hands connections to others, so more are accepted in a second; but they are spread less evenly,
     /// and what waits for a reactor waits though others are idle. TCP only.
     ReusePort,
+    /// As [`ReusePort`](Placement::ReusePort), but a connection goes to the reactor that is bound to the core on which its first packet came in
+    /// (`SO_INCOMING_CPU`): where the network card, or a client on this machine, has its packets handled by that core, the bytes
+    /// of a connection never move to another. Where no reactor is bound to that core, the kernel spreads by its hash. Needs
+    /// [`PoolOptions::cores`](crate::PoolOptions::cores), Linux from 6.2 on, and feature `affinity`. `docs/performance.md` has figures.
+    IncomingCpu,
+}
+
+impl Placement {
+    /// Whether each reactor has a listening socket of its own.
+    pub(crate) fn is_sharded(self) -> bool {
+        matches!(self, Placement::ReusePort | Placement::IncomingCpu)
+    }
 }

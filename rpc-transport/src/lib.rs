@@ -19,6 +19,7 @@ mod clock;
 mod config;
 mod conn;
 mod connector;
+mod cores;
 pub mod diagnose;
 mod driver;
 mod error;

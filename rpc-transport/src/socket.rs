@@ -46,6 +46,9 @@ pub struct SocketOptions {
     pub reuse_address: bool,
     /// `SO_REUSEPORT` on TCP listeners. Default off.
     pub reuse_port: bool,
+    /// Of the listening sockets that share a port, this one gets the connections whose packets come in on this core (`SO_INCOMING_CPU`).
+    /// Default none. [`Placement::IncomingCpu`](crate::Placement) sets it. Ignored by systems other than Linux.
+    pub incoming_cpu: Option<usize>,
 }
 
 /// TCP keepalive: when the kernel asks a silent peer whether it is there. Times are in whole seconds, at least one; the kernel takes at most
@@ -82,6 +85,7 @@ impl Default for SocketOptions {
             backlog: 4096,
             reuse_address: true,
             reuse_port: false,
+            incoming_cpu: None,
         }
     }
 }
@@ -94,6 +98,9 @@ pub(crate) fn listen(endpoint: &Endpoint, options: &SocketOptions) -> io::Result
             uninterrupted(|| socket.set_reuse_address(options.reuse_address))?;
             #[cfg(unix)]
             uninterrupted(|| socket.set_reuse_port(options.reuse_port))?;
+            if let Some(core) = options.incoming_cpu {
+                prefer_core(&socket, core)?;
+            }
             uninterrupted(|| socket.bind(&SockAddr::from(*addr)))?;
         }
         Endpoint::Unix(path) => {
@@ -109,6 +116,14 @@ pub(crate) fn listen(endpoint: &Endpoint, options: &SocketOptions) -> io::Result
     }
     uninterrupted(|| socket.listen(options.backlog))?;
     Ok(socket)
+}
+
+/// `SO_INCOMING_CPU`, where the system has it.
+pub(crate) fn prefer_core(socket: &Socket, core: usize) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    return uninterrupted(|| socket.set_cpu_affinity(core));
+    #[cfg(not(target_os = "linux"))]
+    return Ok(());
 }
 
 /// A socket file that a dead process left behind: nobody accepts on it.

@@ -64,7 +64,12 @@ fn busy_polling_has_a_bound() {
 
 #[cfg(all(feature = "affinity", target_os = "linux"))]
 mod cores {
+    use std::net::TcpStream;
+    use std::sync::{Arc, Mutex};
+
     use super::*;
+    use rpc_transport::{Accepted, ListenOptions, Placement};
+    use support::framing;
 
     /// The cores that the calling thread may use, as the system writes them.
     fn allowed() -> String {
@@ -84,6 +89,40 @@ mod cores {
         let bound: Vec<_> = pool.handles().iter().map(|reactor| on(reactor, allowed)).collect();
         assert_eq!(bound, [last, first, last].map(|core| core.to_string()));
         assert_eq!(allowed(), here, "who starts them stays where it is");
+    }
+
+    /// Each connection belongs to the reactor on whose core its client runs, though the kernel's hash would spread them.
+    #[test]
+    fn connections_come_to_the_core_of_their_packets() {
+        let cores: Vec<usize> = allowed().split([',', '-']).map(|core| core.parse().expect("a number")).collect();
+        let &[first, .., last] = &cores[..] else {
+            return println!("the test of SO_INCOMING_CPU is left out: there is one core");
+        };
+        let on_cores = |reactors| PoolOptions { reactors, cores: vec![first, last], ..PoolOptions::default() };
+        let options = ListenOptions { placement: Placement::IncomingCpu, ..ListenOptions::default() };
+        let (clients, pool) = (ReactorPool::start(on_cores(2)).unwrap(), ReactorPool::start(on_cores(2)).unwrap());
+        let made: Arc<Mutex<Vec<usize>>> = Arc::default();
+        let noted = Arc::clone(&made);
+        let make = move |accepted: &Accepted<'_>| {
+            noted.lock().unwrap().push(accepted.reactor.index());
+            (framing(), Script::new())
+        };
+        let listener = pool.listen(&"tcp://127.0.0.1:0".parse().unwrap(), options.clone(), make).unwrap();
+        for (index, client) in clients.handles().iter().enumerate() {
+            let url = listener.url().to_string();
+            on(client, move || {
+                for _ in 0..16 {
+                    TcpStream::connect(url.trim_start_matches("tcp://")).expect("it listens");
+                }
+            });
+            until("all are accepted", || made.lock().unwrap().len() == 16 * (index + 1));
+            assert_eq!(made.lock().unwrap()[16 * index..], [index; 16]);
+        }
+        let unbound = ReactorPool::start(PoolOptions::default()).unwrap();
+        let error = unbound.listen(&"tcp://127.0.0.1:0".parse().unwrap(), options, |_| (framing(), Script::new()));
+        let error = error.expect_err("no core");
+        assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput);
+        assert!(error.to_string().contains("PoolOptions::cores"), "{error}");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use socket2::Socket;
 
-use super::opening::open;
+use super::opening::{open, own_core};
 use super::{Accepted, ListenOptions, ListenerHandle, ListenerShared, Tenure, ask_to_finish, forget, resume};
 use crate::config::Placement;
 use crate::driver::{CloseHow, Driver};
@@ -20,6 +20,7 @@ use crate::framing::Framing;
 use crate::handler::Handler;
 use crate::reactor::core::{Core, with};
 use crate::reactor::{ReactorHandle, ReactorPool};
+use crate::socket::prefer_core;
 use crate::upgrade::{self, ListeningSocket};
 #[cfg(feature = "tls")]
 use crate::url::Url;
@@ -27,7 +28,7 @@ use crate::url::Url;
 impl ReactorPool {
     /// As [`ReactorPool::listen`], at sockets that listen already, all of them at the address of the first one.
     ///
-    /// With [`Placement::ReusePort`] each reactor takes one. Where there are not as many as reactors they are spread as far as they
+    /// With [`Placement::ReusePort`] or [`Placement::IncomingCpu`] each reactor takes one. Where there are not as many as reactors they are spread as far as they
     /// go, none of them is left out and none is added, and connections go to each reactor in turn: a log line says so. Sockets
     /// that a process hands over are not accepted from before [`upgrade::ready`](crate::upgrade::ready).
     ///
@@ -54,7 +55,7 @@ impl ReactorPool {
         #[cfg(feature = "tls")]
         let _ = options.tls.take_if(|_| matches!(url, Url::Unix(_)));
         let (count, reactors) = (sockets.len(), self.handles().len());
-        if options.placement == Placement::ReusePort && count != reactors {
+        if options.placement.is_sharded() && count != reactors {
             tracing::warn!(%url, sockets = count, reactors, "not a socket for each reactor: connections go to each reactor in turn");
             options.placement = Placement::RoundRobin;
         }
@@ -94,6 +95,9 @@ impl ReactorPool {
 fn take_over(socket: ListeningSocket, count: usize, shared: Arc<ListenerShared>) -> io::Result<usize> {
     let (held, sole) = (socket.is_held(), socket.is_sole());
     let (socket, endpoint) = socket.into_parts()?;
+    if shared.placement == Placement::IncomingCpu {
+        prefer_core(&socket, own_core()?)?;
+    }
     let register = |driver: &mut dyn Driver, token| Ok((driver.listen_on(socket, &endpoint, token)?, endpoint.clone()));
     let tenure = if held { Tenure::Held } else { tenure_of(sole) };
     Ok(open(count, tenure, register, |_, _| shared)?.1)

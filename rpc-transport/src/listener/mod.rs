@@ -143,7 +143,7 @@ impl ListenerShared {
             Placement::LeastConnections => self.books.least(),
             Placement::SourceHash => from.map_or_else(next, |from| self.mixed(bits_of(from))) % reactors,
             Placement::Random => self.mixed(next() as u128) % reactors,
-            Placement::ReusePort => here.index() % reactors,
+            Placement::ReusePort | Placement::IncomingCpu => here.index() % reactors,
         }
     }
 }

@@ -11,6 +11,7 @@ use super::rate::Rate;
 use super::{Accepted, FIRST_BACKOFF, ListenOptions, Listener, ListenerHandle, ListenerShared, Tenure, forget};
 use crate::config::Placement;
 use crate::conn::{Framed, Token};
+use crate::cores;
 use crate::diagnose::ListenerSnapshot;
 use crate::driver::{CloseHow, Driver, Key};
 use crate::framing::Framing;
@@ -41,7 +42,7 @@ impl ReactorPool {
     {
         let endpoints = url.resolve().map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
         let endpoint = endpoints.into_iter().next().ok_or(io::ErrorKind::AddrNotAvailable)?;
-        let sharded = options.placement == Placement::ReusePort;
+        let sharded = options.placement.is_sharded();
         if sharded && matches!(endpoint, Endpoint::Unix(_)) {
             let why = format!("cannot listen at {url}: Unix sockets have no SO_REUSEPORT; choose another placement");
             return Err(io::Error::new(io::ErrorKind::Unsupported, why));
@@ -75,14 +76,15 @@ impl ReactorPool {
         let first = if sharded { &self.handles()[0] } else { self.next() };
         let sockets = if sharded { self.handles().len() } else { 1 };
         let socket = shared.socket.clone();
-        let (shared, index) = bind_on(first, endpoint, &socket, sockets, shared.named()).map_err(say)?;
+        let by_core = shared.placement == Placement::IncomingCpu;
+        let (shared, index) = bind_on(first, endpoint, &socket, by_core, sockets, shared.named()).map_err(say)?;
         let mut listener = ListenerHandle { shared, sockets: [(first.clone(), index)].into() };
         let others = self.handles().iter().skip(1).take(if sharded { usize::MAX } else { 0 });
         for reactor in others {
             let (shared, endpoints) = (Arc::clone(&listener.shared), listener.shared.url.resolve());
             let endpoint =
                 endpoints.ok().and_then(|all| all.into_iter().next()).ok_or(io::ErrorKind::AddrNotAvailable)?;
-            match bind_on(reactor, endpoint, &socket, sockets, move |_, _| shared) {
+            match bind_on(reactor, endpoint, &socket, by_core, sockets, move |_, _| shared) {
                 Ok((_, index)) => {
                     let more = [(reactor.clone(), index)];
                     listener.sockets = listener.sockets.iter().cloned().chain(more).collect();
@@ -219,13 +221,26 @@ fn bind_on(
     reactor: &ReactorHandle,
     endpoint: Endpoint,
     socket: &SocketOptions,
+    by_core: bool,
     sockets: usize,
     shared: impl FnOnce(Url, u64) -> Arc<ListenerShared> + Send + 'static,
 ) -> io::Result<(Arc<ListenerShared>, usize)> {
-    let socket = socket.clone();
-    let bind = move |driver: &mut dyn Driver, token| driver.listen(&endpoint, &socket, token);
+    let mut socket = socket.clone();
+    let bind = move |driver: &mut dyn Driver, token| {
+        if by_core {
+            socket.incoming_cpu = Some(own_core()?);
+        }
+        driver.listen(&endpoint, &socket, token)
+    };
     let bound = reactor.ask(move || open(sockets, Tenure::Sole, bind, shared));
     bound.unwrap_or_else(|| Err(io::Error::other("the reactor has stopped")))
+}
+
+/// The core that this reactor is bound to, for [`Placement::IncomingCpu`].
+pub(super) fn own_core() -> io::Result<usize> {
+    let why = "the reactors are not bound to a core each, as `Placement::IncomingCpu` needs it: set `PoolOptions::cores` \
+               (feature `affinity`), or choose another placement";
+    cores::bound().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, why))
 }
 
 /// Puts a socket on this reactor: one of so many of its listener.

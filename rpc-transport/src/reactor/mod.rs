@@ -10,7 +10,6 @@
 #[cfg(feature = "testing")]
 pub(crate) mod audit;
 pub(crate) mod core;
-mod cores;
 mod host;
 #[cfg(feature = "tokio")]
 mod expected;

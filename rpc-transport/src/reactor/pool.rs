@@ -10,7 +10,8 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::host::{Host, HostedBy};
-use super::{Reactor, ReactorHandle, cores};
+use super::{Reactor, ReactorHandle};
+use crate::cores;
 #[cfg(feature = "testing")]
 use crate::driver::Driver;
 use crate::driver::ReadinessDriver;

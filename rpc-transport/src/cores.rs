@@ -1,6 +1,6 @@
 //! Threads bound to cores: feature `affinity`.
 
-pub(super) use self::system::{bind, check};
+pub(crate) use self::system::{bind, bound, check};
 
 #[cfg(all(feature = "affinity", any(target_os = "linux", target_os = "android")))]
 mod system {
@@ -12,7 +12,7 @@ mod system {
     const THIS_THREAD: Pid = Pid::from_raw(0);
 
     /// Whether this thread may use them all.
-    pub(in crate::reactor) fn check(cores: &[usize]) -> io::Result<()> {
+    pub(crate) fn check(cores: &[usize]) -> io::Result<()> {
         if cores.is_empty() {
             return Ok(());
         }
@@ -27,11 +27,18 @@ mod system {
     }
 
     /// Binds this thread to a core that it may use.
-    pub(in crate::reactor) fn bind(core: usize) {
+    pub(crate) fn bind(core: usize) {
         let mut only = CpuSet::new();
         if let Err(error) = only.set(core).and_then(|()| sched_setaffinity(THIS_THREAD, &only)) {
             tracing::warn!(core, %error, "a reactor is not bound to its core"); // which was there a moment ago
         }
+    }
+
+    /// The core that this thread is bound to, if it is one only.
+    pub(crate) fn bound() -> Option<usize> {
+        let allowed = sched_getaffinity(THIS_THREAD).ok()?;
+        let mut cores = (0..CpuSet::count()).filter(|core| allowed.is_set(*core).unwrap_or(false));
+        cores.next().filter(|_| cores.next().is_none())
     }
 }
 
@@ -39,7 +46,7 @@ mod system {
 mod system {
     use std::io;
 
-    pub(in crate::reactor) fn check(cores: &[usize]) -> io::Result<()> {
+    pub(crate) fn check(cores: &[usize]) -> io::Result<()> {
         if cores.is_empty() {
             return Ok(());
         }
@@ -47,5 +54,9 @@ mod system {
         Err(io::Error::new(io::ErrorKind::Unsupported, text))
     }
 
-    pub(in crate::reactor) fn bind(_: usize) {}
+    pub(crate) fn bind(_: usize) {}
+
+    pub(crate) fn bound() -> Option<usize> {
+        None
+    }
 }
