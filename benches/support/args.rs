@@ -211,6 +211,9 @@ pub struct BytesArgs {
     /// What the server speaks.
     #[arg(long, value_enum, default_value_t = Speaks::Echo)]
     pub speaks: Speaks,
+    /// Reactors of our own server. Default: the cores it may use.
+    #[arg(long)]
+    pub server_reactors: Option<usize>,
 }
 
 /// The transport and others.

@@ -32,7 +32,10 @@ pub fn bytes(args: &BytesArgs) -> Result<Report> {
                     as --connections, and neither --calls nor --rate"
             .into());
     }
-    let server = ["--speaks".to_owned(), args.speaks.name()];
+    let mut server = vec!["--speaks".to_owned(), args.speaks.name()];
+    if let Some(reactors) = args.server_reactors {
+        server.extend(["--reactors".to_owned(), reactors.to_string()]);
+    }
     bench_driver::run(run, &args.speaks.name(), &server, |url, stage| start(run, args.speaks, url, stage))
 }
 

@@ -58,15 +58,16 @@ pub fn transport(args: &TransportArgs) -> Result<(), Failure> {
 /// The same client at each server.
 fn servers(peers: &[PathBuf], speaks: Speaks) -> Result<Vec<Subject>, Failure> {
     let me = std::env::current_exe()?;
-    let words = |server: Option<String>| {
-        let server = server.map(|server| ["--server".to_owned(), server]);
-        ["bytes".to_owned(), "--speaks".to_owned(), speaks.name()].into_iter().chain(server.into_iter().flatten())
+    let words = |more: Option<[String; 2]>| {
+        ["bytes".to_owned(), "--speaks".to_owned(), speaks.name()].into_iter().chain(more.into_iter().flatten())
     };
-    let mut all = vec![Subject::program(OURS, &me, words(None))];
+    let one = ["--server-reactors".to_owned(), "1".to_owned()];
+    let mut all =
+        vec![Subject::program(OURS, &me, words(None)), Subject::program("ours, one reactor", &me, words(Some(one)))];
     for program in peers {
         for name in names(program)? {
             let server = format!("{} --peer {name} --speaks {}", program.display(), speaks.name());
-            all.push(Subject::program(&name, &me, words(Some(server))));
+            all.push(Subject::program(&name, &me, words(Some(["--server".to_owned(), server]))));
         }
     }
     Ok(all)
