@@ -1,4 +1,5 @@
 //! A TCP proxy: what one side sends is linked into the other's output, not copied (but for pieces of less than 4 KiB, where copying is cheaper).
+//! A side that ends is ended on the other side, which may go on sending.
 //!
 //! `cargo run -p examples --bin tcp_proxy -- tcp://127.0.0.1:8081 tcp://127.0.0.1:8080`
 
@@ -48,6 +49,11 @@ impl Handler for Half {
         if crowded == Some(true) {
             cx.pause(); // until it has drained there
         }
+    }
+
+    /// One side has said all; the other may still have much to say.
+    fn on_eof(&mut self, cx: &mut Cx<'_>) -> bool {
+        self.at_other(cx, |other| other.finish()).is_some()
     }
 
     fn on_drained(&mut self, cx: &mut Cx<'_>) {

@@ -2,8 +2,9 @@
 //! its part is left out, and said so; what is asked by hand is always asked.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpStream, UdpSocket};
+use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
 use std::process::{Child, Command, Stdio};
+use std::thread;
 use std::time::Duration;
 
 /// A running example; it is killed when this is dropped.
@@ -200,6 +201,37 @@ fn the_proxy_passes_everything_on() {
     assert!(all.chunks(reply.len()).all(|got| got == reply));
     if let Some(text) = said("curl", &["-sS", &format!("http://{}/", proxy.addr)]) {
         assert_eq!(text, "Hello, World!");
+    }
+}
+
+/// A client that says all it has to say, and closes that side, hears the answer: from a service that waits for that end.
+#[test]
+fn the_proxy_passes_on_the_end_of_each_side() {
+    let counts = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let upstream = format!("tcp://{}", counts.local_addr().expect("bound"));
+    thread::spawn(move || {
+        for socket in counts.incoming().map_while(Result::ok) {
+            let mut said = Vec::new();
+            (&socket).read_to_end(&mut said).expect("an end");
+            (&socket).write_all(format!("{} bytes", said.len()).as_bytes()).expect("it still reads");
+        }
+    });
+    let proxy = Example::start(env!("CARGO_BIN_EXE_tcp_proxy"), &["tcp://127.0.0.1:0", &upstream]);
+    for len in [0, 5, 1 << 20] {
+        let mut socket = proxy.dial();
+        socket.write_all(&vec![b'x'; len]).expect("it reads");
+        socket.shutdown(Shutdown::Write).expect("an end");
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).expect("an answer");
+        assert_eq!(answer, format!("{len} bytes"));
+    }
+    // It ends its side when its input ends, and waits for as long as `-t` says.
+    if let Some(text) = said("socat", &["-t20", "STDIO", &format!("TCP:{}", proxy.addr)]) {
+        assert_eq!(text, "0 bytes");
+    }
+    let piped = format!("printf hello | socat -t20 STDIO TCP:{}", proxy.addr);
+    if said("socat", &["-V"]).is_some() {
+        assert_eq!(said("sh", &["-c", &piped]).as_deref(), Some("5 bytes"));
     }
 }
 

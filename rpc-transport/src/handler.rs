@@ -45,6 +45,14 @@ pub trait Handler: Send + 'static {
     /// Output that had reached `write_high` is down to `write_low`: what waits can be written.
     fn on_drained(&mut self, cx: &mut Cx<'_>) {}
 
+    /// The peer writes no more, and every frame that it sent has been handed up. `false`, the default, ends the connection with
+    /// [`CloseReason::PeerClosed`] once the output is written. `true` goes on: nothing more comes from the peer, but it may read, as peers do that
+    /// only close their side of it. Then the connection ends when this side is [finished](Cx::finish), too, is [closed](Cx::close), or
+    /// by its limits: nothing else tells of a peer that is gone. Not asked in the midst of a frame, nor when the peer resets the connection.
+    fn on_eof(&mut self, cx: &mut Cx<'_>) -> bool {
+        false
+    }
+
     /// The listener that accepted this connection is shutting down: finish what is under way, then
     /// [`Cx::close`]. The default closes once the output is written.
     fn on_shutdown(&mut self, cx: &mut Cx<'_>) {

@@ -52,7 +52,7 @@ mod workers;
 
 pub use buffer::{FrameBuf, LINK_MIN, LinkBuffer, Reserved};
 pub use config::{ConnLimits, ListenLimits, Placement};
-pub use conn::{ConnId, ConnRef, Cx};
+pub use conn::{ConnId, ConnRef, Cx, NotWritten};
 pub use connector::Connector;
 pub use diagnose::{Observation, Snapshot, SnapshotOptions};
 pub use error::CloseReason;

@@ -3,6 +3,10 @@
 use std::fmt;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
+use super::NotWritten;
+use super::extra::Completion;
 use super::slab::ConnId;
 use crate::handler::Message;
 use crate::reactor::{Command, ReactorHandle};
@@ -34,6 +38,24 @@ impl ConnRef {
     /// [`Message::undelivered`] is called, perhaps at once and on this thread.
     pub fn send<M: Message>(&self, message: Arc<M>) {
         self.reactor.send(self.id, message);
+    }
+
+    /// Appends bytes to the connection's output, on its reactor, and has `done` called when the system has taken them, which does not mean that the
+    /// peer has read them; or when the connection ends, or is about to, before that. Exactly once: on the reactor, or on this thread if
+    /// the reactor has stopped. Pieces of 8 KiB and more are not copied. Allocates two boxes.
+    ///
+    /// What one thread writes keeps its order. Nothing holds a writer back: beyond `write_high` accepted connections are not read, at `write_hard` the connection is
+    /// closed. Who writes much waits for `done`.
+    pub fn write(&self, data: Bytes, done: impl FnOnce(Result<(), NotWritten>) + Send + 'static) {
+        let (id, done) = (self.id, Completion::new(done));
+        self.reactor.run(move || {
+            super::visit(id, |_, cx| {
+                if !cx.is_closing() {
+                    cx.output().write_bytes(data);
+                    cx.complete(done);
+                }
+            });
+        });
     }
 }
 

@@ -1,10 +1,12 @@
 //! What a handler can do with its own connection.
 
+use std::io;
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::Instant;
 
-use super::{Conn, ConnId, ConnRef, Phase, WhenRead};
+use super::extra::{Completion, WhenRead};
+use super::{Conn, ConnId, ConnRef, NotWritten, Phase};
 use crate::buffer::LinkBuffer;
 use crate::error::CloseReason;
 use crate::panics::fail_point;
@@ -14,6 +16,7 @@ use crate::reactor::core::{TimerKey, with};
 use crate::reactor::tasks::Polled;
 use crate::stats::MemoryBudget;
 use crate::timer::TimerId;
+use crate::url::Url;
 
 /// What a handler can do with its own connection.
 pub struct Cx<'a> {
@@ -67,6 +70,16 @@ impl<'a> Cx<'a> {
         &self.conn.peer
     }
 
+    /// The address of this side, by a system call. Of an accepted Unix connection it is the listener's path.
+    ///
+    /// # Errors
+    /// `AddrNotAvailable` for a Unix connection of a client's, which has no name; otherwise the system's, such as `NotConnected`.
+    pub fn local(&self) -> io::Result<Url> {
+        let key = self.conn.key.ok_or(io::ErrorKind::NotConnected)?;
+        let endpoint = with(|core| core.driver.local(key)).ok_or(io::ErrorKind::AddrNotAvailable)?;
+        Ok(Url::from(&endpoint))
+    }
+
     /// Where output is written. It leaves in one gathered write at the end of the turn.
     #[inline]
     pub fn output(&mut self) -> &mut LinkBuffer {
@@ -118,6 +131,24 @@ impl<'a> Cx<'a> {
     pub fn flush(&mut self) {
         fail_point();
         self.conn.write_out();
+    }
+
+    /// Has `done` called when the system has taken all that is in the output now, which does not mean that the peer has read it; or when the connection ends
+    /// before that. On this reactor, exactly once, in the order of these calls. Allocates the closure's box.
+    pub fn when_written(&mut self, done: impl FnOnce(Result<(), NotWritten>) + Send + 'static) {
+        self.complete(Completion::new(done));
+    }
+
+    pub(crate) fn complete(&mut self, done: Completion) {
+        fail_point();
+        self.conn.when_written(done);
+    }
+
+    /// Tells the peer that nothing more will be written, once the output is; it goes on being read. Nothing may be written after this: that
+    /// ends the connection as a broken pipe does. A connection whose peer has [finished](crate::Handler::on_eof), too, is over.
+    pub fn finish(&mut self) {
+        fail_point();
+        self.conn.finish();
     }
 
     /// Hands up no more frames until [`Cx::resume`]; the peer is not read meanwhile.
@@ -215,7 +246,7 @@ impl<'a> Cx<'a> {
     /// frame an answer hears of every one that it could have heard of. Until then the connection is open, and waits where it is paused;
     /// only a peer that sends faster than it is read, or does not read, can put off the end.
     pub fn close_when_read(&mut self, reason: CloseReason) {
-        self.conn.when_read.get_or_insert_with(|| Box::new(WhenRead { reason, output_waited: false }));
+        self.conn.extra().when_read.get_or_insert(WhenRead { reason, output_waited: false });
         self.conn.readable = true; // only a read can tell
     }
 

@@ -31,6 +31,7 @@ pub(crate) trait Pipeline: Send {
     fn on_message(&mut self, cx: &mut Cx<'_>, message: Arc<dyn Any + Send + Sync>);
     fn on_deadline(&mut self, cx: &mut Cx<'_>, key: u64);
     fn on_drained(&mut self, cx: &mut Cx<'_>);
+    fn on_eof(&mut self, cx: &mut Cx<'_>) -> bool;
     fn on_shutdown(&mut self, cx: &mut Cx<'_>);
     fn outlasts(&mut self, cx: &mut Cx<'_>, reason: &CloseReason) -> bool;
     fn on_close(&mut self, cx: &mut Cx<'_>, reason: &CloseReason);
@@ -151,6 +152,10 @@ impl<F: Framing + 'static, H: Handler> Pipeline for Framed<F, H> {
 
     fn on_drained(&mut self, cx: &mut Cx<'_>) {
         self.handler.on_drained(cx);
+    }
+
+    fn on_eof(&mut self, cx: &mut Cx<'_>) -> bool {
+        self.handler.on_eof(cx)
     }
 
     fn on_shutdown(&mut self, cx: &mut Cx<'_>) {

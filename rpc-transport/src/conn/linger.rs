@@ -37,6 +37,7 @@ impl Entry {
         guarded("the end of a handler", || drop(over));
         // Whatever the handler did in its last call, the last words have been said.
         let conn = &mut self.conn;
+        conn.forget_extra();
         (conn.inbound, conn.outbound, conn.busy) = (Inbound::default(), LinkBuffer::new(), false);
         #[cfg(feature = "tls")]
         drop(conn.tls.take()); // what still comes is not looked at

@@ -14,6 +14,7 @@
 mod audit;
 mod conn_ref;
 mod cx;
+mod extra;
 mod framed;
 mod inbound;
 mod linger;
@@ -40,6 +41,8 @@ pub(crate) use audit::audit;
 pub use conn_ref::ConnRef;
 pub(crate) use conn_ref::Parcel;
 pub use cx::Cx;
+use extra::Extra;
+pub use extra::NotWritten;
 pub(crate) use framed::{EARLY_FLUSH_FRAMES, Framed, Pipeline, WAKERS_AT_ONCE};
 pub(crate) use inbound::Inbound;
 use memory::ACCOUNT_STEP;
@@ -91,8 +94,8 @@ pub(crate) struct Conn {
     phase: Phase,
     /// This side ends it, in good order: the peer shall hear what was written last.
     parting: bool,
-    /// This side ends it once all that has come is handed up.
-    when_read: Option<Box<WhenRead>>,
+    /// What most connections never need.
+    extra: Option<Box<Extra>>,
     inbound: Inbound,
     outbound: LinkBuffer,
     /// Bytes ever written to the socket.
@@ -152,12 +155,6 @@ enum Phase {
     Outlasting(Box<CloseReason>),
     /// Closes now, with a reset; queued output is dropped.
     Aborting(Box<CloseReason>),
-}
-
-struct WhenRead {
-    reason: CloseReason,
-    /// Output waited when it was looked at last: more may have come meanwhile.
-    output_waited: bool,
 }
 
 struct Closing {
@@ -222,7 +219,7 @@ pub(crate) fn open(
         reactor: setup.reactor,
         phase: if is_open { Phase::Open } else { Phase::Connecting },
         parting: false,
-        when_read: None,
+        extra: None,
         inbound: Inbound::default(),
         outbound: LinkBuffer::new(),
         written: 0,
@@ -456,7 +453,7 @@ impl Entry {
             match self.conn.read_once(budget) {
                 Ok(0) => {
                     self.conn.readable = false;
-                    self.conn.end_of_file();
+                    self.end_of_file(now);
                     return;
                 }
                 Ok(n) => {
@@ -516,22 +513,6 @@ impl Conn {
         }
     }
 
-    /// Closes if that was to be when all that has come is handed up, and it is. What is in the output may be what tells the peer to send
-    /// no more, so whatever comes before that is written counts, too.
-    fn close_if_read(&mut self) {
-        let waits = !self.outbound.is_empty() || self.has_unsent();
-        let Some(when_read) = &mut self.when_read else { return };
-        if std::mem::replace(&mut when_read.output_waited, waits) && !waits {
-            self.readable = true; // only a read can tell
-        }
-        let rest = self.readable || self.inbound.has_frames() || waits;
-        if self.is_read()
-            && let Some(when_read) = self.when_read.take_if(|_| !rest)
-        {
-            self.close(when_read.reason);
-        }
-    }
-
     fn is_read(&self) -> bool {
         matches!(self.phase, Phase::Open) && !self.paused.any()
     }
@@ -584,7 +565,7 @@ impl Conn {
             // The armed check is not too late: only idleness counts, and that moves away.
             && self.check.is_some()
             && self.stalled_since.is_none()
-            && self.when_read.is_none()
+            && self.extra.is_none()
             && self.inbound.partial_since.is_none()
             && self.is_quietly_secure()
             && (self.admission.is_none() || self.inbound.frames_done)
@@ -611,6 +592,7 @@ fn settle(mut entry: Box<Entry>, now: Instant) {
         entry.conn.limit_closing(now);
         entry.conn.write_out();
     }
+    entry.look_at_output();
     entry.linger(now);
     let done = matches!(entry.conn.phase, Phase::Outlasting(_)) && entry.is_done(now);
     entry.conn.account(now);

@@ -20,6 +20,7 @@ impl Entry {
         conn.stop_writing();
         #[cfg(feature = "tls")]
         drop(conn.tls.take());
+        conn.forget_extra();
         if let Some(admission) = &mut conn.admission {
             admission.leave();
         }

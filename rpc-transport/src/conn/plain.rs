@@ -1,6 +1,7 @@
 //! Without the feature `tls`: the answers to what is asked of every connection.
 
 use super::{Conn, Setup};
+use crate::error::CloseReason;
 
 impl Setup {
     pub(super) fn is_secure(&self) -> bool {
@@ -15,5 +16,13 @@ impl Conn {
 
     pub(super) fn has_unsent(&self) -> bool {
         false
+    }
+
+    pub(super) fn delivered(&self) -> u64 {
+        self.written
+    }
+
+    pub(super) fn end_of_secure(&self) -> Option<CloseReason> {
+        None
     }
 }

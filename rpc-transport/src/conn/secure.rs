@@ -127,6 +127,11 @@ impl Conn {
         self.tls.as_ref().is_some_and(|tls| !tls.unsent().is_empty())
     }
 
+    /// How much of the output the kernel has taken: what is encrypted and waits counts as written.
+    pub(super) fn delivered(&self) -> u64 {
+        self.tls.as_ref().map_or(self.written, |tls| tls.delivered)
+    }
+
     /// Bytes that TLS holds.
     pub(super) fn held_by_tls(&self) -> usize {
         self.tls.as_ref().map_or(0, |tls| tls.held())
@@ -315,15 +320,21 @@ impl Conn {
         outgoing.resize(SCRATCH, 0);
         loop {
             self.write_unsent(&mut tls, key);
+            if tls.unsent().is_empty() {
+                tls.delivered = self.written;
+            }
             if !self.writable || matches!(self.phase, Phase::Aborting(_)) {
                 break;
             }
             if self.outbound.is_empty() {
-                if matches!(self.phase, Phase::Closing(_)) {
+                if matches!(self.phase, Phase::Closing(_)) || self.is_finishing() {
                     tls.part();
                     self.write_unsent(&mut tls, key);
                 }
                 break;
+            }
+            if tls.parted {
+                break self.give_up(io::ErrorKind::BrokenPipe.into());
             }
             match tls.seal(self.outbound.pieces(), &mut outgoing) {
                 Ok((0, _)) if tls.unsent().is_empty() => break self.give_up(io::ErrorKind::WriteZero.into()),

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use bytes::Buf;
 
-use super::{Conn, Inbound, Phase, Token};
+use super::{Conn, Phase, Token};
 use crate::driver::Key;
 use crate::error::CloseReason;
 use crate::reactor::core::with;
@@ -39,19 +39,6 @@ impl Conn {
             Err(_) => self.inbound.settle(self.last_active),
         }
         read
-    }
-
-    /// The peer writes no more: nothing is left to be read.
-    pub(super) fn end_of_file(&mut self) {
-        let arrived = self.inbound.len();
-        self.phase = Phase::closing(match arrived {
-            #[cfg(feature = "tls")]
-            0 => self.end_of_secure().unwrap_or(CloseReason::PeerClosed),
-            #[cfg(not(feature = "tls"))]
-            0 => CloseReason::PeerClosed,
-            arrived => CloseReason::CutShort { arrived },
-        });
-        self.inbound = Inbound::default(); // its block goes back to the pool
     }
 
     /// Writes as much as the kernel takes.

@@ -42,7 +42,9 @@ pub(crate) struct Session {
     /// The peer's `close_notify` came.
     pub(crate) closed: bool,
     /// This side's has been queued.
-    parted: bool,
+    pub(crate) parted: bool,
+    /// How much of the connection's output the kernel has taken: its stream position.
+    pub(crate) delivered: u64,
     /// The peer has said something.
     greeted: bool,
     /// Something that no bystander could have made has been read.
@@ -92,6 +94,7 @@ impl Session {
             waits: false,
             closed: false,
             parted: false,
+            delivered: 0,
             greeted: false,
             heard: false,
             failed: None,

@@ -46,6 +46,7 @@ pub fn reply(cx: &mut Cx<'_>, bytes: &[u8]) {
 
 type OnCx<A> = Box<dyn FnMut(&mut Cx<'_>, A) + Send>;
 type OnFrame = Box<dyn FnMut(&mut Cx<'_>, Frame<'_>) + Send>;
+type OnEof = Box<dyn FnMut(&mut Cx<'_>) -> bool + Send>;
 type OnClose = Box<dyn FnMut(&mut Cx<'_>, &CloseReason) + Send>;
 
 /// A handler made of closures; without any it echoes.
@@ -55,6 +56,7 @@ pub struct Script {
     pub on_frame: Option<OnFrame>,
     pub on_message: Option<OnCx<Arc<dyn Any + Send + Sync>>>,
     pub on_deadline: Option<OnCx<u64>>,
+    pub on_eof: Option<OnEof>,
     pub on_close: Option<OnClose>,
 }
 
@@ -80,6 +82,11 @@ impl Script {
 
     pub fn deadline(mut self, f: impl FnMut(&mut Cx<'_>, u64) + Send + 'static) -> Self {
         self.on_deadline = Some(Box::new(f));
+        self
+    }
+
+    pub fn eof(mut self, f: impl FnMut(&mut Cx<'_>) -> bool + Send + 'static) -> Self {
+        self.on_eof = Some(Box::new(f));
         self
     }
 
@@ -128,6 +135,10 @@ impl Handler for Script {
         if let Some(f) = &mut self.on_deadline {
             f(cx, key);
         }
+    }
+
+    fn on_eof(&mut self, cx: &mut Cx<'_>) -> bool {
+        self.on_eof.as_mut().is_some_and(|f| f(cx))
     }
 
     fn on_close(&mut self, cx: &mut Cx<'_>, reason: &CloseReason) {

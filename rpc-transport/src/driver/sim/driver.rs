@@ -133,6 +133,11 @@ impl Driver for SimDriver {
         self.net.state.lock().connected(self.socket(key)?)
     }
 
+    fn local(&self, key: Key) -> Option<Endpoint> {
+        let (id, state) = (self.socket(key).ok()?, self.net.state.lock());
+        state.socket(id).and_then(|socket| socket.name.clone())
+    }
+
     fn read(&mut self, key: Key, block: &mut Block, max: usize) -> io::Result<usize> {
         let max = max.min(block.spare());
         if max == 0 {

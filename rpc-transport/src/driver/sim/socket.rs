@@ -29,6 +29,8 @@ pub(super) enum Link {
 pub(super) struct Socket {
     pub(super) link: Link,
     pub(super) unix: bool,
+    /// Its own address, once it has one.
+    pub(super) name: Option<Endpoint>,
     /// The other end, while it is there.
     pub(super) peer: Option<SockId>,
     /// What this end reads.
@@ -55,6 +57,7 @@ impl Socket {
         Socket {
             link,
             unix,
+            name: None,
             peer,
             input: Pipe::default(),
             registered: None,

@@ -414,10 +414,8 @@ impl State {
         if waiting >= self.knobs.backlog {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        let server = self.add_socket(Socket::new(unix, Link::Open, Some(client)));
-        if let Some(socket) = self.sockets.get_mut(&client) {
-            socket.peer = Some(server);
-        }
+        let name = Some(endpoint.clone());
+        let server = self.add_socket(Socket { name, ..Socket::new(unix, Link::Open, Some(client)) });
         let from = match endpoint {
             Endpoint::Tcp(_) => {
                 self.next_port = self.next_port.checked_add(1).unwrap_or(40_000);
@@ -425,6 +423,10 @@ impl State {
             }
             Endpoint::Unix(path) => Endpoint::Unix(path.clone()),
         };
+        if let Some(socket) = self.sockets.get_mut(&client) {
+            socket.peer = Some(server);
+            socket.name = (!unix).then(|| from.clone());
+        }
         if let Some(listener) = &mut self.listeners[index] {
             listener.backlog.push_back((server, from));
         }
