@@ -112,6 +112,26 @@ fn a_side_that_is_finished_goes_on_reading() {
     assert!(end.starts_with("the connection failed: ") && end.contains("pipe"), "{end}");
 }
 
+/// Writes until the system takes no more: the last piece is encrypted, and waits. Says how many there are.
+fn fill(conn: &ConnRef) -> usize {
+    let taken = |_: &usize| {
+        let told = write(conn, &[b'x'; 1 << 10]);
+        (0..2).for_each(|_| on(conn.reactor(), || ())); // the turn is over that has written it, or found that it waits
+        told.try_recv().is_ok()
+    };
+    1 + (0..).take_while(taken).count()
+}
+
+#[test]
+fn a_side_ends_behind_what_is_encrypted_and_waits() {
+    let echo = Echo::start();
+    let (mut peer, conn) = echo.dial();
+    let pieces = fill(&conn);
+    finish(&conn);
+    (0..pieces).for_each(|_| assert_eq!(read_frame(&mut peer).len(), 1 << 10));
+    ends(&mut peer);
+}
+
 /// Anybody on the way can end the TCP connection: that is no end of the peer's side.
 #[test]
 fn the_end_of_the_socket_alone_is_a_cut() {
