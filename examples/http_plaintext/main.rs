@@ -1,5 +1,4 @@
 //! HTTP/1.1 on the transport alone: answers every request with "Hello, World!". Try it with `curl` or `wrk`.
-//!
 //! `cargo run -p examples --bin http_plaintext` (or with a URL); then `curl -i http://127.0.0.1:8080/`.
 
 mod http;

@@ -3,27 +3,12 @@
 //!
 //! `cargo run -p examples --bin tcp_proxy -- tcp://127.0.0.1:8081 tcp://127.0.0.1:8080`
 
-use rpc_transport::{
-    CloseReason, ConnId, Connector, Cx, Endpoint, Frame, FrameError, Framing, Handler, ListenOptions, Next,
-    PoolOptions, ReactorPool, Span, Url, local,
-};
-
-/// Whatever has come is a frame.
-struct Anything;
-
-impl Framing for Anything {
-    fn next(&mut self, input: &[u8]) -> Result<Next, FrameError> {
-        match input.len() {
-            0 => Ok(Next::More { need: 1 }),
-            len => Ok(Next::Frame(Span { skip: 0, len, tail: 0 })),
-        }
-    }
-}
+use rpc_transport::{CloseReason, ConnId, Connector, Cx, Endpoint, Frame, Handler, ListenOptions, local};
+use rpc_transport::{PoolOptions, ReactorPool, Unframed, Url};
 
 /// One of the two connections; both live on one reactor.
 struct Half {
-    /// Where to connect to, until it is done.
-    upstream: Option<Endpoint>,
+    upstream: Option<Endpoint>, // until it is connected
     other: Option<ConnId>,
 }
 
@@ -36,22 +21,18 @@ impl Half {
 impl Handler for Half {
     fn on_open(&mut self, cx: &mut Cx<'_>) {
         if let Some(endpoint) = self.upstream.take() {
-            let other = Half { upstream: None, other: Some(cx.id()) };
-            self.other = Connector::default().connect(&endpoint, Anything, other);
+            self.other =
+                Connector::default().connect(&endpoint, Unframed, Half { upstream: None, other: Some(cx.id()) });
         }
     }
 
     fn on_frame(&mut self, cx: &mut Cx<'_>, frame: Frame<'_>) {
-        let crowded = self.at_other(cx, |other| {
-            other.output().write_bytes(frame.to_bytes());
-            other.is_crowded()
-        });
-        if crowded == Some(true) {
+        self.at_other(cx, |other| other.output().write_bytes(frame.to_bytes()));
+        if self.at_other(cx, |other| other.is_crowded()) == Some(true) {
             cx.pause(); // until it has drained there
         }
     }
 
-    /// One side has said all; the other may still have much to say.
     fn on_eof(&mut self, cx: &mut Cx<'_>) -> bool {
         self.at_other(cx, |other| other.finish()).is_some()
     }
@@ -68,10 +49,9 @@ impl Handler for Half {
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut urls = std::env::args().skip(1);
     let (Some(url), Some(to)) = (urls.next(), urls.next()) else { return Err("say LISTEN-URL UPSTREAM-URL".into()) };
-    let upstream = to.parse::<Url>()?.resolve()?.remove(0);
-    let pool = ReactorPool::start(PoolOptions::default())?;
+    let (pool, upstream) = (ReactorPool::start(PoolOptions::default())?, to.parse::<Url>()?.resolve()?.remove(0));
     let listener = pool.listen(&url.parse()?, ListenOptions::default(), move |_| {
-        (Anything, Half { upstream: Some(upstream.clone()), other: None })
+        (Unframed, Half { upstream: Some(upstream.clone()), other: None })
     })?;
     println!("LISTENING {}", listener.url());
     loop {

@@ -264,7 +264,37 @@ impl ListenerHandle {
     }
 
     /// [`ListenerHandle::close`], and once nobody can connect any more [`ListenerHandle::shut_down_connections`]: a peer that was told to go
-    /// before that might connect here anew, and be reset with what it had sent.
+    /// before that might connect here anew, and be reset with what it had sent. It does not wait.
+    ///
+    /// A handler that ends its server says so to whoever waits for that:
+    ///
+    /// ```
+    /// # use std::{io::{Read, Write}, net::TcpStream, sync::mpsc};
+    /// # use rpc_transport::{Cx, Frame, Handler, Line, ListenOptions, PoolOptions, ReactorPool};
+    /// struct Session(mpsc::Sender<()>);
+    ///
+    /// impl Handler for Session {
+    ///     fn on_frame(&mut self, _: &mut Cx<'_>, frame: Frame<'_>) {
+    ///         if frame.bytes() == b"shut down" {
+    ///             let _ = self.0.send(());
+    ///         }
+    ///     }
+    /// }
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let (tell, told) = mpsc::channel();
+    /// let pool = ReactorPool::start(PoolOptions::default())?;
+    /// let listener = pool.listen(&"tcp://127.0.0.1:0".parse()?, ListenOptions::default(), move |_| {
+    ///     (Line::new(), Session(tell.clone()))
+    /// })?;
+    /// # let mut peer = TcpStream::connect(listener.url().to_string().trim_start_matches("tcp://"))?;
+    /// # peer.write_all(b"shut down\n")?;
+    /// told.recv()?;
+    /// listener.shut_down();
+    /// # assert_eq!(peer.read(&mut [0])?, 0);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn shut_down(&self) {
         self.close_and_then(ask_to_finish);
     }
