@@ -124,6 +124,7 @@ impl Conn {
 
     /// Closes if that was to be when all that has come is handed up, and it is. What is in the output may be what tells the peer to send
     /// no more, so whatever comes before that is written counts, too.
+    #[cold]
     pub(super) fn close_if_read(&mut self) {
         let waits = !self.outbound.is_empty() || self.has_unsent();
         let Some(when_read) = self.extra.as_mut().and_then(|extra| extra.when_read.as_mut()) else { return };
@@ -147,6 +148,7 @@ impl Conn {
 impl Entry {
     /// What follows from how much has been written: completions, the end of this side, and, if the peer has ended its own, that of the
     /// connection.
+    #[cold]
     pub(super) fn look_at_output(&mut self) {
         if self.conn.is_finishing() {
             self.conn.end_output();

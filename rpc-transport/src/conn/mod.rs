@@ -587,12 +587,16 @@ fn settle(mut entry: Box<Entry>, now: Instant) {
         });
     }
     entry.tell_drained(now);
-    entry.conn.close_if_read();
+    if entry.conn.extra.is_some() {
+        entry.conn.close_if_read();
+    }
     if let Phase::Closing(_) = entry.conn.phase {
         entry.conn.limit_closing(now);
         entry.conn.write_out();
     }
-    entry.look_at_output();
+    if entry.conn.extra.is_some() {
+        entry.look_at_output();
+    }
     entry.linger(now);
     let done = matches!(entry.conn.phase, Phase::Outlasting(_)) && entry.is_done(now);
     entry.conn.account(now);
