@@ -180,6 +180,10 @@ pub struct IdleArgs {
     /// A server of calls, instead of the transport alone.
     #[arg(long)]
     pub rpc: bool,
+    /// Under TLS.
+    #[cfg(feature = "tls")]
+    #[arg(long, conflicts_with = "rpc")]
+    pub tls: bool,
     /// Is the server: started by the other process.
     #[arg(long, hide = true)]
     pub serve: bool,

@@ -53,7 +53,8 @@ impl Handler for Echo {
 
 fn serve(args: &IdleArgs) -> Result<(), Failure> {
     let pool = Arc::new(ReactorPool::start(PoolOptions { reactors: args.reactors, ..PoolOptions::default() })?);
-    let url = "tcp://127.0.0.1:0";
+    let mut url = "tcp://127.0.0.1:0";
+    let mut certificate = String::new();
     let (mut server, mut listener) = (None, None);
     if args.rpc {
         let builder = Server::builder().pool(Arc::clone(&pool)).set("max_connections", "1000000");
@@ -62,12 +63,18 @@ fn serve(args: &IdleArgs) -> Result<(), Failure> {
         let mut options = ListenOptions::default();
         options.listen.max_connections = 1_000_000;
         options.listen.max_connections_per_peer = 1_000_000;
+        #[cfg(feature = "tls")]
+        if args.tls {
+            url = "tls://127.0.0.1:0";
+            options.tls = Some(super::idle_tls::server(&mut certificate)?);
+        }
         let framing = LengthField::new(LengthWidth::U32);
         let echo = move |_: &rpc_transport::Accepted<'_>| (framing.clone(), Echo(framing.clone()));
         listener = Some(pool.listen(&url.parse()?, options, echo)?);
     }
     let bound = server.as_ref().map(|server| server.url()).or_else(|| listener.as_ref().map(|l| l.url().clone()));
     println!("{}", bound.ok_or("nobody listens")?);
+    println!("{}", json!(certificate));
     for line in io::stdin().lines() {
         let counts = Counts::now(None)?;
         let sum = |f: fn(&ReactorHandle) -> u64| pool.handles().iter().map(f).sum::<u64>();
@@ -110,18 +117,22 @@ struct Peer {
 }
 
 impl Peer {
-    fn start(args: &IdleArgs) -> Result<(Peer, String), Failure> {
+    /// It, where it listens, and whom to trust.
+    fn start(args: &IdleArgs) -> Result<(Peer, String, String), Failure> {
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["idle", "--serve", "--reactors", &args.reactors.to_string()]);
         command.args(args.rpc.then_some("--rpc"));
+        #[cfg(feature = "tls")]
+        command.args(args.tls.then_some("--tls"));
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
             return Err("the server's pipes are missing".into());
         };
         let mut peer = Peer { child, input, output: BufReader::new(output) };
         let url = peer.line()?;
-        let address = url.strip_prefix("tcp://").ok_or_else(|| format!("the server said {url:?}"))?.to_owned();
-        Ok((peer, address))
+        let (_, address) = url.split_once("://").ok_or_else(|| format!("the server said {url:?}"))?;
+        let certificate = serde_json::from_str(&peer.line()?)?;
+        Ok((peer, address.to_owned(), certificate))
     }
 
     fn line(&mut self) -> Result<String, Failure> {
@@ -153,6 +164,8 @@ fn number(said: &Value, name: &str) -> Result<u64, Failure> {
 struct Fleet {
     address: String,
     request: Vec<u8>,
+    #[cfg(feature = "tls")]
+    tls: Option<super::idle_tls::Client>,
     sockets: Vec<TcpStream>,
     /// From the first connect of a batch until the server has all of it.
     connecting: Duration,
@@ -173,23 +186,38 @@ impl Fleet {
         }
         self.connecting += begun.elapsed();
         for socket in &mut self.sockets[before..] {
-            socket.write_all(&self.request)?;
-            let mut length = [0; 4]; // frames of both kinds begin with it
-            socket.read_exact(&mut length)?;
-            socket.read_exact(&mut vec![0; u32::from_be_bytes(length) as usize])?;
+            #[cfg(feature = "tls")]
+            if let Some(tls) = &self.tls {
+                call(&mut tls.over(socket)?, &self.request)?;
+                continue;
+            }
+            call(socket, &self.request)?;
         }
         Ok(())
     }
 }
 
+fn call(socket: &mut (impl Read + Write), request: &[u8]) -> io::Result<()> {
+    socket.write_all(request)?;
+    let mut length = [0; 4]; // frames of both kinds begin with it
+    socket.read_exact(&mut length)?;
+    socket.read_exact(&mut vec![0; u32::from_be_bytes(length) as usize])
+}
+
 fn measure(args: &IdleArgs) -> Result<(), Failure> {
-    let (mut server, address) = Peer::start(args)?;
+    let (mut server, address, certificate) = Peer::start(args)?;
     let request = match args.rpc {
         true => floor::request(PAYLOAD)?,
         false => [&(PAYLOAD as u32).to_be_bytes()[..], &[7; PAYLOAD]].concat(),
     };
-    let mut fleet =
-        Fleet { address, request, sockets: Vec::with_capacity(args.connections), connecting: Duration::ZERO };
+    let mut fleet = Fleet {
+        address,
+        request,
+        #[cfg(feature = "tls")]
+        tls: args.tls.then(|| super::idle_tls::Client::new(&certificate)).transpose()?,
+        sockets: Vec::with_capacity(args.connections),
+        connecting: Duration::ZERO,
+    };
     let first = BATCH.min(args.connections / 2);
     fleet.grow_to(&mut server, first)?;
     let few = server.ask("")?;

@@ -12,6 +12,8 @@ mod fleet;
 pub mod floor;
 mod gate;
 mod idle;
+#[cfg(feature = "tls")]
+mod idle_tls;
 mod connections;
 mod instructions;
 mod method;

@@ -236,6 +236,17 @@ fn the_proxy_passes_on_the_end_of_each_side() {
 }
 
 #[test]
+fn frames_with_a_length_come_back() {
+    let echo = Example::start(env!("CARGO_BIN_EXE_echo_raw"), &["tcp://127.0.0.1:0"]);
+    let frames = b"\0\0\0\x02hi\0\0\0\0\0\0\0\x01!";
+    assert_eq!(echo.ask(frames, frames.len() as u64), frames);
+    let script = format!("printf '\\0\\0\\0\\2hi' | socat -t 20 - tcp:{} | tail -c 2", echo.addr);
+    if said("socat", &["-V"]).is_some() {
+        assert_eq!(said("sh", &["-c", &script]).as_deref(), Some("hi"));
+    }
+}
+
+#[test]
 fn the_ticker_speaks_first_and_heeds_its_client() {
     let ticker = Example::start(env!("CARGO_BIN_EXE_ticker"), &["tcp://127.0.0.1:0"]);
     let mut socket = ticker.dial();
@@ -246,4 +257,8 @@ fn the_ticker_speaks_first_and_heeds_its_client() {
     let ticks: Vec<String> = lines.take(50).collect();
     let due: Vec<String> = (1..=50).map(|n| format!("tick {n}")).collect();
     assert_eq!(ticks, due);
+    let script = format!("socat -u tcp:{} - | head -n 1", ticker.addr);
+    if said("socat", &["-V"]).is_some() {
+        assert_eq!(said("sh", &["-c", &script]).as_deref(), Some("hello; say how often, in milliseconds\r\n"));
+    }
 }
