@@ -66,7 +66,9 @@ pub use handler::{Frame, Handler, Load, Message};
 pub use listener::{Accepted, ListenOptions, ListenerHandle};
 pub use log_limit::LogLimit;
 pub use panics::caught;
-pub use reactor::{BUSY_POLL_MAX, LocalTask, PoolOptions, ReactorHandle, ReactorPool, ReservedTask, TaskId, Timer};
+pub use reactor::{
+    BUSY_POLL_MAX, GLOBAL_MAX, LocalTask, PoolOptions, ReactorHandle, ReactorPool, ReservedTask, TaskId, Timer,
+};
 #[cfg(feature = "tls")]
 pub use rustls;
 pub use sleep::{Sleep, sleep};

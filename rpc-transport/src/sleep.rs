@@ -114,7 +114,7 @@ impl Future for Sleep {
                 Ok(pool) => {
                     let remote = Arc::new(Remote::default());
                     remote.wake_me(waker);
-                    let reactor = pool.next().clone();
+                    let reactor = pool.handles()[0].clone();
                     let armed = Arc::clone(&remote);
                     reactor.run(move || armed.arm(|waker| with(|core| core.arm_work(at, TimerKey::Waker(waker)))));
                     State::Elsewhere(reactor, remote)

@@ -69,7 +69,7 @@ impl ChannelBuilder {
 
 impl<M: Middleware> ChannelBuilder<M> {
     /// Connections to the peer; calls take them in turn, and calls made on a reactor take one of that reactor. Default: one for
-    /// each reactor, which is one in a process without a server.
+    /// each reactor of the server in this process, or one where there is none.
     pub fn connections(mut self, n: usize) -> Self {
         self.connections = Some(n);
         self
@@ -136,7 +136,8 @@ impl<M: Middleware> ChannelBuilder<M> {
         self
     }
 
-    /// The reactors its connections live on. Default: those of the process's server, or without one [`ReactorPool::global`].
+    /// The reactors its connections live on. Default: those of the process's server, or without one those of [`ReactorPool::global`]: all for
+    /// [`ping_pong`](ChannelBuilder::ping_pong), the first otherwise.
     pub fn pool(mut self, pool: Arc<ReactorPool>) -> Self {
         self.pool = Some(pool);
         self
@@ -182,7 +183,11 @@ impl<M: Middleware> ChannelBuilder<M> {
         let pool = self.pool.or_else(default_pool);
         let reactors = match &pool {
             Some(pool) => pool.handles().to_vec(),
-            None => ReactorPool::global().map_err(Error::from)?.handles().to_vec(),
+            None => {
+                let all = ReactorPool::global().map_err(Error::from)?.handles();
+                // Calls that share a connection share system calls, too: more of either would only make batches smaller.
+                all[..if self.multiplexed { 1 } else { all.len() }].to_vec()
+            }
         };
         let default = if self.multiplexed { reactors.len() } else { 16 };
         let connections = self.connections.unwrap_or(default);

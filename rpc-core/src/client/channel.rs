@@ -127,6 +127,20 @@ impl<M> Channel<M> {
     }
 
     /// The reactors on which its connections live, one for each connection.
+    ///
+    /// ```
+    /// # use std::collections::HashSet;
+    /// # use rpc_core::{Channel, transport::ReactorPool};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let reactors = |channel: &Channel| channel.reactors().map(|reactor| reactor.index()).collect::<HashSet<_>>().len();
+    /// // In a process without a server:
+    /// let multiplexed = Channel::builder("tcp://127.0.0.1:7000").build()?;
+    /// assert_eq!(reactors(&multiplexed), 1);
+    /// let pooled = Channel::builder("tcp://127.0.0.1:7000").ping_pong().build()?;
+    /// assert_eq!(reactors(&pooled), ReactorPool::global()?.handles().len());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn reactors(&self) -> impl Iterator<Item = &ReactorHandle> {
         self.inner().slots.iter().map(|slot| &slot.reactor)
     }

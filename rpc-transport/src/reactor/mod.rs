@@ -30,7 +30,7 @@ use std::time::Duration;
 
 pub(crate) use host::Question;
 pub(crate) use inbox::Command;
-pub use pool::{BUSY_POLL_MAX, PoolOptions, ReactorPool};
+pub use pool::{BUSY_POLL_MAX, GLOBAL_MAX, PoolOptions, ReactorPool};
 pub use tasks::{LocalTask, ReservedTask, TaskId};
 pub use timer::Timer;
 

@@ -21,6 +21,9 @@ use crate::local;
 /// The longest [`busy_poll`](PoolOptions::busy_poll).
 pub const BUSY_POLL_MAX: Duration = Duration::from_secs(1);
 
+/// The most reactors of [`ReactorPool::global`].
+pub const GLOBAL_MAX: usize = 4;
+
 /// How to start a [`ReactorPool`].
 #[derive(Clone, Debug)]
 pub struct PoolOptions {
@@ -130,7 +133,8 @@ impl ReactorPool {
         self.handles.push(handle);
     }
 
-    /// The pool of a process without a server: one reactor, started at the first call, never stopped.
+    /// The pool of a process without a server, started at the first call, never stopped: a reactor for each available core, at most
+    /// [`GLOBAL_MAX`]. Timers of threads without a reactor are on the first one, and who needs only one takes that.
     ///
     /// # Errors
     /// When the system gives no poller or no thread.
@@ -142,12 +146,9 @@ impl ReactorPool {
         }
         let _one_at_a_time = STARTING.lock();
         if GLOBAL.get().is_none() {
-            let options = PoolOptions {
-                reactors: 1,
-                name: "rpc-client".to_owned(),
-                callers_may_lead: true,
-                ..PoolOptions::default()
-            };
+            let options =
+                PoolOptions { name: "rpc-client".to_owned(), callers_may_lead: true, ..PoolOptions::default() };
+            let options = PoolOptions { reactors: options.reactors.min(GLOBAL_MAX), ..options };
             let _ = GLOBAL.set(ReactorPool::start(options)?);
         }
         GLOBAL.get().ok_or_else(|| io::Error::other("the pool was not kept"))
