@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use rpc_transport::{ConnLimits, ConnRef, Connector, ListenOptions, ListenerHandle, NotWritten, ReactorPool, local};
+use rpc_transport::{ConnLimits, ConnRef, Connector, ListenOptions, ListenerHandle, NotWritten, ReactorPool};
 use support::*;
 
 /// A server whose handlers echo, tell what happens to them, and go on when their peer has closed its side.
@@ -36,19 +36,6 @@ fn echo(conn: ConnLimits) -> Echo {
             .close(move |_, reason| end.send(reason.to_string()).unwrap_or(()))
     });
     Echo { pool, listener, conns, told }
-}
-
-/// Writes a frame from this thread; what is heard says whether it was written.
-fn write(conn: &ConnRef, bytes: &[u8]) -> Receiver<Result<(), NotWritten>> {
-    let (tell, told) = channel();
-    conn.write(wire(bytes).into(), move |result| tell.send(result).unwrap_or(()));
-    told
-}
-
-/// Ends the server's side.
-fn finish(conn: &ConnRef) {
-    let (reactor, id) = (conn.reactor().clone(), conn.id());
-    on(conn.reactor(), move || local::visit(&reactor, id, |_: &mut Script, cx| cx.finish())).expect("it is there");
 }
 
 fn ends(socket: &mut TcpStream) {

@@ -11,7 +11,7 @@ use std::sync::mpsc::{Receiver, channel};
 use bytes::Bytes;
 use certificates::Authority;
 use rpc_transport::rustls::{ClientConnection, StreamOwned, version};
-use rpc_transport::{ConnLimits, ConnRef, ListenOptions, ListenerHandle, NotWritten, ReactorPool, TlsServer, local};
+use rpc_transport::{ConnLimits, ConnRef, ListenOptions, ListenerHandle, NotWritten, ReactorPool, TlsServer};
 use support::*;
 
 type Peer = StreamOwned<ClientConnection, TcpStream>;
@@ -48,18 +48,6 @@ impl Echo {
         assert_eq!(call(&mut peer, b"hello"), b"hello");
         (peer, hear(&self.conns))
     }
-}
-
-fn write(conn: &ConnRef, bytes: &[u8]) -> Receiver<Result<(), NotWritten>> {
-    let (tell, told) = channel();
-    conn.write(wire(bytes).into(), move |result| tell.send(result).unwrap_or(()));
-    told
-}
-
-/// Ends the server's side.
-fn finish(conn: &ConnRef) {
-    let (reactor, id) = (conn.reactor().clone(), conn.id());
-    on(conn.reactor(), move || local::visit(&reactor, id, |_: &mut Script, cx| cx.finish())).expect("it is there");
 }
 
 /// The peer says that it writes no more.

@@ -10,8 +10,8 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::{Duration, Instant};
 
 use rpc_transport::{
-    Accepted, CloseReason, ConnId, Connector, Cx, Frame, Handler, LengthField, LengthWidth, ListenOptions,
-    ListenerHandle, PoolOptions, ReactorHandle, ReactorPool, Url,
+    Accepted, CloseReason, ConnId, ConnRef, Connector, Cx, Frame, Handler, LengthField, LengthWidth, ListenOptions,
+    ListenerHandle, NotWritten, PoolOptions, ReactorHandle, ReactorPool, Url, local,
 };
 
 /// No test waits longer for anything.
@@ -202,6 +202,19 @@ pub fn call(socket: &mut (impl Read + Write), bytes: &[u8]) -> Vec<u8> {
 pub fn connect(reactor: &ReactorHandle, url: &Url, connector: Connector, handler: Script) -> ConnId {
     let endpoint = url.resolve().unwrap().remove(0);
     on(reactor, move || connector.connect(&endpoint, framing(), handler).unwrap())
+}
+
+/// Writes a frame to a connection, from this thread; what is heard says whether it was written.
+pub fn write(conn: &ConnRef, bytes: &[u8]) -> Receiver<Result<(), NotWritten>> {
+    let (tell, told) = mpsc::channel();
+    conn.write(wire(bytes).into(), move |result| tell.send(result).unwrap_or(()));
+    told
+}
+
+/// Ends this side of a connection whose handler is a script.
+pub fn finish(conn: &ConnRef) {
+    let (reactor, id) = (conn.reactor().clone(), conn.id());
+    on(conn.reactor(), move || local::visit(&reactor, id, |_: &mut Script, cx| cx.finish())).expect("it is there");
 }
 
 /// Runs `f` on a reactor and returns what it returns.
