@@ -21,6 +21,8 @@ fn main() -> ExitCode {
         Some(Command::Bytes(args)) => bytes(args).and_then(|report| report.print(args.run.json)),
         Some(Command::Idle(args)) => idle(args),
         Some(Command::Transport(args)) => transport(args),
+        #[cfg(feature = "tls")]
+        Some(Command::TlsFlood(args)) => benches::tls_flood(args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -43,6 +43,9 @@ pub enum Command {
     Bytes(BytesArgs),
     /// Measures the transport alone beside others that move bytes.
     Transport(TransportArgs),
+    /// Measures what floods of TLS handshakes leave of live traffic.
+    #[cfg(feature = "tls")]
+    TlsFlood(crate::TlsFloodArgs),
 }
 
 /// One measurement of ours.

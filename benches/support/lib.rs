@@ -23,6 +23,8 @@ mod run;
 mod server;
 mod subject;
 mod table;
+#[cfg(feature = "tls")]
+mod tls_flood;
 mod transport;
 mod versions;
 
@@ -42,6 +44,8 @@ pub use method::{Echo, Method, Mixed};
 pub use run::run;
 pub use server::{Service, serve};
 pub use table::table;
+#[cfg(feature = "tls")]
+pub use tls_flood::{Flood, TlsFloodArgs, tls_flood};
 pub use transport::transport;
 
 /// Generated from `idl/testee.proto`.

@@ -9,7 +9,7 @@ use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use rpc_core::Channel;
+use rpc_core::{Channel, ChannelBuilder};
 
 use crate::descriptors::Descriptors;
 use crate::idl::testee::{Empty, TesteeClient};
@@ -94,12 +94,13 @@ impl Testee {
         &self.urls
     }
 
-    /// `host:port` of its first TCP address.
+    /// `host:port` of its first TCP address, be TLS spoken there or not.
     ///
     /// # Panics
     /// When it has none.
     pub fn addr(&self) -> &str {
-        self.urls.iter().find_map(|url| url.strip_prefix("tcp://")).expect("it listens on TCP")
+        let on_tcp = |url: &&String| url.starts_with("tcp://") || url.starts_with("tls://");
+        self.urls.iter().find(on_tcp).map(|url| &url["tcp://".len()..]).expect("it listens on TCP")
     }
 
     /// Its process id.
@@ -107,21 +108,26 @@ impl Testee {
         self.child.id()
     }
 
-    /// A client with a connection of its own, and a minute for each call: on a machine that does much else a call may take long, and is
-    /// late only when it never ends.
+    /// A client with a connection of its own, as the builder is [set up](Testee::channel).
     ///
     /// # Panics
     /// On a malformed address, which this is not.
     pub fn client(&self) -> TesteeClient {
-        let mut builder = Channel::builder(self.url()).connections(1).timeout(Duration::from_secs(60));
+        TesteeClient::new(self.channel().build().expect("its URL is well-formed"))
+    }
+
+    /// What its clients are made from: a connection of their own, and a minute for each call: on a machine that does much else a call may take long, and is
+    /// late only when it never ends.
+    pub fn channel(&self) -> ChannelBuilder {
+        let builder = Channel::builder(self.url()).connections(1).timeout(Duration::from_secs(60));
         if sanitized() {
             // A call beside a flood (T11) waits for two turns of a reactor, in which each of its other connections has its share. That is
             // 0.2 s of a release build and 1.2 s of a debug build, as many times longer as other programs take of the machine (4 s and 10 s
             // beside 4 and 12 busy ones), and again as many times as a sanitizer slows it down. Only then is it near the 13 s
             // after which a client gives its server up.
-            builder = builder.set("keepalive_timeout", "50s");
+            return builder.set("keepalive_timeout", "50s");
         }
-        TesteeClient::new(builder.build().expect("its URL is well-formed"))
+        builder
     }
 
     /// The server's own counters, over a connection that is open only meanwhile.
@@ -129,7 +135,15 @@ impl Testee {
     /// # Panics
     /// When it does not answer.
     pub fn stats(&self) -> Figures {
-        let report = self.client().stats(Empty {}).wait().expect("the testee reports its counters");
+        self.stats_by(&self.client())
+    }
+
+    /// The same by a client that is there.
+    ///
+    /// # Panics
+    /// When it does not answer.
+    pub fn stats_by(&self, client: &TesteeClient) -> Figures {
+        let report = client.stats(Empty {}).wait().expect("the testee reports its counters");
         Figures::parse(&report.json)
     }
 

@@ -22,7 +22,7 @@ use crate::summary::Summary;
 /// Exits with 1 if a call had no outcome, two, or a reply that is not its own.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The server: tcp://HOST:PORT or unix:PATH
+    /// The server: tcp://HOST:PORT, tls://HOST:PORT or unix:PATH
     #[arg(long, value_name = "URL")]
     connect: String,
     /// Calls in all
@@ -64,6 +64,9 @@ pub(crate) struct Args {
     /// Checksums of payloads, CRC-32C: sent, and compared where the server sends them
     #[arg(long)]
     checksum: bool,
+    #[cfg(feature = "tls")]
+    #[command(flatten)]
+    tls: crate::tls::Calling,
     /// Who makes the calls
     #[arg(long, value_enum, default_value_t = Kind::Reactor)]
     client: Kind,
@@ -143,6 +146,10 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
     let mut builder = Channel::builder(&args.connect).connections(args.connections.into()).checksum(args.checksum);
     for (name, value) in &args.limits {
         builder = builder.set(name, value);
+    }
+    #[cfg(feature = "tls")]
+    if let Some(tls) = args.tls.client()? {
+        builder = builder.tls(tls);
     }
     if args.ping_pong {
         builder = builder.ping_pong();

@@ -4,6 +4,8 @@
 //! cargo run --bin testee -- server --listen tcp://127.0.0.1:7000 --listen unix:testee.sock
 //! cargo run --bin testee -- client --connect tcp://127.0.0.1:7000 --calls 10000 --in-flight 64 --method mix
 //! ```
+//!
+//! With the feature `tls` at tls:// addresses, too: `--identity FILE` and `--roots FILE`.
 
 mod client;
 #[cfg(feature = "upgrade")]
@@ -13,6 +15,8 @@ mod plan;
 mod server;
 mod service;
 mod summary;
+#[cfg(feature = "tls")]
+mod tls;
 #[cfg(feature = "upgrade")]
 mod upgrade;
 

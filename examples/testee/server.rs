@@ -16,7 +16,7 @@ use crate::service::{Other, Service};
 /// Prints `LISTENING <url>` for each address, and `STOPPED {…}` at the end.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// An address to serve: tcp://HOST:PORT (port 0: a free one) or unix:PATH; may be repeated
+    /// An address to serve: tcp://HOST:PORT (port 0: a free one), tls://HOST:PORT or unix:PATH; may be repeated
     #[arg(long, value_name = "URL", default_value = "tcp://127.0.0.1:0")]
     listen: Vec<String>,
     /// Reactors, each with a thread [default: one for each core]
@@ -40,6 +40,9 @@ pub(crate) struct Args {
     /// A listening socket for each reactor
     #[arg(long)]
     reuse_port: bool,
+    #[cfg(feature = "tls")]
+    #[command(flatten)]
+    tls: crate::tls::Serving,
     #[cfg(feature = "upgrade")]
     #[command(flatten)]
     upgrade: crate::upgrade::Replacing,
@@ -52,6 +55,10 @@ pub(crate) fn run(args: Args) -> Result<()> {
     }
     if args.reuse_port {
         builder = builder.placement(Placement::ReusePort);
+    }
+    #[cfg(feature = "tls")]
+    if let Some(tls) = args.tls.server()? {
+        builder = builder.tls(tls);
     }
     if args.sigpipe {
         signal_hook::flag::register_conditional_default(signal_hook::consts::SIGPIPE, Arc::new(true.into()))?;

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use certificates::Authority;
-use rpc_transport::rustls::{ClientConnection, StreamOwned, version};
+use rpc_transport::rustls::{ClientConnection, Stream, StreamOwned, version};
 use rpc_transport::{
     CloseReason, ConnLimits, Connector, Cx, ListenLimits, ListenOptions, ListenerHandle, Message, ReactorPool,
     TlsClient, TlsErrorKind, TlsServer,
@@ -445,6 +445,40 @@ fn half_open_handshakes_make_room() {
     let heard = [hear(&told), hear(&told)];
     assert!(heard.contains(&"me too".to_owned()), "{heard:?}");
     drop(half_open);
+}
+
+/// A shutdown finds handshakes at each of their steps: whoever goes on is served to its end, as one that was open. Who does not is closed after a
+/// second, long before its `handshake_timeout`.
+#[test]
+fn a_shutdown_lets_handshakes_end() {
+    let authority = Authority::new("tests");
+    let pool = pool(1);
+    let (listener, told) = told_server(&pool, &authority, ListenOptions::default());
+    let mut silent = dial(&listener);
+    // One has said nothing yet, the other a part of its ClientHello.
+    let mut clients = [0, 20].map(|said| {
+        let (mut peer, mut socket) = (authority.foreign(&[&version::TLS13]), dial(&listener));
+        let mut hello = Vec::new();
+        peer.write_tls(&mut hello).unwrap();
+        socket.write_all(&hello[..said]).unwrap();
+        (peer, socket, hello.split_off(said))
+    });
+    until("all are in", || listener.connections() == 3);
+    listener.shut_down();
+    until("it is closed", || !listener.is_taking_in());
+    for (peer, socket, rest) in &mut clients {
+        socket.write_all(rest).unwrap();
+        while peer.is_handshaking() {
+            peer.complete_io(socket).unwrap();
+        }
+        // The handler hears of the shutdown then; it has no more to do, and closes in good order.
+        let mut rest = Vec::new();
+        let end = Stream::new(peer, socket).read_to_end(&mut rest);
+        assert!(end.is_ok() && rest.is_empty(), "{end:?}");
+        assert!(hear(&told).starts_with("closed: closed by this side"));
+    }
+    assert_eq!(hear(&told), "closed: the connection reached its limit handshake_timeout");
+    assert_eq!(silent.read(&mut [0; 8]).unwrap_err().kind(), ErrorKind::ConnectionReset);
 }
 
 /// Records that mean nothing are worth nothing for ever.

@@ -12,7 +12,7 @@ use testee::{output_of, raw, scratch};
 use crate::chain::{Chain, LIMIT};
 
 /// The program with the socket as descriptor 3. The shell is replaced by it, and so `$$` is its process.
-fn activated(program: &Path, args: &[&str], socket: impl Into<OwnedFd>) -> Command {
+pub(crate) fn activated(program: &Path, args: &[&str], socket: impl Into<OwnedFd>) -> Command {
     let mut command = Command::new("sh");
     let script = r#"exec 3<&0 0</dev/null; LISTEN_FDS=1 LISTEN_PID=${FOR:-$$} LISTEN_FDNAMES=web exec "$0" "$@""#;
     command.args(["-c", script]).arg(program).args(args).stdin(Stdio::from(socket.into()));

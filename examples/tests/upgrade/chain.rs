@@ -64,7 +64,8 @@ impl Chain {
     }
 
     pub(crate) fn addr(&self) -> &str {
-        self.url().strip_prefix("tcp://").expect("a TCP address")
+        let url = self.url();
+        url.strip_prefix("tcp://").or_else(|| url.strip_prefix("tls://")).expect("a TCP address")
     }
 
     /// The process that serves now.

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use rpc_core::Channel;
+use rpc_core::{Channel, ChannelBuilder};
 use testee::idl::testee::{Blob, TesteeClient};
 use testee::raw;
 
@@ -47,8 +47,18 @@ pub(crate) struct Report {
 impl Load {
     /// So many calls at a time over two connections, and connections for one call each, 200 a second.
     pub(crate) fn begin(url: &str, lanes: usize) -> Load {
+        let at = url.to_owned();
+        Load::by(Channel::builder(url), lanes, move |number| short_connection(&at, number))
+    }
+
+    /// The same by a channel as it is set up there, and by connections that are made by `short`, each for the call of this number.
+    pub(crate) fn by(
+        channel: ChannelBuilder,
+        lanes: usize,
+        short: impl Fn(i32) -> io::Result<()> + Send + 'static,
+    ) -> Load {
         let counts = Arc::new(Counts::default());
-        let channel = Channel::builder(url).connections(2).timeout(LIMIT).build().expect("a channel");
+        let channel = channel.connections(2).timeout(LIMIT).build().expect("a channel");
         let (ended, all) = mpsc::channel::<()>();
         for (lane, reactor) in (0..lanes).zip(channel.reactors().collect::<Vec<_>>().into_iter().cycle()) {
             let (counts, ended) = (Arc::clone(&counts), ended.clone());
@@ -58,8 +68,8 @@ impl Load {
                 drop(ended);
             });
         }
-        let (url, shared) = (url.to_owned(), Arc::clone(&counts));
-        let short = thread::spawn(move || short_connections(&shared, &url));
+        let shared = Arc::clone(&counts);
+        let short = thread::spawn(move || short_connections(&shared, short));
         Load { counts, begun: Instant::now(), lanes: all, short, channel }
     }
 
@@ -122,13 +132,13 @@ async fn calls(counts: &Counts, client: &TesteeClient, lane: u64) {
 }
 
 /// In turn as multiplexing clients speak, and as others do.
-fn short_connections(counts: &Counts, url: &str) {
+fn short_connections(counts: &Counts, short: impl Fn(i32) -> io::Result<()>) {
     let mut next = Instant::now();
     for number in 1.. {
         if !counts.goes_on() {
             return;
         }
-        if let Err(error) = short_connection(url, number) {
+        if let Err(error) = short(number) {
             return counts.failed(format!("short connection {number}: {error}"));
         }
         counts.short.fetch_add(1, Ordering::Relaxed);
@@ -153,7 +163,7 @@ fn short_connection(url: &str, number: i32) -> io::Result<()> {
     }
 }
 
-fn one_call(mut socket: impl Read + Write, number: i32) -> io::Result<()> {
+pub(crate) fn one_call(mut socket: impl Read + Write, number: i32) -> io::Result<()> {
     let body = raw::blob(&number.to_be_bytes());
     let request = match number % 2 {
         0 => raw::request(number, "Echo", &body),

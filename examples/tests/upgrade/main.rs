@@ -4,6 +4,8 @@ mod activation;
 mod chain;
 mod liar;
 mod load;
+#[cfg(feature = "tls")]
+mod secure;
 
 use std::collections::HashSet;
 use std::io::Write;

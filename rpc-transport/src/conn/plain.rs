@@ -1,7 +1,12 @@
 //! Without the feature `tls`: the answers to what is asked of every connection.
 
-use super::{Conn, Setup};
+use super::{Conn, Cx, Setup};
 use crate::error::CloseReason;
+
+impl Cx<'_> {
+    /// An accepted connection is open from the first.
+    pub(crate) fn finish_when_open(&mut self) {}
+}
 
 impl Setup {
     pub(super) fn is_secure(&self) -> bool {

@@ -17,7 +17,7 @@ use crate::driver::Key;
 use crate::error::CloseReason;
 use crate::panics::caught;
 use crate::reactor::core::{Core, TimerKey, with};
-use crate::tls::{AGAIN, AT_A_TIME, SCRATCH, Session, TlsError, TlsErrorKind, TlsPeer, Turn};
+use crate::tls::{AGAIN, AT_A_TIME, SCRATCH, Session, Stage, TlsError, TlsErrorKind, TlsPeer, Turn};
 
 thread_local! {
     /// Where this thread's connections read ciphertext, and where they encrypt: nothing stays there.
@@ -25,7 +25,22 @@ thread_local! {
     static OUTGOING: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
+/// How long a handshake may go on when its listener shuts down: it costs a round trip or two, and a client that fails in it takes the
+/// server for one that is down.
+const FINISH: Duration = Duration::from_secs(1);
+
 impl Cx<'_> {
+    /// Its listener asks it to finish, and it is not open yet: the handler hears that when it is.
+    pub(crate) fn finish_when_open(&mut self) {
+        let by = self.now() + FINISH;
+        let Some(tls) = &mut self.conn.tls else { return };
+        tls.finish_by.get_or_insert(by);
+        // That comes sooner than what the timer was set for.
+        if let Some((timer, _)) = self.conn.check.take() {
+            with(|core| core.timers.cancel(timer));
+        }
+    }
+
     /// What the TLS handshake has told of the peer; `None` without TLS, and until it is over.
     pub fn tls(&self) -> Option<&Arc<TlsPeer>> {
         self.conn.tls.as_ref()?.peer()
@@ -41,6 +56,7 @@ impl Setup {
 /// Looks again at handshakes that waited for their turn.
 pub(crate) fn resume_handshakes() {
     with(|core| {
+        core.rations.called();
         for _ in 0..AT_A_TIME {
             let Some(id) = core.rations.next() else { return };
             if let Some(entry) = core.conns.get(id)
@@ -52,7 +68,7 @@ pub(crate) fn resume_handshakes() {
                 }
             }
         }
-        if core.rations.has_waiting() {
+        if core.rations.is_to_be_called() {
             core.timers.insert(core.now + AGAIN, TimerKey::Handshakes);
         }
     });
@@ -87,7 +103,11 @@ impl Entry {
             self.conn.opened = now;
             // What has come behind the handshake brings no further event.
             self.conn.readable |= self.conn.tls.as_ref().is_some_and(|tls| tls.has_more());
+            let finish = self.conn.tls.as_mut().and_then(|tls| tls.finish_by.take());
             self.opened(now);
+            if finish.is_some() {
+                self.call(now, |pipeline, cx| pipeline.on_shutdown(cx));
+            }
         }
     }
 }
@@ -99,7 +119,7 @@ impl Conn {
         let most = admission.max_handshakes();
         let oldest = with(|core| {
             let Core { rations, conns, .. } = core;
-            rations.begin(self.id, most, |id| conns.get(id).is_some_and(|entry| entry.conn.is_shaking()))
+            rations.begin(self.id, most, |id| conns.get(id).and_then(|entry| entry.conn.stage()))
         });
         if let Some(oldest) = oldest {
             kill(oldest, CloseReason::Limit("max_handshakes"));
@@ -115,6 +135,12 @@ impl Conn {
     /// Whether its TCP connection is established, and its handshake is not over.
     pub(super) fn is_shaking(&self) -> bool {
         matches!(self.phase, Phase::Connecting) && self.tls.as_ref().is_some_and(|tls| tls.connected)
+    }
+
+    /// How far its handshake is, if one is under way.
+    fn stage(&self) -> Option<Stage> {
+        let tls = self.tls.as_ref().filter(|_| self.is_shaking())?;
+        Some(if tls.has_answered() { Stage::Answered } else { Stage::Begun })
     }
 
     /// Whether it neither holds anything for TLS nor owes the peer anything.
@@ -146,7 +172,11 @@ impl Conn {
     /// Until when an accepted connection's handshake must be over, or a connected one's connect.
     pub(super) fn handshake_limit(&self) -> Duration {
         match self.admission {
-            Some(_) => self.limits.handshake_timeout,
+            Some(_) => {
+                let finish_by = self.tls.as_ref().and_then(|tls| tls.finish_by);
+                let left = finish_by.map(|by| by.saturating_duration_since(self.opened));
+                left.unwrap_or(Duration::MAX).min(self.limits.handshake_timeout)
+            }
             None => self.limits.connect_timeout,
         }
     }
@@ -155,7 +185,8 @@ impl Conn {
     pub(super) fn end_handshake(&mut self) {
         if self.rationed {
             self.rationed = false;
-            with(|core| core.rations.end());
+            let answered = self.tls.as_ref().is_some_and(|tls| tls.has_answered());
+            with(|core| core.rations.end(if answered { Stage::Answered } else { Stage::Begun }));
         }
     }
 
@@ -196,10 +227,15 @@ impl Conn {
             if self.admission.is_some() && !self.may_go_on(tls) {
                 return Ok(());
             }
-            let before = with(|core| core.driver.now());
+            let (before, answered) = (with(|core| core.driver.now()), tls.has_answered());
             let got = self.fill(tls, key, SCRATCH, now, |_| 0);
             if self.admission.is_some() {
-                with(|core| core.rations.spend(core.driver.now().saturating_duration_since(before)));
+                with(|core| {
+                    core.rations.spend(core.driver.now().saturating_duration_since(before));
+                    if tls.has_answered() && !answered {
+                        core.rations.answer(self.id);
+                    }
+                });
             }
             match got {
                 Ok(0) => {
@@ -214,10 +250,11 @@ impl Conn {
         }
     }
 
-    /// Whether the handshake has its turn; if not, it is called.
+    /// Whether the handshake has its turn; if not, it is called. One that was answered does not wait any more: its client has shown
+    /// that it goes on, and what is left to do is little.
     fn may_go_on(&self, tls: &mut Session) -> bool {
-        if tls.waits {
-            return false;
+        if tls.waits || tls.has_answered() {
+            return !tls.waits;
         }
         let frames = self.reactor.stats().frames.get();
         let turn = with(|core| {

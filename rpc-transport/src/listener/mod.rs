@@ -346,8 +346,7 @@ fn ask_to_finish(shared: &Arc<ListenerShared>) {
     each_connection(shared, |id| {
         conn::visit(id, |pipeline, cx| match cx.is_open() {
             true => pipeline.on_shutdown(cx),
-            // Its handshake is not over, and may never be: nothing of it has been sent yet.
-            false => cx.close(CloseReason::Local("the server is shutting down")),
+            false => cx.finish_when_open(),
         });
     });
 }

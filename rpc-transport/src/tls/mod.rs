@@ -25,6 +25,6 @@ pub use client::{TlsClient, TlsClientBuilder};
 pub use error::{TlsConfigError, TlsError, TlsErrorKind};
 pub use identity::{TlsIdentity, TlsRoots};
 pub use peer::TlsPeer;
-pub(crate) use rations::{AGAIN, AT_A_TIME, Rations, Turn};
+pub(crate) use rations::{AGAIN, AT_A_TIME, Rations, Stage, Turn};
 pub use server::{TlsServer, TlsServerBuilder};
 pub(crate) use session::{SCRATCH, Session};

@@ -1,8 +1,17 @@
 //! How much of a reactor handshakes may take: others' traffic goes on while many want in.
 //!
-//! A handshake costs some hundred times what a small frame costs, and who only begins one costs its client next to nothing. So two
-//! things are bounded on each reactor: how many accepted connections are in a handshake, where the oldest makes room for the newest, for
-//! one that goes on takes a round trip or two; and, while frames come in on others, the share of time that their steps take.
+//! A handshake costs some hundred times what a small frame costs, nearly all of it the answer to the ClientHello; and who only sends one
+//! pays next to nothing. So two things are bounded on each reactor: how many accepted connections are in a handshake; and, while frames come in
+//! on others, the share of time that their steps take.
+//!
+//! ```text
+//!  accepted ──► begun ── a ClientHello, and its turn ──► answered ── the client's last words ──► open
+//!               newest first                             at once
+//! ```
+//!
+//! Nobody can tell a client from a flood before it has gone on. So when there are more than can be answered, who has come last is: the
+//! answer finds it there, and the others are reset soon, the oldest first, rather than answered when they have no time left to go on. Who was
+//! answered has half of the places at least, and nobody but others like it takes them: enough for a round trip.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -27,16 +36,32 @@ pub(crate) const AT_A_TIME: usize = 32;
 /// A reactor's handshakes; connections that this side has accepted.
 #[derive(Default)]
 pub(crate) struct Rations {
-    /// Oldest first. Those that are over go when they come to the front, or when there are many.
-    begun: VecDeque<ConnId>,
-    under_way: usize,
-    /// Those that have something to go on with, and no time.
-    waiting: VecDeque<ConnId>,
+    begun: Stand,
+    answered: Stand,
+    /// Those that have something to go on with, and no time; who came last is at the end.
+    waiting: Vec<ConnId>,
+    /// A timer is to call them.
+    called: bool,
     /// Time in hand, in nanoseconds, and since when it has grown; less than nothing after a long step.
     credit: i64,
     since: Option<Instant>,
     frames: u64,
     traffic_until: Option<Instant>,
+}
+
+/// How far a handshake is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    Begun,
+    Answered,
+}
+
+/// Those who stand at one stage.
+#[derive(Default)]
+struct Stand {
+    /// Oldest first. Those that are there no more go when they come to the front, or when there are many.
+    ids: VecDeque<ConnId>,
+    len: usize,
 }
 
 /// Whether a handshake may take its next step now.
@@ -49,32 +74,49 @@ pub(crate) enum Turn {
 }
 
 impl Rations {
-    /// A handshake begins. If more than `most` are under way then, the oldest that `is_under_way` is to end.
+    /// A handshake begins. If more than `most` are under way then, that one is to end which has stood longest at its stage: the one where
+    /// more than half of them are. `stage` says where one is, if it is under way.
     pub(crate) fn begin(
         &mut self,
         id: ConnId,
         most: usize,
-        mut is_under_way: impl FnMut(ConnId) -> bool,
+        mut stage: impl FnMut(ConnId) -> Option<Stage>,
     ) -> Option<ConnId> {
-        self.begun.push_back(id);
-        self.under_way += 1;
-        if self.under_way > most {
-            while let Some(oldest) = self.begun.pop_front() {
-                if oldest != id && is_under_way(oldest) {
-                    return Some(oldest);
-                }
-            }
-            self.begun.push_back(id); // all others are just ending
+        self.begun.ids.push_back(id);
+        self.begun.len += 1;
+        let under_way = self.begun.len + self.answered.len;
+        let full = if 2 * self.begun.len > under_way { Stage::Begun } else { Stage::Answered };
+        let mut is_there = |other: ConnId| other != id && stage(other) == Some(full);
+        let stand = match full {
+            Stage::Begun => &mut self.begun,
+            Stage::Answered => &mut self.answered,
+        };
+        let oldest = if under_way > most { stand.oldest(&mut is_there) } else { None };
+        if full == Stage::Begun && self.begun.ids.is_empty() {
+            self.begun.ids.push_back(id); // all others are just ending
         }
-        if self.begun.len() > 2 * self.under_way + 64 {
-            self.begun.retain(|other| *other == id || is_under_way(*other));
+        let known = 2 * under_way + 64;
+        if [self.begun.ids.len(), self.answered.ids.len(), self.waiting.len()].iter().any(|len| *len > known) {
+            self.begun.ids.retain(|other| *other == id || stage(*other) == Some(Stage::Begun));
+            self.answered.ids.retain(|other| stage(*other) == Some(Stage::Answered));
+            self.waiting.retain(|other| stage(*other).is_some());
         }
-        None
+        oldest
+    }
+
+    /// One has been answered.
+    pub(crate) fn answer(&mut self, id: ConnId) {
+        self.begun.len -= 1;
+        self.answered.len += 1;
+        self.answered.ids.push_back(id);
     }
 
     /// One is over, whatever its end was.
-    pub(crate) fn end(&mut self) {
-        self.under_way -= 1;
+    pub(crate) fn end(&mut self, stage: Stage) {
+        match stage {
+            Stage::Begun => self.begun.len -= 1,
+            Stage::Answered => self.answered.len -= 1,
+        }
     }
 
     /// Asked before each step of a handshake; `frames` counts what the reactor has handed up since it started.
@@ -88,8 +130,8 @@ impl Rations {
         if self.credit > 0 || self.traffic_until.is_none_or(|until| now >= until) {
             return Turn::Now;
         }
-        self.waiting.push_back(id);
-        if self.waiting.len() == 1 { Turn::WaitsFirst } else { Turn::Waits }
+        self.waiting.push(id);
+        if self.is_to_be_called() { Turn::WaitsFirst } else { Turn::Waits }
     }
 
     /// A step has taken so long.
@@ -100,17 +142,36 @@ impl Rations {
 
     /// The next of those that wait.
     pub(crate) fn next(&mut self) -> Option<ConnId> {
-        self.waiting.pop_front()
+        self.waiting.pop()
     }
 
-    /// Whether any waits.
-    pub(crate) fn has_waiting(&self) -> bool {
-        !self.waiting.is_empty()
+    /// The timer has come.
+    pub(crate) fn called(&mut self) {
+        self.called = false;
+    }
+
+    /// Whether some wait, and nothing calls them: the caller sees to it.
+    pub(crate) fn is_to_be_called(&mut self) -> bool {
+        !self.waiting.is_empty() && !std::mem::replace(&mut self.called, true)
+    }
+}
+
+impl Stand {
+    /// Takes out the one that has stood there longest.
+    fn oldest(&mut self, mut is_there: impl FnMut(ConnId) -> bool) -> Option<ConnId> {
+        while let Some(id) = self.ids.pop_front() {
+            if is_there(id) {
+                return Some(id);
+            }
+        }
+        None
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
     use super::*;
 
     fn id(n: u64) -> ConnId {
@@ -129,6 +190,7 @@ mod tests {
                     (spent, now) = (spent + step, now + step);
                 }
                 Turn::WaitsFirst | Turn::Waits => {
+                    rations.called();
                     assert_eq!(rations.next(), Some(id(1)));
                     now += AGAIN;
                 }
@@ -151,22 +213,103 @@ mod tests {
     #[test]
     fn the_oldest_makes_room_for_the_newest() {
         let mut rations = Rations::default();
-        let all = |_| true;
+        let all = |_| Some(Stage::Begun);
         assert_eq!((1..=3).filter_map(|n| rations.begin(id(n), 3, all)).count(), 0);
         assert_eq!(rations.begin(id(4), 3, all), Some(id(1)));
-        rations.end();
-        rations.end(); // of the second
-        assert_eq!(rations.begin(id(5), 3, |id| id.to_bits() != 2), None);
-        assert_eq!(rations.begin(id(6), 3, |id| id.to_bits() != 2), Some(id(3)), "one that is over is passed over");
+        rations.end(Stage::Begun);
+        rations.end(Stage::Begun); // of the second
+        let but_two = |id: ConnId| all(id).filter(|_| id.to_bits() != 2);
+        assert_eq!(rations.begin(id(5), 3, but_two), None);
+        assert_eq!(rations.begin(id(6), 3, but_two), Some(id(3)), "one that is over is passed over");
+    }
+
+    /// Each row: how many have begun and how many of those were answered before one more begins, and who makes room: the first that was
+    /// answered is 1, the first that was not 101.
+    #[test]
+    #[rustfmt::skip]
+    fn neither_stage_takes_more_than_half_from_the_other() {
+        //           begun  answered  makes room
+        let table = [(10,   0,        101),
+                     (10,   4,        101),
+                     (10,   5,        101),
+                     (10,   6,        1),
+                     (10,   10,       1)];
+        for (begun, answered, expected) in table {
+            let mut rations = Rations::default();
+            let stage = |id: ConnId| Some(if id.to_bits() <= 100 { Stage::Answered } else { Stage::Begun });
+            for n in 1..=begun {
+                let id = id(if n <= answered { n } else { n - answered + 100 });
+                assert_eq!(rations.begin(id, 10, stage), None);
+                if n <= answered {
+                    rations.answer(id);
+                }
+            }
+            assert_eq!(rations.begin(id(999), 10, stage), Some(id(expected)), "{answered} of {begun}");
+        }
+    }
+
+    /// A flood of ClientHellos, ten times what there is time for, and clients beside it that go on after 50 ms: those that are
+    /// answered come in, and those are as large a part of all as there is time for; nobody waits long to be answered.
+    #[test]
+    fn clients_have_their_share_of_a_flood() {
+        const STEP: Duration = Duration::from_micros(200);
+        let (start, mut rations, mut stages) = (Instant::now(), Rations::default(), HashMap::new());
+        let (mut now, mut number, mut frames, mut answers) = (start, 0, 0, VecDeque::new());
+        let (mut clients, mut came_in, mut slowest) = (0, 0, Duration::ZERO);
+        let is_client = |id: ConnId| (id.to_bits().wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) % 100 == 0;
+        let mut arrivals = HashMap::new();
+        while now < start + Duration::from_secs(5) {
+            // Twelve in each millisecond, where there is time for 1.25; one of a hundred is a client.
+            let mut asking: Vec<_> = (number + 1..=number + 12).map(id).collect();
+            number += 12;
+            for one in &asking {
+                clients += u64::from(is_client(*one));
+                stages.insert(*one, Stage::Begun);
+                arrivals.insert(*one, now);
+                if let Some(oldest) = rations.begin(*one, 1024, |id| stages.get(&id).copied()) {
+                    rations.end(stages.remove(&oldest).unwrap());
+                }
+            }
+            frames += 1;
+            rations.called();
+            asking.extend((0..AT_A_TIME).map_while(|_| rations.next()));
+            let mut used = Duration::ZERO;
+            for one in asking.into_iter().filter(|one| stages.contains_key(one)).collect::<Vec<_>>() {
+                if rations.turn(one, frames, now) == Turn::Now {
+                    rations.spend(STEP);
+                    used += STEP;
+                    rations.answer(one);
+                    stages.insert(one, Stage::Answered);
+                    if is_client(one) {
+                        slowest = slowest.max(now - arrivals[&one]);
+                        answers.push_back((one, now + Duration::from_millis(50)));
+                    }
+                }
+            }
+            while answers.front().is_some_and(|(_, at)| *at <= now) {
+                let (client, _) = answers.pop_front().unwrap();
+                if let Some(stage) = stages.remove(&client) {
+                    rations.end(stage);
+                    came_in += 1;
+                }
+            }
+            now += Duration::from_millis(1).max(used);
+        }
+        assert!(came_in * 100 >= clients * 8, "{came_in} of {clients} clients came in");
+        assert!(slowest < Duration::from_millis(20), "one was answered after {slowest:?}");
+        let known = rations.begun.ids.len() + rations.answered.ids.len() + rations.waiting.len();
+        assert!(known < 8 * 1024, "{known} are remembered");
     }
 
     #[test]
     fn handshakes_that_are_over_are_forgotten() {
         let mut rations = Rations::default();
         for n in 0..10_000 {
-            rations.begin(id(n), 100, |_| false);
-            rations.end();
+            rations.begin(id(n), 100, |_| None);
+            rations.answer(id(n));
+            rations.end(Stage::Answered);
         }
-        assert!(rations.begun.len() < 100, "{} are remembered", rations.begun.len());
+        let known = rations.begun.ids.len() + rations.answered.ids.len();
+        assert!(known < 200, "{known} are remembered");
     }
 }

@@ -39,6 +39,8 @@ pub(crate) struct Session {
     begun: bool,
     /// Its handshake waits for its ration.
     pub(crate) waits: bool,
+    /// Its listener has asked it to finish while its handshake was under way: by when that must be over.
+    pub(crate) finish_by: Option<Instant>,
     /// The peer's `close_notify` came.
     pub(crate) closed: bool,
     /// This side's has been queued.
@@ -47,6 +49,8 @@ pub(crate) struct Session {
     pub(crate) delivered: u64,
     /// The peer has said something.
     greeted: bool,
+    /// A server's: the ClientHello was whole and acceptable, and the answer to it was made.
+    answered: bool,
     /// Something that no bystander could have made has been read.
     heard: bool,
     /// What came is no TLS, or broke it: what is left to read is nothing.
@@ -92,10 +96,12 @@ impl Session {
             connected: false,
             begun: false,
             waits: false,
+            finish_by: None,
             closed: false,
             parted: false,
             delivered: 0,
             greeted: false,
+            answered: false,
             heard: false,
             failed: None,
             partial: Vec::new(),
@@ -139,6 +145,11 @@ impl Session {
     /// Whether the peer has said anything: then it has been answered.
     pub(crate) fn has_greeted(&self) -> bool {
         self.greeted
+    }
+
+    /// Whether a server has made its answer to the ClientHello: what its handshake costs is mostly spent.
+    pub(crate) fn has_answered(&self) -> bool {
+        self.answered
     }
 
     /// Whether there is something to hand on without reading: plaintext, its end, or a failure.
@@ -244,6 +255,7 @@ impl Session {
             self.peer = Some(Arc::new(TlsPeer::of(state, self.asked_for.clone())));
             self.asked_for = None;
         }
+        self.answered |= self.failed.is_none() && !self.unsent.is_empty() && !self.is_client();
         let rest = &bytes[pumped.used..];
         // Nothing that comes after the end or a failure counts.
         let rest = if self.closed || self.failed.is_some() { &[] } else { rest };

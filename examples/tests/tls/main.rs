@@ -1,9 +1,13 @@
-//! The example `tls` and `openssl s_client`, in both versions of the protocol. Where there is no openssl the test is left out, and says so.
+//! The example `tls` and those who know TLS better: `openssl s_client`, in both versions of the protocol, and scanners. Where a program is not
+//! here its test is left out, and says so.
+
+mod findings;
+mod scanners;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Lines, Write};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 
 use testee::scratch;
 
@@ -37,12 +41,33 @@ fn ask(directory: &Path, options: &str, lines: &str) -> (bool, String, String) {
     (output.status.success(), text(&output.stdout), text(&output.stderr))
 }
 
-struct Server(Child);
+/// The example, at a free port, with what `certify` has left in the directory. It is killed when this is dropped.
+struct Server {
+    process: Child,
+    said: Lines<BufReader<ChildStdout>>,
+    address: String,
+}
+
+impl Server {
+    fn start(directory: &Path) -> Server {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tls"));
+        command.args(["cert.pem", "key.pem", "tls://127.0.0.1:0"]).current_dir(directory).stdout(Stdio::piped());
+        let mut process = command.spawn().unwrap();
+        let mut said = BufReader::new(process.stdout.take().unwrap()).lines();
+        let listening = said.next().unwrap().unwrap();
+        let address = listening.strip_prefix("LISTENING tls://").unwrap().to_owned();
+        Server { process, said, address }
+    }
+
+    fn line(&mut self) -> String {
+        self.said.next().unwrap().unwrap()
+    }
+}
 
 impl Drop for Server {
     fn drop(&mut self) {
-        _ = self.0.kill();
-        _ = self.0.wait();
+        _ = self.process.kill();
+        _ = self.process.wait();
     }
 }
 
@@ -54,23 +79,19 @@ fn openssl_says_lines_and_hears_them() {
     let directory = scratch("tls");
     fs::create_dir_all(&directory).unwrap();
     certify(&directory);
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tls"));
-    command.args(["cert.pem", "key.pem", "tls://127.0.0.1:0"]).current_dir(&directory).stdout(Stdio::piped());
-    let mut server = Server(command.spawn().unwrap());
-    let mut said = BufReader::new(server.0.stdout.take().unwrap()).lines().map(Result::unwrap);
-    let listening = said.next().unwrap();
-    let address = listening.strip_prefix("LISTENING tls://").unwrap();
+    let mut server = Server::start(&directory);
+    let address = server.address.clone();
     for (version, name) in [("-tls1_2", "TLSv1_2"), ("-tls1_3", "TLSv1_3")] {
         let options = format!(
             "-connect {address} -CAfile cert.pem -servername localhost -verify_hostname localhost -alpn lines {version}"
         );
         let (good, heard, errors) = ask(&directory, &options, "hello\nquit\n");
         assert!(good && heard == "hello\r\nquit\r\n", "{heard:?} {errors}");
-        let seen = said.next().unwrap();
+        let seen = server.line();
         for words in [name, "Some(\"lines\")", "Some(\"localhost\")"] {
             assert!(seen.contains(words), "{seen}");
         }
-        assert!(said.next().unwrap().ends_with("closed by this side: the client has asked for it"));
+        assert!(server.line().ends_with("closed by this side: the client has asked for it"));
     }
     let [by_old, by_new] = ["old", "cert"].map(|name| format!("-connect {address} -CAfile {name}.pem"));
     // From the reload on there is another certificate: who knows the old one only does not go on.
@@ -82,6 +103,5 @@ fn openssl_says_lines_and_hears_them() {
     assert!(!good && heard.is_empty() && errors.contains("verify error"), "{heard:?} {errors}");
     assert!(ask(&directory, &by_new, "quit\n").0);
     drop(server);
-    said.for_each(drop);
     _ = fs::remove_dir_all(&directory);
 }
