@@ -24,10 +24,11 @@ pub const GONE: Duration = Duration::from_secs(15);
 const ALONE: usize = 100;
 
 /// One row of the table of attacks, to be [run](Attack::run).
-#[derive(Debug)]
 pub struct Attack<'a> {
     bin: &'a str,
     row: &'a str,
+    url: &'a str,
+    client: Box<dyn Fn(&Testee) -> TesteeClient + 'a>,
     args: Vec<&'a str>,
     growth: u64,
     pace: Duration,
@@ -42,10 +43,30 @@ pub struct Scene {
     calls: AtomicU64,
 }
 
+impl std::fmt::Debug for Attack<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "attack {} with {:?}", self.row, self.args)
+    }
+}
+
 impl<'a> Attack<'a> {
     /// An attack on `bin`, called `row`.
     pub fn new(bin: &'a str, row: &'a str) -> Attack<'a> {
-        Attack { bin, row, args: Vec::new(), growth: 32 << 20, pace: Duration::from_millis(1) }
+        Attack {
+            bin,
+            row,
+            url: "tcp://127.0.0.1:0",
+            client: Box::new(Testee::client),
+            args: Vec::new(),
+            growth: 32 << 20,
+            pace: Duration::from_millis(1),
+        }
+    }
+
+    /// Where the server listens, and how the polite client is made. Default: at a TCP port, by [`Testee::client`].
+    pub fn at(mut self, url: &'a str, client: impl Fn(&Testee) -> TesteeClient + 'a) -> Self {
+        (self.url, self.client) = (url, Box::new(client));
+        self
     }
 
     /// Limits of the server, as `name=value`.
@@ -79,9 +100,9 @@ impl<'a> Attack<'a> {
     /// When the polite client has a call without its reply, the server is dead, its memory grew too much, or something is left
     /// of the attack after [`GONE`]: descriptors, or running handlers.
     pub fn run(self, attack: impl FnOnce(&Scene) -> String) {
-        let server = Testee::start(self.bin, self.args);
+        let server = Testee::listen(self.bin, &[self.url], self.args);
         let (fds, rss) = (server.at_rest(), server.rss());
-        let scene = Scene { polite: server.client(), server, calls: AtomicU64::new(0) };
+        let scene = Scene { polite: (self.client)(&server), server, calls: AtomicU64::new(0) };
         // Connected, before there is no way to connect any more.
         let alone: Vec<_> = (0..ALONE).map(|n| scene.call(n as u64).as_micros() as u64).collect();
         let over = AtomicBool::new(false);
@@ -124,8 +145,8 @@ impl<'a> Attack<'a> {
         server.returns_to(&fds, Duration::ZERO);
         let most = resident(self.growth);
         assert!(peak <= most, "{}: {peak} bytes more at most, {most} are allowed", self.row);
-        let quiet = eventually(GONE, || server.stats().get("in_flight") == 0);
-        assert!(quiet, "nothing runs any more: {:?}", server.stats());
+        let quiet = eventually(GONE, || server.stats_by(&(self.client)(&server)).get("in_flight") == 0);
+        assert!(quiet, "nothing runs any more: {:?}", server.stats_by(&(self.client)(&server)));
     }
 }
 

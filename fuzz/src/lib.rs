@@ -15,6 +15,8 @@ mod control;
 mod delimited;
 mod detect;
 mod extras;
+#[path = "../../rpc-transport/tests/support/forger.rs"]
+mod forger;
 mod hand_over;
 mod idl;
 mod length_field;
@@ -30,6 +32,7 @@ mod server_conn;
 mod server_model;
 mod service;
 mod stream;
+mod tls_session;
 mod ttheader;
 mod ttheader_write;
 mod url;
@@ -48,6 +51,7 @@ pub use metadata::metadata;
 pub use payload::payload;
 pub use protobuf::protobuf;
 pub use server_conn::server_conn;
+pub use tls_session::{tls_client, tls_server};
 pub use ttheader::ttheader;
 pub use ttheader_write::ttheader_write;
 pub use url::url;
@@ -71,6 +75,8 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("payload", payload),
     ("protobuf", protobuf),
     ("server_conn", server_conn),
+    ("tls_client", tls_client),
+    ("tls_server", tls_server),
     ("ttheader", ttheader),
     ("ttheader_write", ttheader_write),
     ("url", url),

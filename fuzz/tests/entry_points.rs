@@ -14,7 +14,7 @@ const WIRE: &[&str] = &["rpc-core/src/protocol/", "rpc-transport/src/framing/"];
 /// Everywhere functions of these names count, if they take bytes, text or a frame.
 #[rustfmt::skip]
 const PARSERS: &[&str] = &["decode", "find", "from_str", "from_text", "from_wire_name", "generate", "next", "on_frame", "parse", "read",
-                           "set", "takes"];
+                           "receive", "set", "takes"];
 
 /// What is bytes, text or a frame.
 const INPUT: &[&str] = &["[u8", "&str", "Bytes", "FrameBuf", "LinkBuffer", "Frame<", "impl Buf", "impl Files"];
@@ -49,11 +49,12 @@ const REACHED: &[(&str, &str, &[&str])] = &[
     ("rpc-transport/src/framing/delimiter.rs",   "next",           &["delimited"]),
     ("rpc-transport/src/framing/fixed_length.rs", "next",          &["delimited"]),
     ("rpc-transport/src/framing/length_field.rs", "next",          &["length_field"]),
+    ("rpc-transport/src/tls/session.rs",         "receive",        &["tls_client", "tls_server"]),
     ("rpc-transport/src/upgrade/message.rs",     "decode",         &["hand_over"]),
     ("rpc-transport/src/url.rs",                 "from_str",       &["url"]),
 ];
 
-/// What can be made of control frames, and by which side: a corpus that does not bring it about says nothing about it.
+/// What can be made of control frames, and of TLS, and by which side: a corpus that does not bring it about says nothing about it.
 #[rustfmt::skip]
 const EVENTS: &[(&str, &str, &[&str])] = &[
     ("server_conn", "server", &["announced", "confirmed", "not agreed", "ping", "says pong", "too many pings", "pong", "pong unasked",
@@ -62,6 +63,8 @@ const EVENTS: &[(&str, &str, &[&str])] = &[
     ("client_conn", "client", &["agreed", "not agreed", "ping", "says pong", "too many pings", "pong unasked", "cancel", "says cancel",
                                 "goaway", "goaway again", "goodbye", "no goodbye", "closing", "a reply to no call",
                                 "checksum right", "checksum wrong"]),
+    ("tls_server",  "tls",    &["the end", "all arrived", "forged"]),
+    ("tls_client",  "tls",    &["the end", "all arrived", "forged"]),
 ];
 
 /// What these refuse no input of this target has, and why.
@@ -101,8 +104,10 @@ const OURS: &[(&str, &str, &str)] = &[
     ("rpc-transport/src/framing/codec.rs",    "decode", "asks a Framing: targets length_field and detect"),
     ("rpc-transport/src/framing/delimiter.rs", "new",   "the user's own delimiter"),
     ("rpc-transport/src/framing/mod.rs",      "next",   "the trait"),
+    ("rpc-transport/src/framing/unframed.rs", "next",   "takes whatever has come"),
     ("rpc-transport/src/handler.rs",          "on_frame", "the trait"),
     ("rpc-transport/src/handler.rs",          "takes",  "the trait"),
+    ("rpc-transport/src/tls/by_hand.rs",      "receive", "hands on to Session::receive, for targets"),
     ("rpc-transport/src/tls/identity.rs",     "parse",  "the user's own files, by rustls"),
 ];
 

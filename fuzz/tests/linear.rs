@@ -36,6 +36,8 @@ const FAMILIES: &[(&str, &str, fn(usize) -> Vec<u8>)] = &[
     ("calls",                  "server_conn",  |n| repeat(b"", &calls(), n)),
     ("announced bytes",        "server_conn",  |n| repeat(b"\0\x01\0\0\x10\0\0\0\0\0\0\x01\0\x01\0\0\0\0", b"z", n)),
     ("replies to nobody",      "client_conn",  |n| repeat(b"", &replies(), n)),
+    ("a hello in small records", "tls_server", |n| repeat(b"\x04\x16\x03\x01\0\x04\x01\0\xff\xff", b"\x16\x03\x01\0\x01\0", n)),
+    ("a reply in small records", "tls_client", |n| repeat(b"\x04\x16\x03\x03\0\x04\x02\0\xff\xff", b"\x16\x03\x03\0\x01\0", n)),
     ("an exception's fields",  "payload",      |n| repeat(b"", b"\x12\x01x", n)),
 ];
 

@@ -7,11 +7,21 @@ use crate::local;
 use crate::reactor::ReactorHandle;
 use crate::reactor::core::with;
 
-pub use crate::buffer::blocks_out;
 pub use crate::driver::sim::{Faults, Knobs, Network, Observer, RawListener, RawPeer, Received, Rest, Step};
 pub use crate::panics::fail_points::{panic_at_times, panics};
 pub use crate::reactor::audit::{ReactorAudit, audit};
+#[cfg(feature = "tls")]
+pub use crate::tls::{by_hand::TlsByHand, seeded as tls};
 pub use crate::workers::by_hand::work_by_hand;
+
+/// Blocks that connections of this thread's reactors have, and slices of blocks. Those that went to other threads count here until they are
+/// dropped there, and then there.
+pub fn blocks_out() -> usize {
+    #[cfg(feature = "tls")]
+    return crate::buffer::blocks_out().saturating_sub(crate::conn::secure::blocks_between());
+    #[cfg(not(feature = "tls"))]
+    crate::buffer::blocks_out()
+}
 
 /// Reads a message of a hand-over between processes, and writes it again.
 ///

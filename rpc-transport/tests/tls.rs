@@ -2,6 +2,8 @@
 
 #[path = "support/certificates.rs"]
 mod certificates;
+#[path = "support/forger.rs"]
+mod forger;
 mod support;
 
 use std::io::{ErrorKind, Read, Write};
@@ -11,6 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use certificates::Authority;
+use forger::Forger;
 use rpc_transport::rustls::{ClientConnection, Stream, StreamOwned, version};
 use rpc_transport::{
     CloseReason, ConnLimits, Connector, Cx, ListenLimits, ListenOptions, ListenerHandle, Message, ReactorPool,
@@ -210,6 +213,38 @@ fn an_orderly_end_is_told_from_a_cut() {
     assert_eq!(hear(&told), "one");
     peer.sock.shutdown(Shutdown::Write).unwrap(); // not closed: a ticket may be unread, and the kernel would reset
     assert_eq!(hear(&told), "closed: the peer closed the connection inside a frame, 5 bytes into it");
+}
+
+/// Found by fuzzing: a message of the handshake that never ends, then a record that is none. The session has failed, and to ask rustls for
+/// its last word, or to encrypt what the handler says, was a panic of the reactor.
+#[test]
+fn what_breaks_within_a_message_ends_its_connection_alone() {
+    let authority = Authority::new("tests");
+    let pool = pool(1);
+    let (listener, told) = told_server(&pool, &authority, ListenOptions::default());
+    let mut beside = dial_secure(&authority, &listener);
+    beside.write_all(&wire(b"before")).unwrap();
+    assert_eq!(hear(&told), "before");
+    // With nothing else in the same read, and with a request, which is answered.
+    for (request, answers) in [(&b""[..], &[][..]), (&wire(b"one"), &["one"])] {
+        let (mut peer, mut socket) = (authority.foreign(&[&version::TLS13]), dial(&listener));
+        converse(&mut peer, &mut socket, &wire(b"first"), whole);
+        assert_eq!(hear(&told), "first");
+        let mut forger = Forger::of(peer.into()).unwrap();
+        let begun = [&[24, 0, 60, 0][..], &[0; 10_000]].concat();
+        let mut records = if request.is_empty() { Vec::new() } else { forger.record(23, request) };
+        records.extend(forger.record(22, &begun));
+        records.extend([23, 3, 3, 0, 20]);
+        records.extend([7; 20]);
+        socket.write_all(&records).unwrap();
+        for answer in answers {
+            assert_eq!(&hear(&told), answer);
+        }
+        let end = hear(&told);
+        assert!(end.contains("the peer broke the TLS protocol"), "{end}");
+    }
+    beside.write_all(&wire(b"after")).unwrap();
+    assert_eq!(hear(&told), "after");
 }
 
 /// What either side hears when a handshake fails, with plain text on one side or the wrong certificates on both.

@@ -11,14 +11,15 @@ use std::time::Duration;
 use bytes::BufMut;
 use fastrand::Rng;
 use parking_lot::Mutex;
+use rpc_transport::testing::tls::{self, Kind};
 use rpc_transport::testing::{Network, Step, audit};
 use rpc_transport::{
-    CloseReason, ConnId, ConnLimits, ConnRef, Connector, Cx, Frame, Handler, LengthField, LengthWidth, ListenOptions,
-    ListenerHandle, Message, ReactorPool, TimerId, Url, local,
+    CloseReason, ConnId, ConnLimits, ConnRef, Connector, Cx, Frame, Handler, LengthField, LengthWidth, ListenLimits,
+    ListenOptions, ListenerHandle, Message, ReactorPool, TimerId, TlsErrorKind, TlsServer, Url, local,
 };
 
 use crate::Violation;
-use crate::plan::knobs;
+use crate::plan::{self, knobs};
 
 /// What all handlers of a run report to.
 #[derive(Default)]
@@ -56,6 +57,8 @@ enum End {
     Whole,
     /// In the middle of a frame.
     CutShort,
+    /// Under TLS, and without a word of it.
+    Truncated,
     Otherwise,
 }
 
@@ -292,6 +295,7 @@ impl Handler for Wild {
         let end = match reason {
             CloseReason::PeerClosed => End::Whole,
             CloseReason::CutShort { .. } => End::CutShort,
+            CloseReason::Tls(error) if error.kind() == TlsErrorKind::Truncated => End::Truncated,
             CloseReason::Local(BY_ITSELF | BY_MESSAGE | BY_SHUTDOWN) => End::Closed,
             _ => End::Otherwise,
         };
@@ -331,9 +335,10 @@ pub(crate) fn run(seed: u64, prints: bool) -> Result<u64, Violation> {
     if prints {
         net.print_trace();
     }
+    tls::seed(seed);
     let book = Shared::default();
     let mut steps = 0;
-    let result = play(&net, rng, &book, &mut steps);
+    let result = play(&net, rng, plan::tls(seed), &book, &mut steps);
     result.map(|()| net.trace_hash()).map_err(|what| Violation {
         seed,
         what,
@@ -343,7 +348,7 @@ pub(crate) fn run(seed: u64, prints: bool) -> Result<u64, Violation> {
     })
 }
 
-fn limits(rng: &mut Rng) -> ConnLimits {
+fn limits(rng: &mut Rng, secure: bool) -> ConnLimits {
     let small = |rng: &mut Rng, small: usize, usual: usize| if rng.u32(0..4) == 0 { small } else { usual };
     let short = |rng: &mut Rng, usual: u64| Duration::from_millis(if rng.u32(0..4) == 0 { 5 } else { usual });
     let write_high = small(rng, 200, 1 << 20);
@@ -351,7 +356,7 @@ fn limits(rng: &mut Rng) -> ConnLimits {
         first_frame_timeout: short(rng, 500),
         frame_progress: short(rng, 1_000),
         idle_timeout: short(rng, 300),
-        handshake_timeout: Duration::from_secs(10), // nothing here shakes hands
+        handshake_timeout: if secure { short(rng, 500) } else { Duration::from_secs(10) },
         connect_timeout: short(rng, 300),
         write_high,
         write_low: small(rng, 10, 100).min(write_high),
@@ -362,13 +367,17 @@ fn limits(rng: &mut Rng) -> ConnLimits {
     }
 }
 
-fn play(net: &Network, rng: &mut Rng, book: &Shared, steps: &mut u64) -> Result<(), String> {
+fn play(net: &Network, rng: &mut Rng, kind: Option<Kind>, book: &Shared, steps: &mut u64) -> Result<(), String> {
     let server = Arc::new(net.pool("server", rng.usize(1..=2)));
     let client = Arc::new(net.pool("client", 1));
     let url: Url =
         if rng.bool() { "tcp://10.0.0.1:9" } else { "unix:/simulated/bare" }.parse().map_err(|e| format!("{e}"))?;
-    let mut listener = listen(&server, &url, rng, book);
-    let connector = Connector { limits: Arc::new(limits(rng)), ..Connector::default() };
+    let kind = kind.filter(|_| matches!(url, Url::Tcp { .. }));
+    let url = if kind.is_some() { "tls://10.0.0.1:9".parse().map_err(|e| format!("{e}"))? } else { url };
+    let serve = kind.map(tls::server);
+    let mut listener = listen(&server, &url, rng, serve.clone(), book);
+    let limits = Arc::new(limits(rng, kind.is_some()));
+    let connector = Connector { limits, tls: kind.map(tls::client), ..Connector::default() };
     // An end of file that nobody meant makes who spoke look like a liar: not in every run.
     let forges = rng.u32(0..3) == 0;
     for _ in 0..rng.usize(10..80) {
@@ -414,7 +423,7 @@ fn play(net: &Network, rng: &mut Rng, book: &Shared, steps: &mut u64) -> Result<
                 while net.is_taken(&url) {
                     step(net, book, steps)?;
                 }
-                listener = listen(&server, &url, rng, book);
+                listener = listen(&server, &url, rng, serve.clone(), book);
             }
         }
     }
@@ -443,7 +452,7 @@ fn play(net: &Network, rng: &mut Rng, book: &Shared, steps: &mut u64) -> Result<
     let refs = std::mem::take(&mut book.lock().known);
     drop(refs);
     let book = book.lock();
-    check_pairs(&book.pairs, net.faults().finishes > 0)?;
+    check_pairs(&book.pairs, net.faults().finishes > 0, kind.is_some())?;
     if let Some(wrong) = &book.wrong {
         return Err(wrong.clone());
     }
@@ -459,16 +468,18 @@ fn play(net: &Network, rng: &mut Rng, book: &Shared, steps: &mut u64) -> Result<
     Ok(())
 }
 
-/// Whoever reads to the end of what an orderly close leaves has all that was said, and whole.
-fn check_pairs(pairs: &[Pair], forged: bool) -> Result<(), String> {
-    if forged {
+/// Whoever reads to the end of what an orderly close leaves has all that was said, and whole. Under TLS an end of file that the network has
+/// forged is no such end.
+fn check_pairs(pairs: &[Pair], forged: bool, secure: bool) -> Result<(), String> {
+    if forged && !secure {
         return Ok(()); // some of those ends of file were the network's own
     }
     for (number, Pair(halves)) in pairs.iter().enumerate() {
         let [Some(one), Some(other)] = halves else { continue };
         for (speaker, hearer) in [(one, other), (other, one)] {
             let missing = hearer.end == End::Whole && hearer.heard != speaker.said;
-            if missing || (hearer.end == End::CutShort && speaker.end == End::Closed) {
+            let cut = matches!(hearer.end, End::CutShort | End::Truncated) && speaker.end == End::Closed;
+            if missing || cut && !forged {
                 let Half { said, end, .. } = speaker;
                 let heard = (hearer.heard, hearer.end);
                 return Err(format!(
@@ -484,8 +495,12 @@ fn framing() -> LengthField {
     LengthField::new(LengthWidth::U32).max_frame_size(64 << 10)
 }
 
-fn listen(pool: &ReactorPool, url: &Url, rng: &mut Rng, book: &Shared) -> ListenerHandle {
-    let options = ListenOptions { conn: limits(rng), ..ListenOptions::default() };
+fn listen(pool: &ReactorPool, url: &Url, rng: &mut Rng, tls: Option<TlsServer>, book: &Shared) -> ListenerHandle {
+    let mut listen = ListenLimits::default();
+    if tls.is_some() && rng.u32(0..4) == 0 {
+        listen.max_handshakes = rng.usize(1..3);
+    }
+    let options = ListenOptions { conn: limits(rng, tls.is_some()), listen, tls, ..ListenOptions::default() };
     let (book, seeds) = (Arc::clone(book), Mutex::new(Rng::with_seed(rng.u64(..))));
     let listener = pool.listen(url, options, move |_| (framing(), Wild::new(&book, seeds.lock().u64(..), true)));
     listener.expect("nobody else listens there")

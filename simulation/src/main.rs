@@ -55,6 +55,7 @@ struct Sum {
     cancelled: u64,
     faults: u64,
     panics: u64,
+    records: u64,
     virtual_time: Duration,
     violations: Vec<Violation>,
 }
@@ -72,6 +73,7 @@ impl Sum {
         self.cancelled += report.outcomes.cancelled;
         self.faults += report.faults;
         self.panics += report.panics;
+        self.records += report.records;
         self.virtual_time += report.elapsed;
     }
 }
@@ -117,7 +119,7 @@ fn main() -> ExitCode {
     }
     println!(
         "{} seeds, {} violations, {} replayed to the same trace\n\
-         {} calls: {} replied, {} failed ({} late, {} refused by a limit, {} by their connection), {} dropped by their callers; {} faults; {} panics of our own code; {} steps\n\
+         {} calls: {} replied, {} failed ({} late, {} refused by a limit, {} by their connection), {} dropped by their callers; {} faults; {} panics of our own code; {} records under TLS; {} steps\n\
          {:.1} s; virtual time {:.0} s, {:.0} times real time",
         sum.runs,
         sum.violations.len(),
@@ -131,6 +133,7 @@ fn main() -> ExitCode {
         sum.cancelled,
         sum.faults,
         sum.panics,
+        sum.records,
         sum.steps,
         took.as_secs_f64(),
         sum.virtual_time.as_secs_f64(),

@@ -4,11 +4,11 @@
 use std::time::Duration;
 
 use fastrand::Rng;
-use rpc_transport::Url;
-use rpc_transport::testing::{Network, RawPeer, Received};
+use rpc_transport::testing::{Network, Received};
 
 use crate::frames::{Frame, Frames, Known};
 use crate::ledger::{ByHand, Ledger};
+use crate::line::Line;
 use crate::service::{self, Act, Request};
 use crate::wire::{self, Shape};
 use crate::witness::Witness;
@@ -102,7 +102,7 @@ impl PipelinePlan {
 /// One of them, at work.
 pub(crate) struct Pipeliner {
     /// `None` when it has left.
-    peer: Option<RawPeer>,
+    peer: Option<Line>,
     /// What it has not sent yet.
     output: Vec<u8>,
     reads_from: Duration,
@@ -120,10 +120,9 @@ impl Pipeliner {
         net: &Network,
         ledger: &Ledger,
         witness: &Witness,
-        url: &Url,
+        peer: Line,
         indulged: bool,
     ) -> Pipeliner {
-        let peer = net.connect_raw(url);
         witness.look_at(peer.number());
         let mut output = Vec::new();
         for RequestPlan { shape, act, blocks, micros, payload } in &plan.requests {
@@ -131,6 +130,7 @@ impl Pipeliner {
             let (payload, server, certain) = (*payload, plan.server, shape.oneway && indulged);
             let number = ledger.begin_by_hand(ByHand { payload, certain, server, timeout, ..ByHand::default() });
             let payload = service::payload(number, payload);
+            witness.hide(number);
             let (act, blocks) = (*act as u32, *blocks);
             let request = Request { number, act, blocks, micros: *micros, size: 0, payload };
             output.extend(wire::frame(*shape, &request));
@@ -151,6 +151,7 @@ impl Pipeliner {
     /// Sends and reads what can be sent and read now.
     pub(crate) fn go_on(&mut self, now: Duration) -> Result<(), String> {
         let Some(peer) = &mut self.peer else { return Ok(()) };
+        peer.go_on();
         if !self.output.is_empty() {
             self.output.drain(..peer.write(&self.output));
         }
@@ -166,7 +167,7 @@ impl Pipeliner {
                 return Ok(());
             }
         }
-        if self.output.is_empty() {
+        if self.output.is_empty() && peer.is_drained() {
             self.leave();
         }
         Ok(())
@@ -187,7 +188,10 @@ impl Pipeliner {
                 peer.reset();
                 self.peer = None;
             }
-            Leave::Closes | Leave::Served => self.peer = None,
+            Leave::Closes | Leave::Served => {
+                peer.part();
+                self.peer = None;
+            }
         }
     }
 }

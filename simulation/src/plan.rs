@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use rpc_transport::testing::Knobs;
+use rpc_transport::testing::tls::Kind;
 
 use crate::pipeliner::PipelinePlan;
 use crate::service::Act;
@@ -22,6 +23,8 @@ pub(crate) struct Plan {
     pub(crate) grace: Duration,
     /// T31: one in so many fail points of the framework's own code is a panic; 0: none is.
     pub(crate) panics: u32,
+    /// What speaks TCP speaks TLS.
+    pub(crate) tls: Option<Kind>,
 }
 
 pub(crate) struct ServerPlan {
@@ -231,7 +234,12 @@ impl Plan {
             events.push((when, Event::Pipeline(PipelinePlan::new(rng, server, patient))));
         }
         events.sort_by_key(|(at, _)| *at);
+        let tls = tls(seed);
+        if tls.is_some() {
+            secure(seed, gentle, &mut knobs, &mut servers);
+        }
         Plan {
+            tls,
             knobs,
             servers,
             clients,
@@ -241,6 +249,27 @@ impl Plan {
             grace: if gentle { Duration::from_secs(25) } else { micros(rng, 1_000, 300_000) },
             panics: if !gentle && rng.u32(0..4) == 0 { one_of(rng, &[20, 200, 2_000]) } else { 0 },
         }
+    }
+}
+
+/// Whether a seed's run is under TLS, and of which kind. It is drawn apart, so that all other runs are what they would be without.
+pub(crate) fn tls(seed: u64) -> Option<Kind> {
+    let rng = &mut Rng::with_seed(seed ^ 0x7157_7157);
+    (seed % 4 == 2).then(|| Kind { old: rng.u32(0..4) == 0, mutual: rng.bool(), resumes: rng.bool() })
+}
+
+fn secure(seed: u64, gentle: bool, knobs: &mut Knobs, servers: &mut [ServerPlan]) {
+    let rng = &mut Rng::with_seed(seed ^ 0x5ec0_5ec0);
+    for server in servers {
+        server.url = server.url.replace("tcp://", "tls://");
+        if !gentle {
+            let drawn = limits(rng, &[("handshake_timeout", &["20ms", "1s"]), ("max_handshakes", &["1", "2"])]);
+            server.limits.extend(drawn);
+        }
+    }
+    if gentle {
+        // A handshake takes some kilobytes: it is to be over before who connects gives up.
+        knobs.buffer = knobs.buffer.max(4_096);
     }
 }
 

@@ -5,7 +5,8 @@
 //!   client ◄── reply ──── read   … written ◄─── server      to the last byte of its reply, read
 //! ```
 //!
-//! Of peers whose bytes are made by hand, those are looked at that send nothing but requests.
+//! Of peers whose bytes are made by hand, those are looked at that send nothing but requests. Under TLS there is nothing to be told of calls, and
+//! that is what is looked at: records, and no payload.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -15,6 +16,8 @@ use rpc_transport::Url;
 use rpc_transport::testing::Observer;
 
 use crate::frames::{Frame, Frames, Known};
+use crate::sealed::{NEEDLE, Sealed};
+use crate::service;
 
 /// Ids with these bits alike are the same place in a client's table: only one of them may be under way.
 const PLACE: u32 = (1 << 17) - 1;
@@ -32,9 +35,15 @@ struct Account {
     limits: HashMap<usize, (usize, bool)>,
     /// Ends of peers by hand that are looked at.
     by_hand: HashSet<usize>,
+    /// Addresses where TLS is spoken.
+    secure: HashSet<String>,
+    /// How payloads begin, which must not be seen there.
+    secrets: HashSet<[u8; NEEDLE]>,
     turns: u64,
     /// Requests and replies so far.
     calls: u64,
+    /// Records of connections under TLS.
+    records: u64,
     /// Nothing goes wrong but that servers shut down: what is owed is paid.
     gentle: bool,
     wrong: Option<String>,
@@ -52,6 +61,8 @@ struct Conn {
     looked_at: bool,
     /// Its client is one of ours; others give ids as they like, and say what they like.
     ours: bool,
+    /// It is under TLS: what each side writes.
+    sealed: Option<[Sealed; 2]>,
     limit: usize,
     /// Its client handles in the same turn what it reads.
     prompt: bool,
@@ -132,6 +143,18 @@ impl Witness {
         }
     }
 
+    /// At that address TLS is spoken.
+    pub(crate) fn is_secure(&self, at: &Url) {
+        self.0.lock().secure.insert(plain(at));
+    }
+
+    /// What a call with this number carries is nobody else's.
+    pub(crate) fn hide(&self, number: u64) {
+        let mut secret = [0; NEEDLE];
+        secret.copy_from_slice(&service::payload(number, NEEDLE));
+        self.0.lock().secrets.insert(secret);
+    }
+
     /// The server there begins to shut down.
     pub(crate) fn leaves(&self, at: &Url) {
         self.each(at, Conn::leave);
@@ -156,7 +179,7 @@ impl Witness {
     }
 
     fn each(&self, at: &Url, tell: impl FnMut(&mut Conn)) {
-        let at = at.to_string();
+        let at = plain(at);
         self.0.lock().conns.iter_mut().filter(|conn| conn.at == at).for_each(tell);
     }
 
@@ -165,9 +188,15 @@ impl Witness {
         self.0.lock().wrong.clone()
     }
 
-    /// Requests and replies that have begun so far.
-    pub(crate) fn calls(&self) -> u64 {
-        self.0.lock().calls
+    /// Requests and replies that have begun so far; under TLS nobody can tell them from anything else.
+    pub(crate) fn steps(&self) -> u64 {
+        let account = self.0.lock();
+        account.calls + account.records
+    }
+
+    /// Records that have begun so far.
+    pub(crate) fn records(&self) -> u64 {
+        self.0.lock().records
     }
 }
 
@@ -182,12 +211,15 @@ impl Observer for Witness {
         let (limit, prompt) = limits.unwrap_or((usize::MAX, false));
         let (number, ours) = (account.conns.len(), reactor.is_some());
         let looked_at = ours || account.by_hand.contains(&client);
-        account.conns.push(Conn { looked_at, ours, ..Conn::new(at.to_string(), limit, prompt) });
+        let at = plain(at);
+        let sealed = account.secure.contains(&at).then(Default::default);
+        account.conns.push(Conn { looked_at, ours, sealed, ..Conn::new(at, limit, prompt) });
         account.ends.insert(client, (number, Side::Client));
         account.ends.insert(server, (number, Side::Server));
     }
 
     fn wrote(&mut self, end: usize, bytes: &[u8]) {
+        self.look_at_records(end, bytes);
         self.look(end, |conn, side, turns| conn.wrote(side, bytes, turns));
     }
 
@@ -254,12 +286,26 @@ impl Witness {
         });
     }
 
+    /// Of one under TLS; of attackers it is what they are told.
+    fn look_at_records(&self, end: usize, bytes: &[u8]) {
+        let account = &mut *self.0.lock();
+        let Some((number, side)) = account.ends.get(&end) else { return };
+        let conn = &mut account.conns[*number];
+        let Some(sealed) = conn.sealed.as_mut().filter(|_| conn.looked_at || *side == Side::Server) else { return };
+        match sealed[usize::from(*side == Side::Server)].take(bytes, &account.secrets) {
+            Ok(records) => account.records += records,
+            Err(wrong) => {
+                _ = account.wrong.get_or_insert_with(|| format!("{wrong}, connection {number} to {}", conn.at))
+            }
+        }
+    }
+
     /// Shows one end's connection, and what has been counted of turns; takes what was counted of calls.
     fn look(&self, end: usize, look: impl FnOnce(&mut Conn, Side, u64) -> Result<u64, String>) {
         let account = &mut *self.0.lock();
         let Some((number, side)) = account.ends.get(&end) else { return };
         let conn = &mut account.conns[*number];
-        if !conn.looked_at {
+        if !conn.looked_at || conn.sealed.is_some() {
             return;
         }
         match look(conn, *side, account.turns) {
@@ -271,12 +317,18 @@ impl Witness {
     }
 }
 
+/// An address as the network knows it, to which TLS is nothing.
+fn plain(at: &Url) -> String {
+    at.to_string().replace("tls://", "tcp://")
+}
+
 impl Conn {
     fn new(at: String, limit: usize, prompt: bool) -> Conn {
         Conn {
             at,
             looked_at: true,
             ours: true,
+            sealed: None,
             limit,
             prompt,
             requests: Frames::default(),

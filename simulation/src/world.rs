@@ -1,5 +1,6 @@
 //! Servers, clients and their callers on one simulated network, and what must hold of them after every step.
 
+mod attackers;
 mod end;
 
 use std::future::Future;
@@ -10,15 +11,19 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use rpc_core::testing::{ChannelAudit, Jobs, audit_channel, audit_server, work_by_hand, wrap_ids_after};
-use rpc_core::{Channel, Logging, Middleware, Server, ServerHandle};
-use rpc_transport::testing::{Network, RawPeer, Received, Rest, Step, blocks_out, panic_at_times, panics};
-use rpc_transport::{MemoryBudget, ReactorPool, Url, sleep};
+use rpc_core::{Channel, ChannelBuilder, Logging, Middleware, Server, ServerHandle};
+use rpc_transport::rustls::ClientConfig;
+use rpc_transport::testing::tls::{self, Kind};
+use rpc_transport::testing::{Network, Rest, Step, blocks_out, panic_at_times, panics};
+use rpc_transport::{MemoryBudget, ReactorPool, TlsClient, TlsServer, Url, sleep};
 
 use crate::ledger::{Ledger, Outcomes};
+use crate::line::Line;
 use crate::pipeliner::Pipeliner;
-use crate::plan::{AMPLE, Attack, CallPlan, ClientPlan, Event, Plan, ServerPlan};
+use crate::plan::{AMPLE, CallPlan, ClientPlan, Event, Plan, ServerPlan};
 use crate::service::{self, Act, Request, Simulated};
 use crate::witness::Witness;
+use attackers::Attacker;
 
 /// The longest a run may take, in virtual time: every deadline is far below it.
 const LONGEST: Duration = Duration::from_secs(120);
@@ -47,6 +52,8 @@ pub struct Report {
     pub faults: u64,
     /// Panics in the midst of the framework's own code.
     pub panics: u64,
+    /// Records of connections under TLS.
+    pub records: u64,
 }
 
 /// An invariant that did not hold.
@@ -116,15 +123,6 @@ impl Client {
     }
 }
 
-/// Somebody who writes bytes.
-struct Attacker {
-    peer: RawPeer,
-    /// What it will do.
-    attack: Option<Attack>,
-    /// It never reads.
-    deaf: bool,
-}
-
 /// A call made by somebody who turns no reactor.
 struct Foreign {
     future: Pin<Box<dyn Future<Output = ()>>>,
@@ -172,6 +170,22 @@ pub(crate) struct World {
     blocks: Vec<usize>,
     /// By reactor: whose it is.
     owners: Vec<Owner>,
+    /// How TLS is spoken, and with what.
+    tls: Option<Tls>,
+}
+
+/// Both sides' settings: of all servers, and of all clients.
+#[derive(Clone)]
+struct Tls {
+    server: TlsServer,
+    client: TlsClient,
+    raw: Arc<ClientConfig>,
+}
+
+impl Tls {
+    fn new(kind: Kind) -> Tls {
+        Tls { server: tls::server(kind), client: tls::client(kind), raw: Arc::new(tls::client_config(kind)) }
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -185,6 +199,7 @@ impl World {
         let plan = Plan::new(seed);
         work_by_hand();
         panic_at_times(seed, plan.panics);
+        tls::seed(seed);
         wrap_ids_after(plan.wrap_after.unwrap_or(u32::MAX));
         let net = Network::new(seed, plan.knobs.clone());
         if prints {
@@ -220,9 +235,13 @@ impl World {
             books: Vec::new(),
             blocks: Vec::new(),
             owners: Vec::new(),
+            tls: plan.tls.map(Tls::new),
             net,
         };
         for plan in plan.servers {
+            if is_secure(&plan.url) {
+                world.witness.is_secure(&url(&plan.url));
+            }
             let pool = Arc::new(world.net.pool("server", plan.reactors));
             world.owners.extend(vec![Owner::Server(world.servers.len()); plan.reactors]);
             world.servers.push(ServerSeat { plan, pool, handle: None, back_at: None, steady: true });
@@ -246,11 +265,14 @@ impl World {
 
     fn start_server(&mut self, index: usize) {
         let next = self.servers.get(index + 1).map(|next| {
-            let url = next.plan.url.as_str();
-            Channel::builder(url).pool(Arc::clone(&self.servers[index].pool)).build().expect("a correct URL")
+            let builder = Channel::builder(next.plan.url.as_str()).pool(Arc::clone(&self.servers[index].pool));
+            self.secure(&next.plan.url, builder).build().expect("a correct URL")
         });
         let seat = &mut self.servers[index];
         let mut builder = Server::builder().pool(Arc::clone(&seat.pool));
+        if let Some(tls) = self.tls.as_ref().filter(|_| is_secure(&seat.plan.url)) {
+            builder = builder.tls(tls.server.clone());
+        }
         for (name, value) in &seat.plan.limits {
             builder = builder.set(name, value);
         }
@@ -262,9 +284,10 @@ impl World {
     }
 
     fn start_client(&mut self, index: usize) {
-        let seat = &mut self.clients[index];
+        let seat = &self.clients[index];
         let url = self.servers[seat.plan.server].plan.url.as_str();
-        let mut builder = Channel::builder(url).pool(Arc::clone(&seat.pool)).connections(seat.plan.connections);
+        let builder = Channel::builder(url).pool(Arc::clone(&seat.pool)).connections(seat.plan.connections);
+        let mut builder = self.secure(url, builder);
         if seat.plan.ping_pong {
             builder = builder.ping_pong();
         }
@@ -272,10 +295,26 @@ impl World {
             builder = builder.set(name, value);
         }
         let correct = "correct limits";
-        seat.client = Some(match seat.plan.layered {
+        let client = match seat.plan.layered {
             false => Client::new(builder.build().expect(correct)),
             true => Client::new(builder.layer(Logging).build().expect(correct)),
-        });
+        };
+        self.clients[index].client = Some(client);
+    }
+
+    /// A channel's settings, with those of TLS if it is for a server of it.
+    fn secure(&self, url: &str, builder: ChannelBuilder) -> ChannelBuilder {
+        match self.tls.as_ref().filter(|_| is_secure(url)) {
+            Some(tls) => builder.tls(tls.client.clone()),
+            None => builder,
+        }
+    }
+
+    /// A peer made by hand that connects to a server, and says what is said there.
+    fn dial(&self, server: usize) -> Line {
+        let url_there = &self.servers[server].plan.url;
+        let peer = self.net.connect_raw(&url(url_there));
+        Line::new(peer, self.tls.as_ref().filter(|_| is_secure(url_there)).map(|tls| Arc::clone(&tls.raw)))
     }
 
     /// The run, to its end or to the first thing that is wrong.
@@ -293,6 +332,7 @@ impl World {
                 outcomes: self.ledger.outcomes(),
                 faults: self.net.faults().total(),
                 panics: panics(),
+                records: self.witness.records(),
             }),
             Err(what) => Err(Violation { seed, what, at, step, bare: false }),
         }
@@ -351,7 +391,7 @@ impl World {
         if let Some(what) = self.ledger.complaint().or_else(|| self.witness.complaint()) {
             return Err(what);
         }
-        let (steps, unfinished) = (self.ledger.moves() + self.witness.calls(), self.ledger.unfinished());
+        let (steps, unfinished) = (self.ledger.moves() + self.witness.steps(), self.ledger.unfinished());
         if steps != self.progress.0 || unfinished == 0 {
             self.progress = (steps, now);
         } else if now > self.progress.1 + QUIET {
@@ -450,8 +490,8 @@ impl World {
             Event::Attack(attack) => self.attack(attack),
             Event::Pipeline(plan) => {
                 let server = &self.servers[plan.server].plan;
-                let (url, indulged) = (url(&server.url), server.is_patient());
-                self.pipeliners.push(Pipeliner::new(plan, &self.net, &self.ledger, &self.witness, &url, indulged));
+                let (line, indulged) = (self.dial(plan.server), server.is_patient());
+                self.pipeliners.push(Pipeliner::new(plan, &self.net, &self.ledger, &self.witness, line, indulged));
             }
             Event::Restart { server, after } => {
                 self.unsettle(server);
@@ -534,6 +574,7 @@ impl World {
             size: plan.size,
             payload: service::payload(number, plan.payload),
         };
+        self.witness.hide(number);
         let caller = Caller { ledger: Arc::clone(&self.ledger), net: self.net.clone(), number, ended: false };
         let future = async move {
             caller.starts(plan.timeout);
@@ -567,67 +608,9 @@ impl World {
         }
     }
 
-    fn attack(&mut self, attack: Attack) {
-        let at = self.net.below(self.servers.len() as u64) as usize;
-        let peer = self.net.connect_raw(&url(&self.servers[at].plan.url));
-        self.attackers.push(Attacker { peer, attack: Some(attack), deaf: !matches!(attack, Attack::Oneway) });
-    }
-
     fn pipeline(&mut self) -> Result<(), String> {
         let now = self.net.elapsed();
         self.pipeliners.iter_mut().try_for_each(|pipeliner| pipeliner.go_on(now))
-    }
-
-    /// Attackers whose connection is established do what they came for, once.
-    fn strike(&mut self) -> Result<(), String> {
-        for Attacker { peer, attack, deaf } in &mut self.attackers {
-            if !peer.is_open() {
-                continue;
-            }
-            let mut heard = Vec::new();
-            if !*deaf && matches!(peer.read(&mut heard), Received::Bytes(1..)) {
-                return Err(format!("I1: an answer to a oneway request: {heard:02x?}"));
-            }
-            if attack.is_none() {
-                continue;
-            }
-            let request = crate::wire::attack(matches!(attack, Some(Attack::Oneway)));
-            let cut = 1 + self.net.below(request.len() as u64 - 1) as usize;
-            match attack.take() {
-                Some(Attack::Silent) | None => {}
-                Some(Attack::Garbage) => {
-                    let bytes: Vec<u8> = (0..self.net.below(200)).map(|_| self.net.below(256) as u8).collect();
-                    peer.write(&bytes);
-                }
-                Some(Attack::Partial) => _ = peer.write(&request[..cut]),
-                Some(Attack::HalfClose) => {
-                    // What follows a short write would be another request, which nobody made.
-                    if peer.write(&request) == request.len() {
-                        peer.write(&request[..cut]);
-                    }
-                    peer.finish();
-                }
-                Some(Attack::Reset) => {
-                    peer.write(&request[..cut]);
-                    peer.reset();
-                }
-                Some(Attack::Flood) => {
-                    for _ in 0..200 {
-                        if peer.write(&request) < request.len() {
-                            break;
-                        }
-                    }
-                }
-                Some(Attack::Oneway) => {
-                    for _ in 0..3 {
-                        if peer.write(&request) < request.len() {
-                            break; // what followed would be another request, as above
-                        }
-                    }
-                }
-            }
-        }
-        Ok(())
     }
 
     /// Worker pools get on a little, one time in so many; whether there was something to do.
@@ -684,6 +667,10 @@ async fn first<F: Future>(one: F, other: impl Future) -> Option<F::Output> {
         Poll::Pending => other.as_mut().poll(cx).map(|_| None),
     })
     .await
+}
+
+fn is_secure(url: &str) -> bool {
+    url.starts_with("tls://")
 }
 
 fn url(text: &str) -> Url {

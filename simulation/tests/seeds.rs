@@ -24,7 +24,8 @@ fn no_seed_of_the_transport_alone_breaks_an_invariant() {
 #[test]
 fn the_same_seed_is_the_same_run_and_another_is_not() {
     let mut traces = Vec::new();
-    for seed in [0, 1, 7, 1 << 40] {
+    // The last two under TLS.
+    for seed in [0, 1, 7, 1 << 40, 2, 10] {
         let report = run(seed).expect("no violation");
         assert_eq!(run(seed).expect("no violation"), report, "seed {seed}");
         assert_eq!(run_bare(seed, false).ok(), run_bare(seed, false).ok(), "seed {seed} of the transport alone");
@@ -32,7 +33,7 @@ fn the_same_seed_is_the_same_run_and_another_is_not() {
     }
     traces.sort_unstable();
     traces.dedup();
-    assert_eq!(traces.len(), 4);
+    assert_eq!(traces.len(), 6);
 }
 
 /// The calls of some seeds, so that a simulation in which nothing ever succeeds, or nothing ever fails, is noticed.
@@ -50,6 +51,24 @@ fn calls_succeed_fail_and_are_given_up() {
     }
     assert!(sum.iter().all(|n| *n > 20), "replied, late, refused, cut, given up: {sum:?}");
     assert!(panics > 5, "T31: {panics} panics in the midst of what handlers do");
+}
+
+/// Every fourth run is under TLS, and calls fare there as they do elsewhere.
+#[test]
+fn calls_succeed_under_tls() {
+    let (mut secure, mut records) = ([0; 4], 0);
+    for seed in 0..160 {
+        let report = run(seed).expect("no violation");
+        let calls = report.outcomes;
+        assert!(report.records == 0 || seed % 4 == 2, "seed {seed}");
+        records += report.records;
+        if report.records > 0 {
+            let all = [calls.replied, calls.late, calls.cut, calls.cancelled];
+            secure.iter_mut().zip(all).for_each(|(sum, n)| *sum += n);
+        }
+    }
+    assert!(secure.iter().all(|n| *n > 20), "replied, late, cut, given up: {secure:?}");
+    assert!(records > 5_000, "{records} records");
 }
 
 #[test]

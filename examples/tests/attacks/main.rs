@@ -18,6 +18,8 @@ mod messages;
 mod neighbours;
 mod replies;
 mod servers;
+#[cfg(feature = "tls")]
+mod tls;
 
 use testee::Attack;
 

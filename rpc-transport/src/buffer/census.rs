@@ -15,7 +15,7 @@ pub(super) fn add(n: isize) {
 
 /// Blocks that this thread's pool has given out and not got back. Those that went to other threads count here until they are dropped
 /// there, and then there.
-pub fn blocks_out() -> usize {
+pub(crate) fn blocks_out() -> usize {
     let pooled = pool::held();
     BLOCKS.with(Cell::get).unsigned_abs().saturating_sub(pooled)
 }

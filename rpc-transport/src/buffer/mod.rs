@@ -34,5 +34,5 @@ pub use link::{LINK_MIN, LinkBuffer, Reserved};
 
 pub(crate) use block::Block;
 #[cfg(feature = "testing")]
-pub use census::blocks_out;
+pub(crate) use census::blocks_out;
 pub(crate) use pool::{BLOCK_SIZE, MIN_SPARE, bound as bound_pool};

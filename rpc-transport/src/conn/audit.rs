@@ -54,6 +54,9 @@ pub(crate) fn audit(id: ConnId, entry: &mut Entry) -> Result<ConnAudit, String> 
     if !conn.outbound.is_empty() && !connecting && (conn.stalled_since.is_none() || !conn.watched) {
         return broken("output waits, and nothing will tell of room");
     }
+    if conn.has_unsent() && !matches!(conn.phase, Phase::Aborting(_)) && (conn.writable || !conn.watched) {
+        return broken("ciphertext waits, and there is room, or nothing will tell of it");
+    }
     if conn.outbound.len() > conn.limits.write_hard {
         return broken("more output than write_hard");
     }
@@ -67,7 +70,10 @@ pub(crate) fn audit(id: ConnId, entry: &mut Entry) -> Result<ConnAudit, String> 
         }
         _ => {}
     }
-    if held < conn.inbound.len() + conn.outbound.len() {
+    let content = conn.inbound.len() + conn.outbound.len();
+    #[cfg(feature = "tls")]
+    let content = content + conn.tls.as_ref().map_or(0, |tls| tls.partial().len() + tls.unsent().len());
+    if held < content {
         return broken("it holds less than its content");
     }
     if held.abs_diff(conn.accounted) > ACCOUNT_STEP {

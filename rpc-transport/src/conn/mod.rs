@@ -24,7 +24,7 @@ mod outlast;
 mod plain;
 mod report;
 #[cfg(feature = "tls")]
-mod secure;
+pub(crate) mod secure;
 mod setup;
 mod slab;
 mod time;

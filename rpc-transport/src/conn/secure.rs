@@ -28,6 +28,11 @@ thread_local! {
 /// How long a handshake may go on when its listener shuts down: it costs a round trip or two, and a client that fails in it takes the
 /// server for one that is down.
 const FINISH: Duration = Duration::from_secs(1);
+/// How many blocks are this thread's, and no connection's.
+#[cfg(feature = "testing")]
+pub(crate) fn blocks_between() -> usize {
+    INCOMING.with_borrow(|block| usize::from(block.is_some()))
+}
 
 impl Cx<'_> {
     /// Its listener asks it to finish, and it is not open yet: the handler hears that when it is.
@@ -350,31 +355,41 @@ impl Conn {
     #[cold]
     pub(super) fn write_secure(&mut self, key: Key) {
         let Some(mut tls) = self.tls.take() else { return };
-        if tls.is_handshaking() {
+        if !tls.may_write() {
             self.outbound = LinkBuffer::new(); // it ends, and nothing of that can be said any more
         }
         let mut outgoing = OUTGOING.take();
         outgoing.resize(SCRATCH, 0);
+        if caught(|| self.write_session(&mut tls, key, &mut outgoing)).is_none() {
+            self.abort(CloseReason::Local("its TLS session panicked"));
+        }
+        OUTGOING.set(outgoing);
+        let unsent = !tls.unsent().is_empty();
+        self.tls = Some(tls);
+        self.after_writing(key, unsent);
+    }
+
+    fn write_session(&mut self, tls: &mut Session, key: Key, outgoing: &mut [u8]) {
         loop {
-            self.write_unsent(&mut tls, key);
+            self.write_unsent(tls, key);
             if tls.unsent().is_empty() {
                 tls.delivered = self.written;
             }
             if !self.writable || matches!(self.phase, Phase::Aborting(_)) {
-                break;
+                return;
             }
             if self.outbound.is_empty() {
                 if matches!(self.phase, Phase::Closing(_)) || self.is_finishing() {
                     tls.part();
-                    self.write_unsent(&mut tls, key);
+                    self.write_unsent(tls, key);
                 }
-                break;
+                return;
             }
             if tls.parted {
-                break self.give_up(io::ErrorKind::BrokenPipe.into());
+                return self.give_up(io::ErrorKind::BrokenPipe.into());
             }
-            match tls.seal(self.outbound.pieces(), &mut outgoing) {
-                Ok((0, _)) if tls.unsent().is_empty() => break self.give_up(io::ErrorKind::WriteZero.into()),
+            match tls.seal(self.outbound.pieces(), outgoing) {
+                Ok((0, _)) if tls.unsent().is_empty() => return self.give_up(io::ErrorKind::WriteZero.into()),
                 Ok((0, _)) => {}
                 Ok((plain, sealed)) => {
                     bytes::Buf::advance(&mut self.outbound, plain);
@@ -382,13 +397,9 @@ impl Conn {
                     let n = self.write_sealed(key, &outgoing[..sealed]);
                     tls.keep_unsent(&outgoing[n..sealed]);
                 }
-                Err(error) => break self.give_up(io::Error::new(io::ErrorKind::InvalidData, error)),
+                Err(error) => return self.give_up(io::Error::new(io::ErrorKind::InvalidData, error)),
             }
         }
-        OUTGOING.set(outgoing);
-        let unsent = !tls.unsent().is_empty();
-        self.tls = Some(tls);
-        self.after_writing(key, unsent);
     }
 
     fn write_unsent(&mut self, tls: &mut Session, key: Key) {

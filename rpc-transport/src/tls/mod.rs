@@ -13,11 +13,15 @@
 //!
 //! Early data is not accepted and not sent: it can be replayed. Nothing here logs keys or content.
 
+#[cfg(feature = "testing")]
+pub(crate) mod by_hand;
 mod client;
 mod error;
 mod identity;
 mod peer;
 mod rations;
+#[cfg(feature = "testing")]
+pub mod seeded;
 mod server;
 mod session;
 

@@ -256,7 +256,7 @@ mod tests {
         let (start, mut rations, mut stages) = (Instant::now(), Rations::default(), HashMap::new());
         let (mut now, mut number, mut frames, mut answers) = (start, 0, 0, VecDeque::new());
         let (mut clients, mut came_in, mut slowest) = (0, 0, Duration::ZERO);
-        let is_client = |id: ConnId| (id.to_bits().wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) % 100 == 0;
+        let is_client = |id: ConnId| (id.to_bits().wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40).is_multiple_of(100);
         let mut arrivals = HashMap::new();
         while now < start + Duration::from_secs(5) {
             // Twelve in each millisecond, where there is time for 1.25; one of a hundred is a client.

@@ -55,6 +55,8 @@ pub(crate) struct Session {
     heard: bool,
     /// What came is no TLS, or broke it: what is left to read is nothing.
     failed: Option<Box<TlsError>>,
+    /// It has failed: rustls is not asked any more, be it for a last word. It goes by bytes that are gone.
+    broken: bool,
     /// Ciphertext of less than a record, or of a handshake's message that is not whole.
     partial: Vec<u8>,
     pub(crate) partial_since: Option<Instant>,
@@ -86,7 +88,11 @@ impl Session {
     pub(crate) fn client(client: &TlsClient, endpoint: &Endpoint) -> Session {
         match client.connect(endpoint) {
             Ok(made) => Session::of(Side::Client(Box::new(made))),
-            Err(error) => Session { failed: Some(failure(&error)), ..Session::of(Side::Nobody) },
+            Err(error) => {
+                let mut session = Session::of(Side::Nobody);
+                session.fail(TlsError::from(&error));
+                session
+            }
         }
     }
 
@@ -104,6 +110,7 @@ impl Session {
             answered: false,
             heard: false,
             failed: None,
+            broken: false,
             partial: Vec::new(),
             partial_since: None,
             opened: Vec::new(),
@@ -172,6 +179,11 @@ impl Session {
         &self.partial
     }
 
+    /// Whether application data may be written: not before the handshake is over, and not after a failure.
+    pub(crate) fn may_write(&self) -> bool {
+        !self.is_handshaking() && !self.broken
+    }
+
     /// Why the session cannot go on, told once.
     pub(crate) fn take_failure(&mut self) -> Option<TlsError> {
         self.failed.take().map(|failure| *failure)
@@ -226,13 +238,13 @@ impl Session {
                 if !self.is_client() {
                     self.unsent.extend_from_slice(&UNEXPECTED_MESSAGE);
                 }
-                return self.failed = Some(Box::new(TlsError::new(TlsErrorKind::PlainText, "")));
+                return self.fail(TlsError::new(TlsErrorKind::PlainText, ""));
             }
         }
         if let Side::Awaited(server) = &self.side {
             match server.accept() {
                 Ok(made) => self.side = Side::Server(Box::new(made)),
-                Err(error) => return self.failed = Some(failure(&error)),
+                Err(error) => return self.fail(TlsError::from(&error)),
             }
         }
         let (opened, unsent) = (&mut self.opened, &mut self.unsent);
@@ -244,7 +256,7 @@ impl Session {
         self.closed |= pumped.closed;
         self.heard |= pumped.opened;
         if let Some(error) = &pumped.error {
-            self.failed = Some(failure(error));
+            self.fail(TlsError::from(error));
         }
         if let Some(name) = take_asked_for() {
             self.asked_for = Some(name);
@@ -258,7 +270,7 @@ impl Session {
         self.answered |= self.failed.is_none() && !self.unsent.is_empty() && !self.is_client();
         let rest = &bytes[pumped.used..];
         // Nothing that comes after the end or a failure counts.
-        let rest = if self.closed || self.failed.is_some() { &[] } else { rest };
+        let rest = if self.closed || self.broken { &[] } else { rest };
         let progress = pumped.used > 0;
         self.partial = rest.to_vec();
         self.partial_since = match rest {
@@ -267,9 +279,13 @@ impl Session {
         };
         if rest.len() >= SCRATCH - RECORD {
             // A record is shorter: this is a message of the handshake that goes on and on.
-            self.failed =
-                Some(Box::new(TlsError::new(TlsErrorKind::Protocol, "a message of the handshake is too large")));
+            self.fail(TlsError::new(TlsErrorKind::Protocol, "a message of the handshake is too large"));
         }
+    }
+
+    fn fail(&mut self, error: TlsError) {
+        self.failed = Some(Box::new(error));
+        self.broken = true;
     }
 
     /// Encrypts from the front of `pieces` into `out`, about 64 KiB of plaintext at most; says how much of both there is.
@@ -278,6 +294,9 @@ impl Session {
         pieces: impl Iterator<Item = &'a [u8]>,
         out: &mut [u8],
     ) -> Result<(usize, usize), TlsError> {
+        if self.broken {
+            return Err(TlsError::new(TlsErrorKind::Protocol, "it has failed"));
+        }
         let (partial, unsent) = (&mut self.partial, &mut self.unsent);
         let sealed = match &mut self.side {
             Side::Server(server) => seal_into(&mut **server, partial, unsent, pieces, out),
@@ -289,7 +308,7 @@ impl Session {
 
     /// Queues the `close_notify` that ends what this side has to say, once.
     pub(crate) fn part(&mut self) {
-        if std::mem::replace(&mut self.parted, true) || self.is_handshaking() || self.failed.is_some() {
+        if std::mem::replace(&mut self.parted, true) || self.is_handshaking() || self.broken {
             return;
         }
         let (partial, unsent) = (&mut self.partial, &mut self.unsent);
@@ -300,10 +319,6 @@ impl Session {
             Side::Awaited(_) | Side::Nobody => Ok(()),
         };
     }
-}
-
-fn failure(error: &Error) -> Box<TlsError> {
-    Box::new(TlsError::from(error))
 }
 
 /// rustls has the same method for both sides, and no name for that.
