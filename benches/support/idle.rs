@@ -30,6 +30,8 @@ const BATCH: usize = 500;
 /// Bytes of what is said once on each connection.
 const PAYLOAD: usize = 32;
 
+const PLAIN: &str = "tcp://127.0.0.1:0";
+
 /// Nothing here takes longer.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -53,21 +55,15 @@ impl Handler for Echo {
 
 fn serve(args: &IdleArgs) -> Result<(), Failure> {
     let pool = Arc::new(ReactorPool::start(PoolOptions { reactors: args.reactors, ..PoolOptions::default() })?);
-    let mut url = "tcp://127.0.0.1:0";
-    let mut certificate = String::new();
+    let mut options = ListenOptions::default();
+    let (url, certificate) = secured(args, &mut options)?;
     let (mut server, mut listener) = (None, None);
     if args.rpc {
         let builder = Server::builder().pool(Arc::clone(&pool)).set("max_connections", "1000000");
         server = Some(builder.set("max_connections_per_peer", "1000000").add(TesteeServer::new(Service)).bind(url)?);
     } else {
-        let mut options = ListenOptions::default();
         options.listen.max_connections = 1_000_000;
         options.listen.max_connections_per_peer = 1_000_000;
-        #[cfg(feature = "tls")]
-        if args.tls {
-            url = "tls://127.0.0.1:0";
-            options.tls = Some(super::idle_tls::server(&mut certificate)?);
-        }
         let framing = LengthField::new(LengthWidth::U32);
         let echo = move |_: &rpc_transport::Accepted<'_>| (framing.clone(), Echo(framing.clone()));
         listener = Some(pool.listen(&url.parse()?, options, echo)?);
@@ -96,6 +92,22 @@ fn serve(args: &IdleArgs) -> Result<(), Failure> {
         println!("{said}");
     }
     Ok(())
+}
+
+/// Where to listen, and the certificate that clients are to trust, if there is one.
+#[cfg(feature = "tls")]
+fn secured(args: &IdleArgs, options: &mut ListenOptions) -> Result<(&'static str, String), Failure> {
+    if !args.tls {
+        return Ok((PLAIN, String::new()));
+    }
+    let (tls, certificate) = super::idle_tls::server()?;
+    options.tls = Some(tls);
+    Ok(("tls://127.0.0.1:0", certificate))
+}
+
+#[cfg(not(feature = "tls"))]
+fn secured(_: &IdleArgs, _: &mut ListenOptions) -> Result<(&'static str, String), Failure> {
+    Ok((PLAIN, String::new()))
 }
 
 /// How often a thread of this process has gone to sleep by itself, but for the first, which waits for questions.
@@ -206,6 +218,8 @@ fn call(socket: &mut (impl Read + Write), request: &[u8]) -> io::Result<()> {
 
 fn measure(args: &IdleArgs) -> Result<(), Failure> {
     let (mut server, address, certificate) = Peer::start(args)?;
+    #[cfg(not(feature = "tls"))]
+    let _ = certificate;
     let request = match args.rpc {
         true => floor::request(PAYLOAD)?,
         false => [&(PAYLOAD as u32).to_be_bytes()[..], &[7; PAYLOAD]].concat(),

@@ -12,11 +12,11 @@ use rpc_transport::{TlsIdentity, TlsServer};
 use crate::Failure;
 
 /// A server's settings with a certificate that has just been made, in PEM.
-pub(crate) fn server(certificate: &mut String) -> Result<TlsServer, Failure> {
+pub(crate) fn server() -> Result<(TlsServer, String), Failure> {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()])?;
-    *certificate = made.cert.pem();
+    let certificate = made.cert.pem();
     let identity = TlsIdentity::from_pem(certificate.as_bytes(), made.signing_key.serialize_pem().as_bytes())?;
-    Ok(TlsServer::builder(identity).build()?)
+    Ok((TlsServer::builder(identity).build()?, certificate))
 }
 
 /// Clients that are not ours.
