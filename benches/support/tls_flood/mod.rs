@@ -34,7 +34,7 @@ const SERVER_CORE: usize = 0;
 const CLIENT_CORE: usize = 1;
 
 /// A call is answered in time within this.
-const IN_TIME: Duration = Duration::from_millis(100);
+const IN_TIME: Duration = Duration::from_millis(50);
 
 /// A flood builds up for so long before anything counts.
 const LEAD: Duration = Duration::from_millis(500);
