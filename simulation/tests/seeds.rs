@@ -68,7 +68,7 @@ fn calls_succeed_under_tls() {
         }
     }
     assert!(secure.iter().all(|n| *n > 20), "replied, late, cut, given up: {secure:?}");
-    assert!(records > 5_000, "{records} records");
+    assert!(records > 1_000, "{records} records");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! TLS whose every byte follows from a seed: for simulated networks and fuzz targets. It keeps no secret, and no build but those has it.
 //!
-//! What is random in TLS comes from three places. rustls asks a provider for it ([`Seeded`] answers); the library that exchanges keys has
+//! What is random in TLS comes from three places. rustls asks a provider for it (`Seeded` answers); the library that exchanges keys has
 //! its own source, so that a toy stands in for that here; and of the kinds of signatures Ed25519's have no randomness. Tickets are encrypted
 //! by nobody: sessions are kept at the server, under numbers that are drawn. The clock stands still.
 
