@@ -103,7 +103,7 @@ impl Live {
                 patient.connect(&at, framing(), caller);
             }
             loop {
-                sleep(BETWEEN).await;
+                sleep(BETWEEN).await; // newcomers come at a rate
                 let slice = known.current.load(Ordering::Acquire);
                 known.tell(slice, |slice| slice.begun += 1);
                 let (shared, framing) = (Arc::clone(&known), framing());

@@ -187,7 +187,7 @@ impl Scene {
         let mut rate = 10_000.0;
         for _ in 0..6 {
             self.live.set_rate(rate);
-            std::thread::sleep(LEAD); // what the last rate has left
+            std::thread::sleep(LEAD); // the flood has reached its height by then // what the last rate has left
             let ((), server, _) = self.busy(|_| std::thread::sleep(Duration::from_secs(1)))?; // as long as it is measured
             rate *= (load / server.max(0.01)).clamp(0.3, 3.0);
         }
@@ -200,7 +200,7 @@ impl Scene {
         if let Some(flooder) = &mut flooder {
             flooder.tell("go")?;
         }
-        std::thread::sleep(LEAD);
+        std::thread::sleep(LEAD); // the flood has reached its height by then
         let (begun, seconds) = (Instant::now(), Duration::from_secs_f64(self.seconds));
         self.live.begin();
         let ((), server, client) = self.busy(|_| std::thread::sleep(seconds))?; // the slice
