@@ -9,6 +9,7 @@ use super::extra::{Completion, WhenRead};
 use super::{Conn, ConnId, ConnRef, NotWritten, Phase};
 use crate::buffer::LinkBuffer;
 use crate::error::CloseReason;
+use crate::listener::{Admission, ListenerHandle};
 use crate::panics::fail_point;
 use crate::reactor::ReactorHandle;
 use crate::reactor::TaskId;
@@ -62,6 +63,35 @@ impl<'a> Cx<'a> {
     /// The reactor this connection belongs to.
     pub fn reactor(&self) -> &ReactorHandle {
         &self.conn.reactor
+    }
+
+    /// The listener that accepted this connection; `None` if this side connected, or the handler [outlasts](crate::Handler::outlasts) it.
+    ///
+    /// ```
+    /// # use std::{io::{Read, Write}, net::TcpStream};
+    /// # use rpc_transport::{Cx, Frame, Handler, Line, ListenOptions, PoolOptions, ReactorPool};
+    /// struct Session;
+    ///
+    /// impl Handler for Session {
+    ///     fn on_frame(&mut self, cx: &mut Cx<'_>, frame: Frame<'_>) {
+    ///         if frame.bytes() == b"shut down" {
+    ///             cx.listener().expect("it was accepted").shut_down();
+    ///         }
+    ///     }
+    /// }
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let pool = ReactorPool::start(PoolOptions::default())?;
+    /// # let listener = pool.listen(&"tcp://127.0.0.1:0".parse()?, ListenOptions::default(), |_| (Line::new(), Session))?;
+    /// # let address = listener.url().to_string().trim_start_matches("tcp://").to_owned();
+    /// # let mut peers = [TcpStream::connect(&address)?, TcpStream::connect(&address)?];
+    /// # peers[0].write_all(b"shut down\n")?;
+    /// # assert_eq!((peers[0].read(&mut [0])?, peers[1].read(&mut [0])?), (0, 0));
+    /// # assert!(TcpStream::connect(&address).is_err());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn listener(&self) -> Option<ListenerHandle> {
+        self.conn.admission.as_ref().map(Admission::listener)
     }
 
     /// The peer as a URL: for an accepted Unix connection the listener's path.

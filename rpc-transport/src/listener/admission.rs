@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
-use super::ListenerShared;
+use super::{ListenerHandle, ListenerShared};
 use crate::config::ListenLimits;
 
 /// How many connections there are.
@@ -101,6 +101,10 @@ impl Admission {
     #[cfg(feature = "tls")]
     pub(crate) fn max_handshakes(&self) -> usize {
         self.listener.limits.max_handshakes
+    }
+
+    pub(crate) fn listener(&self) -> ListenerHandle {
+        ListenerHandle { shared: Arc::clone(&self.listener) }
     }
 
     pub(super) fn place(&self) -> usize {

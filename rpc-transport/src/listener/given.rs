@@ -9,6 +9,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use socket2::Socket;
 
@@ -64,22 +65,14 @@ impl ReactorPool {
         let seed = first.ask(|| with(|core| core.driver.random())).ok_or_else(stopped)?;
         let shared = self.prepare(&url, options, make).named()(url.clone(), seed);
         let held = sockets.iter().any(ListeningSocket::is_held).then(|| sockets.iter().all(ListeningSocket::is_sole));
-        let mut listener = ListenerHandle { shared, sockets: [].into() };
+        let listener = ListenerHandle { shared };
         for (place, socket) in sockets.into_iter().enumerate() {
             let (reactor, shared) = (&self.handles()[(first.index() + place) % reactors], Arc::clone(&listener.shared));
             let taken = reactor.ask(move || take_over(socket, count, shared)).unwrap_or_else(|| Err(stopped()));
-            match taken {
-                Ok(index) => {
-                    let more = [(reactor.clone(), index)];
-                    listener.sockets = listener.sockets.iter().cloned().chain(more).collect();
-                }
-                Err(e) => {
-                    listener.close();
-                    return Err(io::Error::new(
-                        e.kind(),
-                        format!("cannot listen at {url}, on a socket that was given: {e}"),
-                    ));
-                }
+            if let Err(e) = taken {
+                listener.close();
+                let text = format!("cannot listen at {url}, on a socket that was given: {e}");
+                return Err(io::Error::new(e.kind(), text));
             }
         }
         listener.announce();
@@ -92,7 +85,7 @@ impl ReactorPool {
 }
 
 /// Puts one of so many sockets on this reactor.
-fn take_over(socket: ListeningSocket, count: usize, shared: Arc<ListenerShared>) -> io::Result<usize> {
+fn take_over(socket: ListeningSocket, count: usize, shared: Arc<ListenerShared>) -> io::Result<()> {
     let (held, sole) = (socket.is_held(), socket.is_sole());
     let (socket, endpoint) = socket.into_parts()?;
     if shared.placement == Placement::IncomingCpu {
@@ -100,7 +93,7 @@ fn take_over(socket: ListeningSocket, count: usize, shared: Arc<ListenerShared>)
     }
     let register = |driver: &mut dyn Driver, token| Ok((driver.listen_on(socket, &endpoint, token)?, endpoint.clone()));
     let tenure = if held { Tenure::Held } else { tenure_of(sole) };
-    Ok(open(count, tenure, register, |_, _| shared)?.1)
+    open(count, tenure, register, |_, _| shared).map(drop)
 }
 
 fn tenure_of(sole: bool) -> Tenure {
@@ -122,13 +115,15 @@ impl ListenerHandle {
     /// # Panics
     /// On a reactor's thread, where it would wait for itself.
     pub fn share(&self) -> io::Result<Vec<ListeningSocket>> {
-        let one = |(reactor, index): &(ReactorHandle, usize)| {
-            let index = *index;
+        if self.shared.closed.load(Ordering::Acquire) {
+            return Err(io::ErrorKind::NotConnected.into()); // another may have its places by now
+        }
+        let one = |(reactor, index): (ReactorHandle, usize)| {
             let shared = reactor.ask(move || with(|core| share(core, index)));
             let (socket, sole) = shared.unwrap_or_else(|| Err(io::ErrorKind::NotConnected.into()))?;
             ListeningSocket::given(socket.into(), sole)
         };
-        self.sockets.iter().map(one).collect()
+        self.sockets().into_iter().map(one).collect()
     }
 
     /// [`ListenerHandle::shut_down`] where another process listens on the same sockets: what waits in their queue is left to it, and
@@ -139,8 +134,7 @@ impl ListenerHandle {
 
     /// Accepts from now on, for the process before does not any more; `sole`, because nobody else does either.
     pub(crate) fn begin(&self, sole: bool) {
-        for (reactor, index) in self.sockets.iter() {
-            let index = *index;
+        for (reactor, index) in self.sockets() {
             reactor.run(move || {
                 with(|core| {
                     core.listeners

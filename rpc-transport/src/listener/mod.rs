@@ -97,6 +97,8 @@ pub(crate) struct ListenerShared {
     /// Accepted, and not with their reactor yet; and a close that has been asked for and is not over.
     arriving: AtomicUsize,
     closed: AtomicBool,
+    /// Its sockets: each on a reactor, at a place there.
+    sockets: Mutex<Vec<(ReactorHandle, usize)>>,
     /// Its connections were ended after it had been closed: who is still on the way to a reactor is not taken in any more.
     over: AtomicBool,
 }
@@ -236,8 +238,6 @@ impl Listener {
 #[derive(Clone)]
 pub struct ListenerHandle {
     shared: Arc<ListenerShared>,
-    /// Its sockets: each on a reactor, at a place there.
-    sockets: Arc<[(ReactorHandle, usize)]>,
 }
 
 impl ListenerHandle {
@@ -266,35 +266,7 @@ impl ListenerHandle {
     /// [`ListenerHandle::close`], and once nobody can connect any more [`ListenerHandle::shut_down_connections`]: a peer that was told to go
     /// before that might connect here anew, and be reset with what it had sent. It does not wait.
     ///
-    /// A handler that ends its server says so to whoever waits for that:
-    ///
-    /// ```
-    /// # use std::{io::{Read, Write}, net::TcpStream, sync::mpsc};
-    /// # use rpc_transport::{Cx, Frame, Handler, Line, ListenOptions, PoolOptions, ReactorPool};
-    /// struct Session(mpsc::Sender<()>);
-    ///
-    /// impl Handler for Session {
-    ///     fn on_frame(&mut self, _: &mut Cx<'_>, frame: Frame<'_>) {
-    ///         if frame.bytes() == b"shut down" {
-    ///             let _ = self.0.send(());
-    ///         }
-    ///     }
-    /// }
-    ///
-    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// let (tell, told) = mpsc::channel();
-    /// let pool = ReactorPool::start(PoolOptions::default())?;
-    /// let listener = pool.listen(&"tcp://127.0.0.1:0".parse()?, ListenOptions::default(), move |_| {
-    ///     (Line::new(), Session(tell.clone()))
-    /// })?;
-    /// # let mut peer = TcpStream::connect(listener.url().to_string().trim_start_matches("tcp://"))?;
-    /// # peer.write_all(b"shut down\n")?;
-    /// told.recv()?;
-    /// listener.shut_down();
-    /// # assert_eq!(peer.read(&mut [0])?, 0);
-    /// # Ok(())
-    /// # }
-    /// ```
+    /// A handler may call it, for the [listener](crate::Cx::listener) of its connection.
     pub fn shut_down(&self) {
         self.close_and_then(ask_to_finish);
     }
@@ -304,10 +276,13 @@ impl ListenerHandle {
     }
 
     fn end(&self, close: fn(usize), then: impl FnOnce(&Arc<ListenerShared>) + Send + 'static) {
-        let opened = !self.shared.closed.swap(true, Ordering::AcqRel);
-        let open = Arc::new((AtomicUsize::new(self.sockets.len()), Mutex::new(Some(then))));
-        for (reactor, index) in self.sockets.iter() {
-            let (index, shared, under_way) = (*index, Arc::clone(&self.shared), Arriving::new(&self.shared));
+        let (opened, sockets) = {
+            let sockets = self.shared.sockets.lock(); // none is added once it is closed
+            (!self.shared.closed.swap(true, Ordering::AcqRel), sockets.clone())
+        };
+        let open = Arc::new((AtomicUsize::new(sockets.len()), Mutex::new(Some(then))));
+        for (reactor, index) in sockets {
+            let (shared, under_way) = (Arc::clone(&self.shared), Arriving::new(&self.shared));
             let open = Arc::clone(&open);
             reactor.run(move || {
                 if opened {

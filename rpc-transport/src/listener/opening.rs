@@ -1,7 +1,7 @@
 //! Opening a listener: its sockets are bound, and put on reactors.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
@@ -77,22 +77,16 @@ impl ReactorPool {
         let sockets = if sharded { self.handles().len() } else { 1 };
         let socket = shared.socket.clone();
         let by_core = shared.placement == Placement::IncomingCpu;
-        let (shared, index) = bind_on(first, endpoint, &socket, by_core, sockets, shared.named()).map_err(say)?;
-        let mut listener = ListenerHandle { shared, sockets: [(first.clone(), index)].into() };
+        let shared = bind_on(first, endpoint, &socket, by_core, sockets, shared.named()).map_err(say)?;
+        let listener = ListenerHandle { shared };
         let others = self.handles().iter().skip(1).take(if sharded { usize::MAX } else { 0 });
         for reactor in others {
             let (shared, endpoints) = (Arc::clone(&listener.shared), listener.shared.url.resolve());
             let endpoint =
                 endpoints.ok().and_then(|all| all.into_iter().next()).ok_or(io::ErrorKind::AddrNotAvailable)?;
-            match bind_on(reactor, endpoint, &socket, by_core, sockets, move |_, _| shared) {
-                Ok((_, index)) => {
-                    let more = [(reactor.clone(), index)];
-                    listener.sockets = listener.sockets.iter().cloned().chain(more).collect();
-                }
-                Err(e) => {
-                    listener.close();
-                    return Err(say(e));
-                }
+            if let Err(e) = bind_on(reactor, endpoint, &socket, by_core, sockets, move |_, _| shared) {
+                listener.close();
+                return Err(say(e));
             }
         }
         listener.announce();
@@ -125,8 +119,7 @@ impl ReactorPool {
                 Err(error) => {
                     for listener in &bound {
                         listener.abort_connections("another address could not be bound");
-                        for (reactor, index) in listener.sockets.iter() {
-                            let index = *index;
+                        for (reactor, index) in listener.sockets() {
                             reactor.ask(move || forget(index, CloseHow::Graceful));
                         }
                     }
@@ -180,6 +173,7 @@ impl ReactorPool {
             pauses: Mutex::default(),
             arriving: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
+            sockets: Mutex::default(),
             over: AtomicBool::new(false),
         }
     }
@@ -196,9 +190,14 @@ impl ListenerShared {
 }
 
 impl ListenerHandle {
+    /// Its sockets.
+    pub(super) fn sockets(&self) -> Vec<(ReactorHandle, usize)> {
+        self.shared.sockets.lock().clone()
+    }
+
     pub(super) fn announce(&self) {
         let (wanted, backlog) = (self.shared.socket.backlog, self.backlog());
-        tracing::info!(url = %self.shared.url, sockets = self.sockets.len(), backlog, "listening");
+        tracing::info!(url = %self.shared.url, sockets = self.sockets().len(), backlog, "listening");
         if i64::from(wanted) > i64::from(backlog) {
             tracing::warn!(
                 wanted,
@@ -216,7 +215,7 @@ pub(super) fn effective_backlog(options: &SocketOptions) -> u32 {
     most.map_or(wanted, |most: u32| wanted.min(most))
 }
 
-/// A socket on a reactor, and its place there.
+/// A socket on a reactor.
 fn bind_on(
     reactor: &ReactorHandle,
     endpoint: Endpoint,
@@ -224,7 +223,7 @@ fn bind_on(
     by_core: bool,
     sockets: usize,
     shared: impl FnOnce(Url, u64) -> Arc<ListenerShared> + Send + 'static,
-) -> io::Result<(Arc<ListenerShared>, usize)> {
+) -> io::Result<Arc<ListenerShared>> {
     let mut socket = socket.clone();
     let bind = move |driver: &mut dyn Driver, token| {
         if by_core {
@@ -249,12 +248,19 @@ pub(super) fn open(
     tenure: Tenure,
     socket: impl FnOnce(&mut dyn Driver, usize) -> io::Result<(Key, Endpoint)>,
     shared: impl FnOnce(Url, u64) -> Arc<ListenerShared>,
-) -> io::Result<(Arc<ListenerShared>, usize)> {
+) -> io::Result<Arc<ListenerShared>> {
     with(|core| {
         let index = core.listeners.iter().position(Option::is_none).unwrap_or(core.listeners.len());
         let token = Token::Listener(index).pack();
         let (key, bound) = socket(&mut *core.driver, token)?;
         let shared = shared(Url::from(&bound), core.driver.random());
+        let mut known = shared.sockets.lock();
+        if shared.closed.load(Ordering::Acquire) {
+            core.driver.close(key, CloseHow::Graceful);
+            return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "it was closed while it was opened"));
+        }
+        known.push((core.handle.clone(), index));
+        drop(known);
         // Each socket has its share of the rate.
         let rate = Rate::new(shared.limits.accept_rate.div_ceil(sockets as u32));
         let listener = Listener {
@@ -270,6 +276,6 @@ pub(super) fn open(
             core.listeners.push(None);
         }
         core.listeners[index] = Some(listener);
-        Ok((shared, index))
+        Ok(shared)
     })
 }
