@@ -2,9 +2,8 @@
 //! A side that ends is ended on the other side, which may go on sending.
 //!
 //! `cargo run -p examples --bin tcp_proxy -- tcp://127.0.0.1:8081 tcp://127.0.0.1:8080`
-
 use rpc_transport::{CloseReason, ConnId, Connector, Cx, Endpoint, Frame, Handler, ListenOptions, local};
-use rpc_transport::{PoolOptions, ReactorPool, Unframed, Url};
+use rpc_transport::{PoolOptions, ReactorPool, Unframed};
 
 /// One of the two connections; both live on one reactor.
 struct Half {
@@ -49,7 +48,8 @@ impl Handler for Half {
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut urls = std::env::args().skip(1);
     let (Some(url), Some(to)) = (urls.next(), urls.next()) else { return Err("say LISTEN-URL UPSTREAM-URL".into()) };
-    let (pool, upstream) = (ReactorPool::start(PoolOptions::default())?, to.parse::<Url>()?.resolve()?.remove(0));
+    let upstream = Connector::default().endpoints(&to.parse()?)?.remove(0);
+    let pool = ReactorPool::start(PoolOptions::default())?;
     let listener = pool.listen(&url.parse()?, ListenOptions::default(), move |_| {
         (Unframed, Half { upstream: Some(upstream.clone()), other: None })
     })?;

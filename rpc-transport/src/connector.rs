@@ -1,5 +1,6 @@
 //! Connecting: one connection to one endpoint, within a deadline.
 
+use std::io;
 use std::sync::Arc;
 
 use crate::config::ConnLimits;
@@ -51,6 +52,27 @@ impl Connector {
         };
         let pipeline = Box::new(Framed { framing, handler });
         Some(conn::open(setup, pipeline, |driver, token| driver.connect(endpoint, &self.socket, token)))
+    }
+
+    /// The addresses of a URL, by [`Url::resolve`], if they are to be spoken to as this connector does: a mistake in a URL does not send in
+    /// plain text what was meant for TLS. What is connected to is an address:
+    /// the settings of `tls` have the name that the certificate must have.
+    ///
+    /// # Errors
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) for a `tls://` URL without `tls`, another URL with it, or a name without an address.
+    pub fn endpoints(&self, url: &Url) -> io::Result<Vec<Endpoint>> {
+        #[cfg(feature = "tls")]
+        let has_tls = self.tls.is_some();
+        #[cfg(not(feature = "tls"))]
+        let has_tls = false;
+        if url.is_tls() != has_tls {
+            let why = match has_tls {
+                false => "TLS has no settings; set `tls` of the connector (feature `tls`), or use tcp://",
+                true => "it is not for TLS, and `tls` of the connector is set; use tls://",
+            };
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("cannot connect to {url}: {why}")));
+        }
+        url.resolve().map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))
     }
 
     fn peer(&self, endpoint: &Endpoint) -> Url {

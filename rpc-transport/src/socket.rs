@@ -162,15 +162,9 @@ pub(crate) fn prepare_stream(socket: &Socket, options: &SocketOptions) -> io::Re
     if let Some(Keepalive { idle, interval, count }) = options.keepalive {
         let seconds = |time: Duration| Duration::from_secs(time.as_secs().clamp(1, KEEPALIVE_SECONDS_MAX));
         let probes = count.clamp(1, KEEPALIVE_PROBES_MAX);
-        let each = [
-            TcpKeepalive::new().with_time(seconds(idle)),
-            TcpKeepalive::new().with_interval(seconds(interval)),
-            TcpKeepalive::new().with_retries(probes),
-        ];
-        // One after the other: each of them is two system calls.
-        for keepalive in each {
-            uninterrupted(|| socket.set_tcp_keepalive(&keepalive))?;
-        }
+        let keepalive =
+            TcpKeepalive::new().with_time(seconds(idle)).with_interval(seconds(interval)).with_retries(probes);
+        uninterrupted(|| socket.set_tcp_keepalive(&keepalive))?;
     }
     #[cfg(any(target_os = "linux", target_os = "android"))]
     if let Some(timeout) = options.user_timeout {

@@ -45,7 +45,8 @@ impl Default for WorkerOptions {
 pub enum Lane {
     /// Jobs of which each is over soon. They go first.
     Fast = 0,
-    /// Jobs that may take long, such as a report or an export. However many there are, they leave threads to the fast ones.
+    /// Jobs that may take long, such as a report or an export. However many there are, they leave threads to the fast ones, which go first: while there are
+    /// always fast ones to be done, slow ones wait.
     Slow = 1,
 }
 

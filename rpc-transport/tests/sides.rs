@@ -212,6 +212,23 @@ fn who_writes_to_a_connection_that_ends_hears_that() {
     drop(socket);
 }
 
+/// Nothing to be written counts for no `write_hard`, but who is to hear of it has to be remembered.
+#[test]
+fn completions_that_wait_have_a_limit() {
+    let echo = echo(ConnLimits { write_hard: 256 << 20, ..ConnLimits::default() });
+    let _peer = dial(&echo.listener); // which reads nothing
+    let conn = hear(&echo.conns);
+    let stuck = write(&conn, &vec![b'x'; 64 << 20]);
+    let (tell, told) = channel();
+    for _ in 0..70_000 {
+        let tell = tell.clone();
+        conn.write(Bytes::new(), move |result| tell.send(result).unwrap_or(()));
+    }
+    assert_eq!(hear(&stuck), Err(NotWritten));
+    (0..70_000).for_each(|_| assert_eq!(hear(&told), Err(NotWritten)));
+    assert_eq!(hear(&echo.told), "the connection reached its limit write_hard");
+}
+
 /// A completion that panics is alone with it; one that writes again is heard, too.
 #[test]
 fn completions_may_do_as_they_like() {

@@ -37,6 +37,30 @@ fn once_means_once_and_never_early_from_anywhere() {
     assert!(hear.try_recv().is_err(), "none runs twice");
 }
 
+/// A turn may have taken long when it arms a timer: that time is neither lost to it nor waited for once more.
+#[test]
+fn the_turn_that_arms_it_does_not_count() {
+    let pool = pool(1);
+    let reactor = pool.next().clone();
+    let mut soonest = Duration::MAX;
+    for _ in 0..5 {
+        let (tell, hear) = mpsc::channel();
+        let here = reactor.clone();
+        on(&reactor, move || {
+            let turn = Instant::now();
+            while turn.elapsed() < 60 * MS {
+                std::hint::spin_loop();
+            }
+            let armed = Instant::now();
+            here.run_after(40 * MS, move || tell.send(armed.elapsed()).unwrap()).detach();
+        });
+        let after = hear.recv_timeout(DEADLINE).expect("it runs");
+        assert!(after >= 40 * MS, "{after:?}: early");
+        soonest = soonest.min(after);
+    }
+    assert!(soonest < 80 * MS, "{soonest:?}: the turn has been waited for once more, each time");
+}
+
 #[test]
 fn a_periodic_one_keeps_its_rhythm_and_leaves_out_what_it_missed() {
     let pool = pool(1);

@@ -291,6 +291,35 @@ fn a_failure_names_the_cause() {
     check(None,                              Some(trust(&authority)),         None,                   Some(ClosedInHandshake), "tcp:// is for");
 }
 
+/// A mistake in a URL neither serves nor sends in plain text what was meant for TLS.
+#[test]
+#[rustfmt::skip]
+fn plain_text_by_mistake_is_refused() {
+    let authority = Authority::new("tests");
+    let (pool, tls) = (pool(1), server(&authority));
+    let listens = |url: &str, tls| {
+        let options = ListenOptions { tls, ..ListenOptions::default() };
+        pool.listen(&url.parse().unwrap(), options, |_| (framing(), Script::new())).map(|_| ()).map_err(|e| e.to_string())
+    };
+    let connects = |url: &str, tls| {
+        Connector { tls, ..Connector::default() }.endpoints(&url.parse().unwrap()).map(|_| ()).map_err(|e| e.to_string())
+    };
+    let said = |result: Result<(), String>, words: &str| assert!(result.as_ref().is_err_and(|e| e.contains(words)), "{result:?}");
+    assert_eq!(listens("tls://127.0.0.1:0", Some(tls.clone())), Ok(()));
+    said(listens("tcp://127.0.0.1:0", Some(tls.clone())), "use tls://");
+    said(listens("tls://127.0.0.1:0", None),              "set `tls`");
+    assert_eq!(connects("tls://127.0.0.1:1", Some(client(&authority))), Ok(()));
+    said(connects("tcp://127.0.0.1:1", Some(client(&authority))),       "use tls://");
+    said(connects("tls://127.0.0.1:1", None),                           "set `tls` of the connector");
+    // Of several addresses each has what it needs, unless none needs any.
+    let all = |urls: [&str; 2]| {
+        let options = ListenOptions { tls: Some(tls.clone()), ..ListenOptions::default() };
+        pool.listen_all(&urls.map(|url| url.parse().unwrap()), options, |_| (framing(), Script::new())).map(|_| ()).map_err(|e| e.to_string())
+    };
+    assert_eq!(all(["tls://127.0.0.1:0", "tcp://127.0.0.1:0"]), Ok(()));
+    said(all(["tcp://127.0.0.1:0", "tcp://127.0.0.1:0"]), "use tls://");
+}
+
 #[test]
 fn a_server_of_plain_text_is_told_as_such() {
     let authority = Authority::new("tests");

@@ -69,7 +69,8 @@ impl ChannelBuilder {
 
 impl<M: Middleware> ChannelBuilder<M> {
     /// Connections to the peer; calls take them in turn, and calls made on a reactor take one of that reactor. Default: one for
-    /// each reactor of the server in this process, or one where there is none.
+    /// each reactor of the server in this process, or one where there is none; 16 with [`ping_pong`](ChannelBuilder::ping_pong). However
+    /// many, without a server and without [`ping_pong`](ChannelBuilder::ping_pong) they are on one reactor: [`pool`](ChannelBuilder::pool) has more.
     pub fn connections(mut self, n: usize) -> Self {
         self.connections = Some(n);
         self

@@ -44,7 +44,7 @@ impl ConnRef {
     /// peer has read them; or when the connection ends, or is about to, before that. Exactly once: on the reactor, or on this thread if
     /// the reactor has stopped. Pieces of 8 KiB and more are not copied. Allocates two boxes.
     ///
-    /// What one thread writes keeps its order. Nothing holds a writer back: beyond `write_high` accepted connections are not read, at `write_hard` the connection is
+    /// What one thread writes keeps its order. Nothing holds a writer back: beyond `write_high` accepted connections are not read, at `write_hard`, or with 65,536 completions that wait, the connection is
     /// closed. Who writes much waits for `done`.
     pub fn write(&self, data: Bytes, done: impl FnOnce(Result<(), NotWritten>) + Send + 'static) {
         let (id, done) = (self.id, Completion::new(done));

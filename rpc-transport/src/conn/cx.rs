@@ -117,13 +117,13 @@ impl<'a> Cx<'a> {
         &mut self.conn.outbound
     }
 
-    /// Bytes written by the handler and not yet taken by the kernel.
+    /// Bytes written by the handler and not yet taken by the kernel; under TLS, not yet encrypted.
     #[inline]
     pub fn output_len(&self) -> usize {
         self.conn.outbound.len()
     }
 
-    /// Bytes the kernel has taken since the connection was opened. What is appended now begins at stream position
+    /// Bytes the kernel has taken, and under TLS up to 64 KiB that are encrypted and wait for it, since the connection was opened. What is appended now begins at stream position
     /// `written() + output_len()`.
     #[inline]
     pub fn written(&self) -> u64 {

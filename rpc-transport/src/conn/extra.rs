@@ -12,6 +12,9 @@ use crate::panics::caught;
 use crate::reactor::core::with;
 use crate::reactor::guarded;
 
+/// Completions that may wait on a connection. Beyond it is ended as at `write_hard`, which does not count them.
+const MAX_COMPLETIONS: usize = 65_536;
+
 #[derive(Default)]
 pub(super) struct Extra {
     /// This side ends it once all that has come is handed up.
@@ -162,6 +165,9 @@ impl Entry {
         if let (true, Finish::Done, true) = (matches!(self.conn.phase, Phase::Open), &extra.finish, extra.peer_finished)
         {
             self.conn.phase = Phase::closing(CloseReason::PeerClosed);
+        }
+        if extra.written.len() > MAX_COMPLETIONS {
+            self.conn.phase = Phase::aborting(CloseReason::Limit("write_hard"));
         }
         self.conn.extra.take_if(|extra| extra.is_over());
         come.into_iter().for_each(Completion::written);

@@ -57,7 +57,7 @@ pub struct ListenOptions {
     pub placement: Placement,
     /// The buffered bytes that all connections share.
     pub memory: Arc<MemoryBudget>,
-    /// For a `tls://` address, which needs it; another has no use for it. A handler hears of its connection, by
+    /// For a `tls://` address, which needs it; another does not take it, so that nobody serves in plain text by a mistake in a URL. A handler hears of its connection, by
     /// [`Handler::on_open`](crate::Handler::on_open), when the handshake is over.
     #[cfg(feature = "tls")]
     pub tls: Option<TlsServer>,

@@ -50,16 +50,15 @@ impl ReactorPool {
         let mut options = options;
         options.socket.reuse_port |= sharded;
         #[cfg(feature = "tls")]
-        let has_tls = {
-            options.tls = options.tls.filter(|_| url.is_tls());
-            options.tls.is_some()
-        };
+        let has_tls = options.tls.is_some();
         #[cfg(not(feature = "tls"))]
         let has_tls = false;
-        if url.is_tls() && !has_tls {
-            let why =
-                format!("cannot listen at {url}: a certificate is missing; set `tls` (feature `tls`), or use tcp://");
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        if url.is_tls() != has_tls {
+            let why = match has_tls {
+                false => "a certificate is missing; set `tls` (feature `tls`), or use tcp://",
+                true => "it is not for TLS, and `tls` is set; use tls://",
+            };
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("cannot listen at {url}: {why}")));
         }
         let shared = self.prepare(url, options, make);
         let say = |e: io::Error| {
@@ -114,15 +113,14 @@ impl ReactorPool {
     {
         let mut bound: Vec<ListenerHandle> = Vec::new();
         for url in urls {
-            match self.listen(url, options.clone(), make.clone()) {
+            #[cfg_attr(not(feature = "tls"), expect(unused_mut))]
+            let mut options = options.clone();
+            #[cfg(feature = "tls")]
+            let _ = options.tls.take_if(|_| !url.is_tls() && urls.iter().any(Url::is_tls));
+            match self.listen(url, options, make.clone()) {
                 Ok(listener) => bound.push(listener),
                 Err(error) => {
-                    for listener in &bound {
-                        listener.abort_connections("another address could not be bound");
-                        for (reactor, index) in listener.sockets() {
-                            reactor.ask(move || forget(index, CloseHow::Graceful));
-                        }
-                    }
+                    bound.iter().for_each(ListenerHandle::undo);
                     return Err(error);
                 }
             }
@@ -190,6 +188,15 @@ impl ListenerShared {
 }
 
 impl ListenerHandle {
+    /// As if it had not been bound: who has connected meanwhile is cut off.
+    fn undo(&self) {
+        self.shared.closed.store(true, Ordering::Release);
+        for (reactor, index) in self.sockets() {
+            reactor.ask(move || forget(index, CloseHow::Graceful));
+        }
+        self.abort_connections("another address could not be bound");
+    }
+
     /// Its sockets.
     pub(super) fn sockets(&self) -> Vec<(ReactorHandle, usize)> {
         self.shared.sockets.lock().clone()

@@ -38,6 +38,7 @@ use self::core::{Core, TimerKey, with};
 use self::host::Host;
 use self::inbox::{Attention, Inbox};
 use self::tasks::FutureTask;
+use crate::clock;
 use crate::conn::{self, EARLY_FLUSH_FRAMES, Slab, Token};
 use crate::driver::{Driver, EVENTS, Wake};
 use crate::error::CloseReason;
@@ -369,6 +370,9 @@ impl Drop for Reactor {
     }
 }
 
+/// A timer that is due within this time comes on it, however long the turn before took; one that is farther off may be late by that turn.
+const NEAR: Duration = Duration::from_millis(200);
+
 /// Announces that the reactor is about to sleep, and says for how long: not at all if something is due already.
 fn doze() -> Option<Duration> {
     with(|core| {
@@ -378,7 +382,11 @@ fn doze() -> Option<Duration> {
         // Announced before the last look into the inbox: see `Inbox`.
         let sleep = core.is_idle() && !core.handle.0.inbox.announce(Attention::Polling);
         match sleep {
-            true => core.timers.next_at().map(|at| at.saturating_duration_since(core.now)),
+            true => core.timers.next_at().map(|at| {
+                // The turn has taken time, too: of what is left to a timer that is near, perhaps all.
+                let now = if at < core.now + NEAR { clock::now() } else { core.now };
+                at.saturating_duration_since(now)
+            }),
             false => Some(Duration::ZERO),
         }
     })

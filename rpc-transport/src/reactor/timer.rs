@@ -69,7 +69,7 @@ impl Timer {
         period: Option<Duration>,
         run: Box<dyn FnMut() + Send>,
     ) -> Timer {
-        let at = later(local::now(), delay);
+        let at = later(local::read_clock(), delay); // the turn may have begun long ago
         let state = State { run: Some(run), at, period, timer: None, cancelled: false };
         let alarm = Arc::new(Alarm { reactor: reactor.clone(), state: Mutex::new(state) });
         let armed = Arc::clone(&alarm);

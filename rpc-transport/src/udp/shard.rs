@@ -2,14 +2,19 @@
 
 use std::io;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use super::outbox::{ENTRY, Outbox};
 use super::{DatagramCx, DatagramHandler, SocketShared};
 use crate::driver::{CloseHow, Key};
 use crate::local;
-use crate::reactor::core::with;
+use crate::reactor::core::{TimerKey, with};
 use crate::reactor::{LocalTask, ReactorHandle, guarded};
+
+/// Reads of a batch that may fail, and how long the socket is left alone then.
+const MOST_FAILURES: usize = 8;
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// Datagrams that are read, and of other threads sent, before others have their turn.
 const BATCH: usize = 64;
@@ -52,8 +57,8 @@ impl<H: DatagramHandler> Shard<H> {
     }
 
     /// Reads what has come, at most a batch. Whether there may be more; `None` if there is no handler any more.
-    fn read(&mut self) -> Option<bool> {
-        let (mut any, mut more) = (false, true);
+    fn read(&mut self, waker: &Waker) -> Option<bool> {
+        let (mut any, mut more, mut failed) = (false, true, 0);
         for _ in 0..BATCH {
             let got = with(|core| core.driver.recv_from(self.key, &mut self.room));
             match got {
@@ -70,8 +75,16 @@ impl<H: DatagramHandler> Shard<H> {
                     more = false;
                     break;
                 }
-                // Of one datagram, and told once.
-                Err(_) => self.shared.counters.errors.add(1),
+                // Of one datagram, and told once; or else the system has no memory, or does not let us, and may not for long.
+                Err(_) => {
+                    self.shared.counters.errors.add(1);
+                    failed += 1;
+                    if failed == MOST_FAILURES {
+                        with(|core| core.arm_work(core.now + PAUSE, TimerKey::Waker(waker.clone())));
+                        more = false;
+                        break;
+                    }
+                }
             }
         }
         if any && !self.hand_up(|handler, cx, _| handler.on_batch_end(cx)) {
@@ -84,7 +97,9 @@ impl<H: DatagramHandler> Shard<H> {
 impl<H: DatagramHandler> LocalTask for Shard<H> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.outbox.flush(self.shared.kernel(self.key));
-        let Some(more) = self.collect().and_then(|more| Some(self.read()? | more)) else { return Poll::Ready(()) };
+        let Some(more) = self.collect().and_then(|more| Some(self.read(cx.waker())? | more)) else {
+            return Poll::Ready(());
+        };
         if more {
             cx.waker().wake_by_ref();
         }
