@@ -43,7 +43,7 @@ fn the_turn_that_arms_it_does_not_count() {
     let pool = pool(1);
     let reactor = pool.next().clone();
     let mut soonest = Duration::MAX;
-    for _ in 0..5 {
+    for _ in 0..10 {
         let (tell, hear) = mpsc::channel();
         let here = reactor.clone();
         on(&reactor, move || {
@@ -58,7 +58,7 @@ fn the_turn_that_arms_it_does_not_count() {
         assert!(after >= 40 * MS, "{after:?}: early");
         soonest = soonest.min(after);
     }
-    assert!(soonest < 80 * MS, "{soonest:?}: the turn has been waited for once more, each time");
+    assert!(soonest < 55 * MS, "{soonest:?}: the turn has been waited for once more, each time");
 }
 
 #[test]

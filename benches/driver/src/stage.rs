@@ -309,7 +309,7 @@ mod tests {
         let latencies = measured(Some(1000.0), STALL * 2);
         let slow = longer_than_half_the_stall(&latencies);
         assert!(slow >= 95, "{slow} of the 200 calls of the stall waited for more than half of it");
-        assert!(latencies.len() >= 390, "{} of 400 calls", latencies.len());
+        assert!(latencies.len() >= 360, "{} of 400 calls: those of the stall are 200", latencies.len());
     }
 
     #[test]
