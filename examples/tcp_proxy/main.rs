@@ -40,8 +40,11 @@ impl Handler for Half {
         self.at_other(cx, |other| other.resume());
     }
 
-    fn on_close(&mut self, cx: &mut Cx<'_>, _: &CloseReason) {
-        self.at_other(cx, |other| other.close(CloseReason::Local("the other side has closed")));
+    fn on_close(&mut self, cx: &mut Cx<'_>, reason: &CloseReason) {
+        self.at_other(cx, |other| match reason {
+            CloseReason::Io(_) => other.abort(CloseReason::Local("the other side was cut")),
+            _ => other.close(CloseReason::Local("the other side has closed")),
+        });
     }
 }
 

@@ -47,8 +47,13 @@ pub trait Handler: Send + 'static {
 
     /// The peer writes no more, and every frame that it sent has been handed up. `false`, the default, ends the connection with
     /// [`CloseReason::PeerClosed`] once the output is written. `true` goes on: nothing more comes from the peer, but it may read, as peers do that
-    /// only close their side of it. Then the connection ends when this side is [finished](Cx::finish), too, is [closed](Cx::close), or
-    /// by its limits: nothing else tells of a peer that is gone. Not asked in the midst of a frame, nor when the peer resets the connection.
+    /// only close their side of it. Then the connection ends with the same reason when this side is [finished](Cx::finish), too, when it
+    /// is [closed](Cx::close), or by its limits: `write_stall_timeout` while there is output, `idle_timeout` while there is none and the handler
+    /// [holds no work](Handler::is_idle). Nothing else tells of a peer that is gone, but for a reset, or the end of a Unix socket.
+    ///
+    /// Asked once, and not while the connection is [paused](Cx::pause). Not asked in the midst of a frame, which is
+    /// [`CloseReason::CutShort`], nor when the peer resets the connection. Under TLS a `close_notify` ends the peer's side, and what comes behind it
+    /// is not read; the end of the socket without one can be anybody's doing, and is `CloseReason::Tls`.
     fn on_eof(&mut self, cx: &mut Cx<'_>) -> bool {
         false
     }

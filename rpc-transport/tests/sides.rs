@@ -4,12 +4,14 @@ mod support;
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use rpc_transport::{ConnLimits, ConnRef, Connector, ListenOptions, ListenerHandle, NotWritten, ReactorPool};
+use rpc_transport::{
+    CloseReason, ConnLimits, ConnRef, Connector, ListenOptions, ListenerHandle, NotWritten, ReactorPool,
+};
 use support::*;
 
 /// A server whose handlers echo, tell what happens to them, and go on when their peer has closed its side.
@@ -21,15 +23,20 @@ struct Echo {
 }
 
 fn echo(conn: ConnLimits) -> Echo {
+    echo_at("tcp://127.0.0.1:0", conn)
+}
+
+fn echo_at(url: &str, conn: ConnLimits) -> Echo {
     let ((tell_conn, conns), (tell, told)) = (channel(), channel());
     let pool = pool(1);
     let options = ListenOptions { conn, ..ListenOptions::default() };
-    let listener = listen(&pool, "tcp://127.0.0.1:0", options, move |_| {
+    let listener = listen(&pool, url, options, move |_| {
         let (tell_conn, eof, end) = (tell_conn.clone(), tell.clone(), tell.clone());
         Script::new()
             .open(move |cx| tell_conn.send(cx.conn_ref()).unwrap_or(()))
             .frame(|cx, frame| match frame.bytes() {
                 b"finish" => cx.finish(),
+                b"pause" => cx.pause(),
                 other => reply(cx, other),
             })
             .eof(move |_| eof.send("eof".to_owned()).is_ok())
@@ -55,7 +62,7 @@ fn a_peer_that_has_closed_its_side_still_hears() {
         assert_eq!(hear(&write(&conn, text.as_bytes())), Ok(()));
         assert_eq!(read_frame(&mut socket), text.as_bytes());
     }
-    finish(&conn);
+    conn.run(|cx| cx.finish());
     ends(&mut socket);
     assert_eq!(hear(&echo.told), "the peer closed the connection", "both sides have");
     assert!(echo.told.try_recv().is_err(), "each once");
@@ -69,7 +76,7 @@ fn a_side_that_is_finished_goes_on_reading() {
     // The end comes after what was written before it: more than the system takes while nobody reads.
     let large = vec![b'x'; 64 << 20];
     write(&conn, &large);
-    finish(&conn);
+    conn.run(|cx| cx.finish());
     assert!(read_frame(&mut socket) == large);
     ends(&mut socket);
     let frames = echo.pool.handles()[0].stats().frames.get();
@@ -81,15 +88,122 @@ fn a_side_that_is_finished_goes_on_reading() {
     assert_eq!((hear(&echo.told), hear(&echo.told)), ("eof".to_owned(), "the peer closed the connection".to_owned()));
 }
 
+/// Whether the output before the end has been written or not.
 #[test]
 fn writing_after_the_end_of_this_side_ends_the_connection() {
+    for unread in [0, 64 << 20] {
+        let echo = echo(ConnLimits { write_hard: 256 << 20, ..ConnLimits::default() });
+        let mut socket = dial(&echo.listener);
+        let conn = hear(&echo.conns);
+        let before = write(&conn, &vec![b'x'; unread]);
+        conn.run(|cx| {
+            cx.finish();
+            assert!(cx.is_finished());
+        });
+        if unread == 0 {
+            assert_eq!((hear(&before), read_frame(&mut socket).len()), (Ok(()), 0));
+            ends(&mut socket);
+        }
+        // Who writes from elsewhere cannot know: that is told, and nothing else happens.
+        assert_eq!(hear(&write(&conn, b"late")), Err(NotWritten));
+        assert!(echo.told.try_recv().is_err(), "it is open");
+        conn.run(|cx| reply(cx, b"late, too"));
+        let end = hear(&echo.told);
+        assert!(end.starts_with("the connection failed: ") && end.to_lowercase().contains("broken pipe"), "{end}");
+    }
+}
+
+/// The end of the peer's side comes behind what it has said, and waits with that.
+#[test]
+fn a_connection_that_is_paused_does_not_hear_of_the_end_of_a_side() {
     let echo = echo(ConnLimits::default());
     let mut socket = dial(&echo.listener);
-    socket.write_all(&wire(b"finish")).unwrap();
+    let conn = hear(&echo.conns);
+    socket.write_all(&[wire(b"pause"), wire(b"more")].concat()).unwrap();
+    socket.shutdown(Shutdown::Write).unwrap();
+    until("it is paused", || {
+        let (tell, told) = channel();
+        conn.run(move |cx| tell.send(cx.is_read()).unwrap_or(()));
+        !hear(&told)
+    });
+    assert!(echo.told.try_recv().is_err(), "it waits");
+    assert_eq!(hear(&write(&conn, b"written meanwhile")), Ok(()));
+    conn.run(|cx| cx.resume());
+    assert_eq!(hear(&echo.told), "eof");
+    assert_eq!(read_frame(&mut socket), b"written meanwhile");
+    assert_eq!(read_frame(&mut socket), b"more");
+    conn.run(|cx| cx.finish());
     ends(&mut socket);
-    socket.write_all(&wire(b"echo me")).unwrap();
-    let end = hear(&echo.told);
-    assert!(end.starts_with("the connection failed: "), "{end}");
+    assert_eq!(hear(&echo.told), "the peer closed the connection");
+}
+
+/// A Unix socket's peer that closes its side is not one that is gone: the system knows them apart.
+#[test]
+fn a_unix_peer_that_has_closed_its_side_still_hears_until_it_is_gone() {
+    let (path, url) = unix_url("one-side");
+    let echo = echo_at(&url, ConnLimits::default());
+    let mut socket = dial_unix(&path);
+    let conn = hear(&echo.conns);
+    socket.write_all(&wire(b"a")).unwrap();
+    socket.shutdown(Shutdown::Write).unwrap();
+    assert_eq!((hear(&echo.told), read_frame(&mut socket)), ("eof".to_owned(), b"a".to_vec()));
+    assert_eq!(hear(&write(&conn, b"later")), Ok(()));
+    assert_eq!(read_frame(&mut socket), b"later");
+    drop(socket);
+    assert!(hear(&echo.told).starts_with("the connection failed: "));
+    // Both at once, before anybody looks.
+    let gate = hold(conn.reactor());
+    drop(dial_unix(&path));
+    drop(gate);
+    assert_eq!(hear(&echo.told), "eof");
+    assert!(hear(&echo.told).starts_with("the connection failed: "));
+}
+
+/// What others do with a connection comes in their order, and to nobody when it has ended.
+#[test]
+fn a_connection_can_be_ended_from_elsewhere() {
+    let echo = echo(ConnLimits { write_hard: 256 << 20, ..ConnLimits::default() });
+    let mut socket = dial(&echo.listener);
+    let conn = hear(&echo.conns);
+    write(&conn, b"last words");
+    conn.run(|cx| cx.close(CloseReason::Local("enough")));
+    assert_eq!(read_frame(&mut socket), b"last words");
+    ends(&mut socket);
+    assert_eq!(hear(&echo.told), "closed by this side: enough");
+    let (tell, told) = channel();
+    conn.run(move |_| tell.send(()).unwrap());
+    assert_eq!(told.recv_timeout(DEADLINE), Err(RecvTimeoutError::Disconnected), "it was dropped");
+
+    let mut socket = dial(&echo.listener);
+    let conn = hear(&echo.conns);
+    let waits = write(&conn, &vec![b'x'; 64 << 20]);
+    conn.run(|cx| cx.finish());
+    conn.run(|cx| cx.abort(CloseReason::Local("at once")));
+    assert_eq!(hear(&waits), Err(NotWritten));
+    assert_eq!(hear(&echo.told), "closed by this side: at once");
+    assert!(socket.read_to_end(&mut Vec::new()).is_err(), "a reset is no end of a side");
+
+    let _socket = dial(&echo.listener);
+    hear(&echo.conns).run(|_| panic!("as it was asked to"));
+    assert_eq!(hear(&echo.told), "closed by this side: its handler panicked");
+}
+
+/// A shutdown asks it to finish as any other, whichever side has ended.
+#[test]
+fn a_shutdown_ends_connections_of_which_a_side_has() {
+    let echo = echo(ConnLimits::default());
+    let (mut parted, mut unheard) = (dial(&echo.listener), dial(&echo.listener));
+    parted.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(hear(&echo.told), "eof");
+    unheard.write_all(&wire(b"finish")).unwrap();
+    ends(&mut unheard);
+    echo.listener.shut_down();
+    ends(&mut parted);
+    for _ in 0..2 {
+        assert_eq!(hear(&echo.told), "closed by this side: the server is shutting down");
+    }
+    drop(unheard);
+    until("nobody is left", || echo.listener.connections() == 0);
 }
 
 /// How the peer ends, what is heard then.
@@ -146,7 +260,7 @@ fn a_handler_may_end_the_connection_at_the_end_of_the_peers_side() {
                 if cx.written() == 0 {
                     panic!("as it was asked to");
                 }
-                cx.close(rpc_transport::CloseReason::Local("that is all"));
+                cx.close(CloseReason::Local("that is all"));
                 true
             })
             .frame(move |cx, frame| {

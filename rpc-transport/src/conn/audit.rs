@@ -83,9 +83,10 @@ pub(crate) fn audit(id: ConnId, entry: &mut Entry) -> Result<ConnAudit, String> 
             phase(&conn.phase)
         ));
     }
+    let (_, peer_finished) = conn.finished();
     let reads = matches!(conn.phase, Phase::Open) && conn.is_read() || matches!(conn.phase, Phase::Lingering { .. });
     Ok(ConnAudit {
-        awaits_input: reads && !conn.readable,
+        awaits_input: reads && !conn.readable && !peer_finished,
         is_paused: matches!(conn.phase, Phase::Open) && !conn.is_read(),
         awaits_room: !connecting && !conn.outbound.is_empty() && !conn.writable,
         in_ready: conn.in_ready,

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::NotWritten;
 use super::extra::Completion;
 use super::slab::ConnId;
+use super::{Cx, NotWritten};
 use crate::handler::Message;
 use crate::reactor::{Command, ReactorHandle};
 
@@ -40,21 +40,33 @@ impl ConnRef {
         self.reactor.send(self.id, message);
     }
 
+    /// Runs `f` on the connection's reactor with what its handler has there: [closes](Cx::close) it from elsewhere, [ends a side](Cx::finish),
+    /// [pauses](Cx::pause) it. What one thread runs and [writes](ConnRef::write) keeps its order. Dropped without a call if the handler has
+    /// heard of the end by then, perhaps on this thread. A panic ends the connection, as one of its handler's does. Allocates a box.
+    pub fn run(&self, f: impl FnOnce(&mut Cx<'_>) + Send + 'static) {
+        let id = self.id;
+        let f = |cx: &mut Cx<'_>| {
+            if !cx.is_lingering() {
+                f(cx)
+            }
+        };
+        self.reactor.run(move || _ = super::visit(id, |_, cx| f(cx)));
+    }
+
     /// Appends bytes to the connection's output, on its reactor, and has `done` called when the system has taken them, which does not mean that the
-    /// peer has read them; or when the connection ends, or is about to, before that. Exactly once: on the reactor, or on this thread if
-    /// the reactor has stopped. Pieces of 8 KiB and more are not copied. Allocates two boxes.
+    /// peer has read them; or when the connection ends, or is about to, before that, or this side of it [has](Cx::finish). Exactly once: on the
+    /// reactor, or on this thread if the reactor has stopped. Under TLS it is the ciphertext that the system has taken then. Pieces of
+    /// 8 KiB and more are not copied. Allocates two boxes.
     ///
     /// What one thread writes keeps its order. Nothing holds a writer back: beyond `write_high` accepted connections are not read, at `write_hard`, or with 65,536 completions that wait, the connection is
     /// closed. Who writes much waits for `done`.
     pub fn write(&self, data: Bytes, done: impl FnOnce(Result<(), NotWritten>) + Send + 'static) {
-        let (id, done) = (self.id, Completion::new(done));
-        self.reactor.run(move || {
-            super::visit(id, |_, cx| {
-                if !cx.is_closing() {
-                    cx.output().write_bytes(data);
-                    cx.complete(done);
-                }
-            });
+        let done = Completion::new(done);
+        self.run(move |cx| {
+            if !cx.is_closing() && !cx.is_finished() {
+                cx.output().write_bytes(data);
+                cx.complete(done);
+            }
         });
     }
 }

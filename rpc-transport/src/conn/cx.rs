@@ -164,7 +164,7 @@ impl<'a> Cx<'a> {
     }
 
     /// Has `done` called when the system has taken all that is in the output now, which does not mean that the peer has read it; or when the connection ends
-    /// before that. On this reactor, exactly once, in the order of these calls. Allocates the closure's box.
+    /// before that. Under TLS it is the ciphertext that the system has taken then. On this reactor, exactly once, in the order of these calls. Allocates the closure's box.
     pub fn when_written(&mut self, done: impl FnOnce(Result<(), NotWritten>) + Send + 'static) {
         self.complete(Completion::new(done));
     }
@@ -174,11 +174,20 @@ impl<'a> Cx<'a> {
         self.conn.when_written(done);
     }
 
-    /// Tells the peer that nothing more will be written, once the output is; it goes on being read. Nothing may be written after this: that
-    /// ends the connection as a broken pipe does. A connection whose peer has [finished](crate::Handler::on_eof), too, is over.
+    /// Ends this side: tells the peer, once the output is written, that nothing more will come; under TLS by a `close_notify` and the end of the
+    /// socket. The peer goes on being read. What is written after this ends the connection with a broken pipe, whether the
+    /// output before it has been written or not; [`ConnRef::write`] is told that nothing was.
+    ///
+    /// All limits of an open connection still hold: `write_stall_timeout` until the output is written, `idle_timeout` for a peer that says
+    /// nothing more and does not end its side. When it [has](crate::Handler::on_eof), the connection is over.
     pub fn finish(&mut self) {
         fail_point();
         self.conn.finish();
+    }
+
+    /// Whether this side [has ended](Cx::finish), or is to once the output is written.
+    pub fn is_finished(&self) -> bool {
+        self.conn.finished().0
     }
 
     /// Hands up no more frames until [`Cx::resume`]; the peer is not read meanwhile.

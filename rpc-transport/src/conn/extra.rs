@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::io;
+use std::io::{self, IoSlice};
 use std::time::Instant;
 
 use super::{Conn, Entry, Inbound, Phase};
@@ -33,22 +33,32 @@ pub(super) struct WhenRead {
 }
 
 /// The end of what this side writes.
-#[derive(Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
 enum Finish {
     #[default]
     No,
-    /// Once the output is written.
-    Asked,
-    Done,
+    /// Once the output is written, up to that stream position.
+    Asked(u64),
+    Done(u64),
 }
 
-/// The connection ended before all of the output was written. What the peer has got of it is not known.
+impl Finish {
+    /// The stream position where this side ends.
+    fn at(self) -> Option<u64> {
+        match self {
+            Finish::No => None,
+            Finish::Asked(at) | Finish::Done(at) => Some(at),
+        }
+    }
+}
+
+/// The connection, or this side of it, ended before all of that was written. What the peer has got of it is not known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotWritten;
 
 impl fmt::Display for NotWritten {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the connection ended before all was written")
+        f.write_str("the connection, or this side of it, ended before all was written")
     }
 }
 
@@ -84,6 +94,11 @@ impl Extra {
     fn is_over(&self) -> bool {
         self.when_read.is_none() && self.written.is_empty() && !self.peer_finished && self.finish == Finish::No
     }
+
+    /// Whether both sides have ended, or are to.
+    fn is_finished(&self) -> bool {
+        self.peer_finished && self.finish != Finish::No
+    }
 }
 
 impl Conn {
@@ -91,25 +106,36 @@ impl Conn {
         self.extra.get_or_insert_default()
     }
 
+    /// The stream position behind the output.
+    fn output_end(&self) -> u64 {
+        self.written + self.outbound.len() as u64
+    }
+
     /// Has `done` told when the output as it is now has been taken by the system.
     pub(super) fn when_written(&mut self, done: Completion) {
         if matches!(self.phase, Phase::Connecting | Phase::Open | Phase::Closing(_)) {
-            let position = self.written + self.outbound.len() as u64;
+            let position = self.output_end();
             self.extra().written.push_back((position, done));
         }
     }
 
     /// Ends what this side writes, once the output is written.
     pub(super) fn finish(&mut self) {
+        let end = self.output_end();
         let extra = self.extra();
         if extra.finish == Finish::No {
-            extra.finish = Finish::Asked;
+            extra.finish = Finish::Asked(end);
         }
     }
 
-    /// Whether this side is to end.
+    /// Whether this side is to end, and has not.
     pub(super) fn is_finishing(&self) -> bool {
-        self.extra.as_ref().is_some_and(|extra| extra.finish == Finish::Asked)
+        self.extra.as_ref().is_some_and(|extra| matches!(extra.finish, Finish::Asked(_)))
+    }
+
+    /// Whether this side, and the peer's, have ended or are to.
+    pub(super) fn finished(&self) -> (bool, bool) {
+        self.extra.as_ref().map_or((false, false), |extra| (extra.finish != Finish::No, extra.peer_finished))
     }
 
     /// Ends this side if all has been written; under TLS that it ends has to be written, too.
@@ -117,7 +143,7 @@ impl Conn {
         if let (Phase::Open, true, Some(key)) = (&self.phase, self.outbound.is_empty(), self.key) {
             self.write_out();
             if self.outbound.is_empty() && !self.has_unsent() && matches!(self.phase, Phase::Open) {
-                self.extra().finish = Finish::Done;
+                self.extra().finish = Finish::Done(self.written);
                 if let Err(e) = with(|core| core.driver.finish(key)) {
                     self.phase = Phase::aborting(CloseReason::Io(e)); // the peer is gone
                 }
@@ -125,10 +151,22 @@ impl Conn {
         }
     }
 
-    /// Closes if that was to be when all that has come is handed up, and it is. What is in the output may be what tells the peer to send
-    /// no more, so whatever comes before that is written counts, too.
+    /// Closes if both sides have ended: what is left to be written has the time that any last words have. And if that was to be when all that
+    /// has come is handed up, and it is.
     #[cold]
-    pub(super) fn close_if_read(&mut self) {
+    pub(super) fn close_if_over(&mut self) {
+        self.close_if_read();
+        if let (Phase::Open, Some(extra)) = (&self.phase, &self.extra) {
+            if extra.finish.at().is_some_and(|end| self.output_end() > end) {
+                self.give_up(io::ErrorKind::BrokenPipe.into()); // somebody has written behind the end
+            } else if extra.is_finished() {
+                self.phase = Phase::closing(CloseReason::PeerClosed);
+            }
+        }
+    }
+
+    /// What is in the output may be what tells the peer to send no more, so whatever comes before that is written counts, too.
+    fn close_if_read(&mut self) {
         let waits = !self.outbound.is_empty() || self.has_unsent();
         let Some(when_read) = self.extra.as_mut().and_then(|extra| extra.when_read.as_mut()) else { return };
         if std::mem::replace(&mut when_read.output_waited, waits) && !waits {
@@ -142,6 +180,13 @@ impl Conn {
         }
     }
 
+    /// Whether the peer does not read any more either, as far as the system knows without writing: only a Unix socket's does.
+    fn is_left(&self) -> bool {
+        let Some(key) = self.key else { return false };
+        let nothing = with(|core| core.driver.write(key, &[IoSlice::new(&[])]));
+        nothing.is_err_and(|e| e.kind() != io::ErrorKind::WouldBlock)
+    }
+
     /// Nobody writes any more: those who wait for it hear that, and nothing is left to be remembered.
     pub(super) fn forget_extra(&mut self) {
         self.extra = None;
@@ -149,8 +194,7 @@ impl Conn {
 }
 
 impl Entry {
-    /// What follows from how much has been written: completions, the end of this side, and, if the peer has ended its own, that of the
-    /// connection.
+    /// What follows from how much has been written: completions, and the end of this side.
     #[cold]
     pub(super) fn look_at_output(&mut self) {
         if self.conn.is_finishing() {
@@ -161,10 +205,6 @@ impl Entry {
         let mut come = Vec::new();
         while extra.written.front().is_some_and(|(position, _)| *position <= delivered) {
             come.extend(extra.written.pop_front().map(|(_, done)| done));
-        }
-        if let (true, Finish::Done, true) = (matches!(self.conn.phase, Phase::Open), &extra.finish, extra.peer_finished)
-        {
-            self.conn.phase = Phase::closing(CloseReason::PeerClosed);
         }
         if extra.written.len() > MAX_COMPLETIONS {
             self.conn.phase = Phase::aborting(CloseReason::Limit("write_hard"));
@@ -179,7 +219,7 @@ impl Entry {
         if self.conn.extra.as_ref().is_some_and(|extra| extra.peer_finished) {
             // A later event, of an end that has been told. Reading does not tell of a reset any more.
             self.conn.inbound.settle(now);
-            if self.conn.failed {
+            if self.conn.failed || self.conn.is_left() {
                 self.conn.abort(CloseReason::Io(io::ErrorKind::ConnectionReset.into()));
             }
             return;
@@ -190,7 +230,7 @@ impl Entry {
         match conn.phase {
             Phase::Open if goes_on => {
                 conn.extra().peer_finished = true;
-                conn.readable |= conn.failed; // to be looked at once more
+                conn.readable = true; // to be looked at once more: perhaps the peer is gone altogether, and no further event says so
                 conn.inbound.settle(now);
                 conn.inbound.frames_done = true; // none is awaited
             }

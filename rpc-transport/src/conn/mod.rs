@@ -588,7 +588,7 @@ fn settle(mut entry: Box<Entry>, now: Instant) {
     }
     entry.tell_drained(now);
     if entry.conn.extra.is_some() {
-        entry.conn.close_if_read();
+        entry.conn.close_if_over();
     }
     if let Phase::Closing(_) = entry.conn.phase {
         entry.conn.limit_closing(now);

@@ -37,6 +37,7 @@ pub(crate) fn report(core: &mut Core, id: ConnId) -> Option<ConnSnapshot> {
     let local = entry.conn.key.and_then(|key| driver.local(key)).map(|endpoint| Url::from(&endpoint));
     let load = caught(|| entry.pipeline.load()).unwrap_or_default();
     let conn = &entry.conn;
+    let (finished, peer_finished) = conn.finished();
     let since = |at: Instant| now.saturating_duration_since(at);
     Some(ConnSnapshot {
         id,
@@ -51,6 +52,8 @@ pub(crate) fn report(core: &mut Core, id: ConnId) -> Option<ConnSnapshot> {
             Phase::Outlasting(reason) => ConnState::Outlasting(reason.to_string()),
             Phase::Aborting(reason) => ConnState::Closing(reason.to_string()),
         },
+        finished,
+        peer_finished,
         age: since(conn.opened),
         quiet: since(conn.heard),
         bytes_out: conn.written,

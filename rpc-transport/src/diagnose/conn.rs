@@ -24,6 +24,10 @@ pub struct ConnSnapshot {
     pub accepted: bool,
     /// What it is doing.
     pub state: ConnState,
+    /// This side of it has ended, or is to once the output is written: [`Cx::finish`](crate::Cx::finish).
+    pub finished: bool,
+    /// The peer's side has ended, and the handler goes on: [`Handler::on_eof`](crate::Handler::on_eof).
+    pub peer_finished: bool,
     /// Since it was opened.
     pub age: Duration,
     /// Since bytes of the peer were last read.
@@ -113,6 +117,11 @@ impl fmt::Display for ConnSnapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let direction = if self.accepted { "from" } else { "to" };
         write!(f, "{} {direction} {}: {}", self.id, self.peer, self.state)?;
+        for (ended, whose) in [(self.finished, "this"), (self.peer_finished, "the peer's")] {
+            if ended {
+                write!(f, ", {whose} side has ended")?;
+            }
+        }
         write!(f, ", age {}, quiet {}", Ago(self.age), Ago(self.quiet))?;
         write!(f, ", out {}", Bytes(self.bytes_out))?;
         if let Some(tcp) = &self.tcp {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use rpc_transport::{
     Accepted, CloseReason, ConnId, ConnRef, Connector, Cx, Frame, Handler, LengthField, LengthWidth, ListenOptions,
-    ListenerHandle, NotWritten, PoolOptions, ReactorHandle, ReactorPool, Url, local,
+    ListenerHandle, NotWritten, PoolOptions, ReactorHandle, ReactorPool, Url,
 };
 
 /// No test waits longer for anything.
@@ -209,12 +209,6 @@ pub fn write(conn: &ConnRef, bytes: &[u8]) -> Receiver<Result<(), NotWritten>> {
     let (tell, told) = mpsc::channel();
     conn.write(wire(bytes).into(), move |result| tell.send(result).unwrap_or(()));
     told
-}
-
-/// Ends this side of a connection whose handler is a script.
-pub fn finish(conn: &ConnRef) {
-    let (reactor, id) = (conn.reactor().clone(), conn.id());
-    on(conn.reactor(), move || local::visit(&reactor, id, |_: &mut Script, cx| cx.finish())).expect("it is there");
 }
 
 /// Runs `f` on a reactor and returns what it returns.

@@ -511,6 +511,11 @@ impl State {
         if socket.input.reset || socket.has_finished {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
+        if total == 0 {
+            // A Unix socket's end is known at once.
+            let left = socket.unix && socket.peer.is_none();
+            return if left { Err(io::ErrorKind::BrokenPipe.into()) } else { Ok(0) };
+        }
         let Some(peer) = socket.peer else {
             // Nobody is there any more: the system takes it and hears a reset.
             let at = self.now + self.latency() * 2;
