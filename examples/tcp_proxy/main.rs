@@ -1,5 +1,5 @@
 //! A TCP proxy: what one side sends is linked into the other's output, not copied (but for pieces of less than 4 KiB, where copying is cheaper).
-//! A side that ends is ended on the other side, which may go on sending.
+//! A side that ends is ended on the other side, which may go on sending; one that is reset is reset there.
 //!
 //! `cargo run -p examples --bin tcp_proxy -- tcp://127.0.0.1:8081 tcp://127.0.0.1:8080`
 use rpc_transport::{CloseReason, ConnId, Connector, Cx, Endpoint, Frame, Handler, ListenOptions, local};
@@ -41,10 +41,9 @@ impl Handler for Half {
     }
 
     fn on_close(&mut self, cx: &mut Cx<'_>, reason: &CloseReason) {
-        self.at_other(cx, |other| match reason {
-            CloseReason::Io(_) => other.abort(CloseReason::Local("the other side was cut")),
-            _ => other.close(CloseReason::Local("the other side has closed")),
-        });
+        let whole = matches!(reason, CloseReason::PeerClosed | CloseReason::Local(_)); // if not, an end would say so
+        let why = CloseReason::Local("the other side has ended");
+        self.at_other(cx, |other| if whole { other.close(why) } else { other.abort(why) });
     }
 }
 

@@ -246,6 +246,24 @@ fn frames_with_a_length_come_back() {
     }
 }
 
+/// Of two bytes the client has read none when it goes: its system resets the connection. An end would tell the service that all was said.
+#[test]
+fn the_proxy_passes_on_a_reset() {
+    let service = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let upstream = format!("tcp://{}", service.local_addr().expect("bound"));
+    let proxy = Example::start(env!("CARGO_BIN_EXE_tcp_proxy"), &["tcp://127.0.0.1:0", &upstream]);
+    let mut client = proxy.dial();
+    client.write_all(b"half of it").expect("it reads");
+    let (mut served, _) = service.accept().expect("the proxy");
+    served.set_read_timeout(Some(Duration::from_secs(20))).expect("a limit");
+    served.write_all(b"hi").expect("it reads");
+    served.read_exact(&mut [0; 10]).expect("what was said");
+    assert!(client.peek(&mut [0]).expect("something") > 0);
+    drop(client);
+    let end = served.read(&mut [0]).expect_err("no end");
+    assert_eq!(end.kind(), std::io::ErrorKind::ConnectionReset);
+}
+
 #[test]
 fn the_ticker_speaks_first_and_heeds_its_client() {
     let ticker = Example::start(env!("CARGO_BIN_EXE_ticker"), &["tcp://127.0.0.1:0"]);

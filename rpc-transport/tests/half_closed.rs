@@ -1,5 +1,8 @@
 //! Connections of which one side has ended, on a simulated network: that they end in time, and that nothing is lost, whenever the sides end.
 
+#[cfg(feature = "tls")]
+#[path = "support/certificates.rs"]
+mod certificates;
 mod support;
 
 use std::collections::HashMap;
@@ -12,6 +15,8 @@ use rpc_transport::{
     CloseReason, ConnLimits, ConnRef, Connector, Cx, Frame, Handler, ListenOptions, ListenerHandle, MemoryBudget,
     NotWritten, ReactorPool, Url,
 };
+#[cfg(feature = "tls")]
+use rpc_transport::{TlsClient, TlsServer};
 use support::*;
 
 const MS: Duration = Duration::from_millis(1);
@@ -167,24 +172,30 @@ struct Book {
     told: [Vec<(usize, Result<(), NotWritten>)>; 2],
 }
 
-/// Bytes that the system has taken from each end, by the network's own count.
+/// Bytes that the system has taken from each end, by the network's own count; and which end is whose.
 #[derive(Clone, Default)]
-struct Taken(Arc<Mutex<(HashMap<usize, u64>, Vec<usize>)>>);
+struct Taken(Arc<Mutex<Ends>>);
+
+#[derive(Default)]
+struct Ends {
+    taken: HashMap<usize, u64>,
+    of: [usize; 2],
+}
 
 impl Observer for Taken {
     fn paired(&mut self, client: usize, _: Option<usize>, server: usize, _: &Url) {
-        self.0.lock().unwrap().1 = vec![client, server];
+        self.0.lock().unwrap().of = [client, server];
     }
 
     fn wrote(&mut self, end: usize, bytes: &[u8]) {
-        *self.0.lock().unwrap().0.entry(end).or_default() += bytes.len() as u64;
+        *self.0.lock().unwrap().taken.entry(end).or_default() += bytes.len() as u64;
     }
 }
 
 impl Taken {
     fn of(&self, side: usize) -> u64 {
-        let taken = self.0.lock().unwrap();
-        taken.0.get(&taken.1[side]).copied().unwrap_or(0)
+        let ends = self.0.lock().unwrap();
+        ends.taken.get(&ends.of[side]).copied().unwrap_or(0)
     }
 }
 
@@ -258,7 +269,7 @@ impl Handler for Talker {
 }
 
 /// Two ends that speak at random and end their sides when they have spoken. `cut`: the connection is reset somewhere on the way.
-fn talk(seed: u64, cut: bool) {
+fn talk(seed: u64, cut: bool, url: &str, how: (ListenOptions, Connector)) {
     let knobs = Knobs {
         latency: (20 * MS / 1000, 2 * MS),
         segment: 3000,
@@ -284,13 +295,13 @@ fn talk(seed: u64, cut: bool) {
     };
     let server = Mutex::new(Some(talker(1, &net)));
     let limits = ConnLimits { write_high: 8000, write_low: 2000, ..ConnLimits::default() };
-    let options = ListenOptions { conn: limits, ..ListenOptions::default() };
-    let accepting = servers.listen(&"tcp://10.0.0.1:9".parse().unwrap(), options, move |_| {
+    let (options, connector) = (ListenOptions { conn: limits, ..how.0 }, how.1);
+    let accepting = servers.listen(&url.parse().unwrap(), options, move |_| {
         (framing(), server.lock().unwrap().take().expect("one connection"))
     });
     let (listener, client) = (accepting.unwrap(), talker(0, &net));
     let endpoint = listener.url().resolve().unwrap().remove(0);
-    clients.handles()[0].run(move || _ = Connector::default().connect(&endpoint, framing(), client));
+    clients.handles()[0].run(move || _ = connector.connect(&endpoint, framing(), client));
     let mut cut_at = cut.then(|| net.below(400));
     for _ in 0..1_000_000 {
         if cut_at == Some(0) && net.cut_one() {
@@ -336,6 +347,25 @@ fn talk(seed: u64, cut: bool) {
 #[test]
 fn all_that_is_said_is_heard_whenever_the_sides_end() {
     for seed in 0..400 {
-        std::thread::spawn(move || talk(seed, seed % 3 == 0)).join().unwrap_or_else(|_| panic!("seed {seed}"));
+        let how = (ListenOptions::default(), Connector::default());
+        let run = std::thread::spawn(move || talk(seed, seed % 3 == 0, "tcp://10.0.0.1:9", how));
+        run.join().unwrap_or_else(|_| panic!("seed {seed}"));
+    }
+}
+
+/// The end of a side waits for ciphertext that the system has not taken, and what is told of it has been taken as that.
+#[cfg(feature = "tls")]
+#[test]
+fn all_that_is_said_under_tls_is_heard_whenever_the_sides_end() {
+    let authority = certificates::Authority::new("tests");
+    let server = TlsServer::builder(authority.issue("localhost").identity()).build().unwrap();
+    let client = TlsClient::builder(authority.roots()).server_name("localhost").build().unwrap();
+    for seed in 0..100 {
+        let how = (
+            ListenOptions { tls: Some(server.clone()), ..ListenOptions::default() },
+            Connector { tls: Some(client.clone()), ..Connector::default() },
+        );
+        let run = std::thread::spawn(move || talk(seed, seed % 3 == 0, "tls://10.0.0.1:9", how));
+        run.join().unwrap_or_else(|_| panic!("seed {seed}"));
     }
 }

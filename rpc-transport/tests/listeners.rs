@@ -57,6 +57,32 @@ fn nobody_is_told_to_go_who_could_still_connect() {
     }
 }
 
+/// From within, on the reactor itself: nobody is waited for there, and each connection, the one that asked among them, is asked to finish.
+#[test]
+fn a_handler_may_end_its_server() {
+    let pool = pool(2);
+    let (tell, ends) = mpsc::channel();
+    let listener = serve(&pool, move |_| {
+        Script::new()
+            .frame(|cx, frame| match frame.bytes() {
+                b"shut down" => cx.listener().expect("it was accepted").shut_down(),
+                other => reply(cx, other),
+            })
+            .end_to(tell.clone())
+    });
+    let mut sockets: Vec<_> = (0..4).map(|_| dial(&listener)).collect();
+    for socket in &mut sockets {
+        assert_eq!(call(socket, b"hi"), b"hi");
+    }
+    sockets[0].write_all(&wire(b"shut down")).unwrap();
+    for socket in &mut sockets {
+        assert_eq!(hear(&ends), "closed by this side: the server is shutting down");
+        assert_eq!(socket.read(&mut [0]).expect("an end"), 0);
+    }
+    drop(sockets);
+    until("nobody is left", || listener.connections() == 0 && !listener.is_taking_in());
+}
+
 /// Those that the listener's reactor handed to another after that one had ended all of its own stayed, without a listener and with nobody who
 /// knew of them.
 #[test]

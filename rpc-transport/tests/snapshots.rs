@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -99,6 +99,29 @@ fn a_connection_is_shown_with_what_it_does_and_what_holds_it_up() {
     assert_eq!((shown.all_connections, shown.connections.len()), (10, 2));
     assert!(shown.connections[0].held.by_output && shown.connections[1].held.by_handler, "{snapshot}");
     assert!(snapshot.to_string().contains("and 8 more"), "{snapshot}");
+}
+
+#[test]
+fn a_side_that_has_ended_is_shown() {
+    let pool = pool(1);
+    let (tell, told) = mpsc::channel();
+    let listener = serve(&pool, move |_| {
+        let tell = tell.clone();
+        Script::new().frame(|cx, _| cx.finish()).eof(move |_| tell.send(()).is_ok())
+    });
+    let (finishes, mut hears) = (dial(&listener), dial(&listener));
+    finishes.shutdown(std::net::Shutdown::Write).unwrap();
+    hear(&told);
+    hears.write_all(&wire(b"enough")).unwrap();
+    assert_eq!(hears.read(&mut [0]).unwrap(), 0);
+    for (peer, own, peers, text) in [
+        (&finishes, false, true, "open, the peer's side has ended, "),
+        (&hears, true, false, "open, this side has ended, "),
+    ] {
+        let conn = with_peer(&pool, peer);
+        assert_eq!((conn.finished, conn.peer_finished), (own, peers));
+        assert!(conn.to_string().contains(text), "{conn}");
+    }
 }
 
 /// Who asks is not held with the reactor, and hears of the queue that grows meanwhile.

@@ -163,26 +163,6 @@ fn socat_ends_its_side_and_hears_the_rest() {
     assert_eq!(hear(&echo.told), "the peer closed the connection");
 }
 
-/// Writes until the system takes no more: the last piece is encrypted, and waits. Says how many there are.
-fn fill(conn: &ConnRef) -> usize {
-    let taken = |_: &usize| {
-        let told = write(conn, &[b'x'; 1 << 10]);
-        (0..2).for_each(|_| on(conn.reactor(), || ())); // the turn is over that has written it, or found that it waits
-        told.try_recv().is_ok()
-    };
-    1 + (0..).take_while(taken).count()
-}
-
-#[test]
-fn a_side_ends_behind_what_is_encrypted_and_waits() {
-    let echo = Echo::start();
-    let (mut peer, conn) = echo.dial();
-    let pieces = fill(&conn);
-    conn.run(|cx| cx.finish());
-    (0..pieces).for_each(|_| assert_eq!(read_frame(&mut peer).len(), 1 << 10));
-    ends(&mut peer);
-}
-
 /// Anybody on the way can end the TCP connection: that is no end of the peer's side.
 #[test]
 fn the_end_of_the_socket_alone_is_a_cut() {

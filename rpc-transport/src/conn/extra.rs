@@ -180,7 +180,7 @@ impl Conn {
         }
     }
 
-    /// Whether the peer does not read any more either, as far as the system knows without writing: only a Unix socket's does.
+    /// Whether the peer does not read any more either, as far as the system knows: of TCP after a reset, of a Unix socket at once.
     fn is_left(&self) -> bool {
         let Some(key) = self.key else { return false };
         let nothing = with(|core| core.driver.write(key, &[IoSlice::new(&[])]));
@@ -219,7 +219,7 @@ impl Entry {
         if self.conn.extra.as_ref().is_some_and(|extra| extra.peer_finished) {
             // A later event, of an end that has been told. Reading does not tell of a reset any more.
             self.conn.inbound.settle(now);
-            if self.conn.failed || self.conn.is_left() {
+            if self.conn.is_left() {
                 self.conn.abort(CloseReason::Io(io::ErrorKind::ConnectionReset.into()));
             }
             return;
