@@ -67,6 +67,13 @@ mod with {
             outcome
         }
 
+        /// Cancels an upgrade that is under way, unless it is too late for that. Does not wait.
+        pub(in crate::server) fn cancel(&self) {
+            if let State::HandingOver(canceller) = &mut *self.state.lock() {
+                *canceller = None;
+            }
+        }
+
         /// The server stops: an upgrade that is under way is cancelled, unless it is too late for that. Whether the service stops with it,
         /// because no other process goes on.
         pub(in crate::server) fn stop(&self) -> bool {
@@ -113,6 +120,8 @@ mod without {
 
     impl HandOver {
         pub(in crate::server) fn add(&mut self, _: &Address, _listeners: usize) {}
+
+        pub(in crate::server) fn cancel(&self) {}
 
         pub(in crate::server) fn end(&self, _place: usize, listener: &ListenerHandle) {
             listener.shut_down();

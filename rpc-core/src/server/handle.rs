@@ -183,6 +183,7 @@ impl ServerHandle {
     /// The first step of [`ServerHandle::shutdown`], which does not wait: stops accepting, and asks every connection to finish.
     pub fn begin_shutdown(&self) {
         self.0.shared.draining.store(true, Ordering::Release);
+        self.0.hand_over.cancel();
         for (place, listener) in self.0.listeners.iter().enumerate() {
             self.0.hand_over.end(place, listener);
         }

@@ -140,8 +140,8 @@ pub(super) struct Door {
 impl Door {
     pub(super) fn open(parent: &Path, number: u64) -> io::Result<Door> {
         let directory = parent.join(format!("rpc-upgrade-{}-{number:x}", std::process::id()));
-        DirBuilder::new().mode(0o700).create(&directory)?; // fails if it is there already, whoever made it
         let socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None)?;
+        DirBuilder::new().mode(0o700).create(&directory)?; // fails if it is there already, whoever made it
         let door = Door { socket, directory };
         let path = door.path();
         door.socket.bind(&SockAddr::unix(&path)?)?;

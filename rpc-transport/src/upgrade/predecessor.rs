@@ -107,6 +107,7 @@ pub fn ready() -> io::Result<()> {
         return Ok(());
     };
     let until = Instant::now() + GO_WITHIN;
+    let before = control.peer()?.pid;
     let left = untaken();
     if !left.is_empty() {
         tracing::warn!(sockets = left.len(), "handed over and not asked for: they end with the process before");
@@ -114,7 +115,7 @@ pub fn ready() -> io::Result<()> {
     let heard = control.send(&Message::Ready { left }, None, until).and_then(|()| control.receive(until));
     match heard {
         Ok((Message::Go, _)) => {}
-        Err(Fault::Closed) => tracing::warn!("the process before is gone: going on alone"),
+        Err(Fault::Closed) if is_gone(before) => tracing::warn!("the process before is gone: going on alone"),
         Ok((other, _)) => return Err(io::Error::other(format!("the process before said `{}`", other.name()))),
         Err(fault) => return Err(io::Error::new(io::ErrorKind::TimedOut, describe(&fault))),
     }
@@ -126,6 +127,19 @@ pub fn ready() -> io::Result<()> {
     let _ = control.send(&Message::Serving, None, until);
     tell(&format!("MAINPID={}\nREADY=1", std::process::id()));
     Ok(())
+}
+
+/// Whether that process has ended, which has started this one. Its sockets are closed a moment before its children have another parent; and one that
+/// goes on without this process closes them, too, but then this one is about to be killed.
+fn is_gone(before: u32) -> bool {
+    let until = Instant::now() + Duration::from_secs(1);
+    while std::os::unix::process::parent_id() == before {
+        if Instant::now() > until {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(1)); // nothing tells of another parent
+    }
+    true
 }
 
 fn describe(fault: &Fault) -> String {

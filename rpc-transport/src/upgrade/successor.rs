@@ -155,9 +155,11 @@ impl Upgrade {
         let shared = share(listeners)?;
         let directory = self.directory.clone().unwrap_or_else(env::temp_dir);
         let door = Door::open(&directory, unforeseen()?)?;
+        // Closed behind the end of a process that is not to go on: it would take that for the end of this one, and go on alone.
+        let mut control = None;
         let started = self.start(&progress.program, &door, &cancelled)?;
         progress.pid = Some(started.pid());
-        match self.converse(&started, door, &shared, until, &mut progress.waiting) {
+        match self.converse(&started, door, &mut control, &shared, until, &mut progress.waiting) {
             Ok(left) => {
                 let taken = taken(shared.iter().map(|shared| shared.sockets.len()), &left);
                 Ok(Successor { pid: started.release(), taken })
@@ -173,19 +175,20 @@ impl Upgrade {
         &self,
         started: &Started<'_>,
         door: Door,
+        control: &mut Option<Control>,
         shared: &[Shared<'_>],
         until: Instant,
         waiting: &mut Waiting,
     ) -> Result<Vec<u16>, UpgradeCause> {
         let cause = |fault| self.cause(fault);
         *waiting = Waiting::Connect;
-        let control = started.connected(&door, until).map_err(cause)?;
+        let control = control.insert(started.connected(&door, until).map_err(cause)?);
         let peer = control.peer()?;
         if (peer.pid, peer.uid) != (started.pid(), rustix::process::geteuid().as_raw()) {
             return Err(UpgradeCause::Stranger { pid: peer.pid, uid: peer.uid });
         }
         drop(door);
-        started.expect(&control, &Message::Hello, until).map_err(cause)?;
+        started.expect(control, &Message::Hello, until).map_err(cause)?;
         let mut count = 0;
         for (asked, socket) in shared.iter().flat_map(|shared| shared.sockets.iter().map(|s| (shared.asked, s))) {
             let message = Message::Socket { asked: asked.to_owned(), sole: socket.is_sole() };
@@ -195,13 +198,13 @@ impl Upgrade {
         control.send(&Message::End(count), None, until).map_err(cause)?;
 
         *waiting = Waiting::Ready;
-        let left = match started.hear(&control, until).map_err(cause)? {
+        let left = match started.hear(control, until).map_err(cause)? {
             Message::Ready { left } => left,
             other => return Err(out_of_turn(&other)),
         };
 
         *waiting = Waiting::Settle;
-        match started.hear(&control, far(self.settle).min(until)) {
+        match started.hear(control, far(self.settle).min(until)) {
             Err(Fault::Late) if Instant::now() < until => {}
             Ok(other) => return Err(out_of_turn(&other)),
             Err(fault) => return Err(cause(fault)),
@@ -209,7 +212,7 @@ impl Upgrade {
 
         *waiting = Waiting::Serve;
         control.send(&Message::Go, None, until).map_err(cause)?;
-        started.expect(&control, &Message::Serving, until).map_err(cause)?;
+        started.expect(control, &Message::Serving, until).map_err(cause)?;
         Ok(left)
     }
 
