@@ -1,4 +1,4 @@
-//! Who is to be served all the same: calls at fixed times on connections that there are, and newcomers.
+//! Who is to be served all the same: calls on connections that there are, at fixed times or one after another, and newcomers.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -36,7 +36,7 @@ pub(super) const WELCOME: Duration = Duration::from_secs(1);
 /// What came of the calls and the newcomers of one slice of time.
 #[derive(Debug, Default)]
 pub(super) struct Slice {
-    /// Calls that were due.
+    /// Calls that were due; one after another each is due when the one before is answered.
     pub(super) due: u64,
     /// From the time they were due to the reply.
     pub(super) calls: Vec<Duration>,
@@ -77,7 +77,8 @@ pub(super) struct Live {
 }
 
 impl Live {
-    pub(super) fn start(endpoint: &Endpoint, certificate: Vec<u8>) -> Result<Live, Failure> {
+    /// Calls at fixed times, or one after another on each connection.
+    pub(super) fn start(endpoint: &Endpoint, certificate: Vec<u8>, in_turn: bool) -> Result<Live, Failure> {
         let shared = Arc::new(Shared {
             epoch: Instant::now(),
             rate: AtomicU64::new(1_000),
@@ -99,8 +100,9 @@ impl Live {
         let (known, at) = (Arc::clone(&shared), endpoint.clone());
         pool.handles()[0].spawn(async move {
             for number in 0..CONNECTIONS {
-                let caller = Caller { shared: Arc::clone(&known), framing: framing(), number, next: Instant::now() };
-                patient.connect(&at, framing(), caller);
+                let (shared, framing) = (Arc::clone(&known), framing());
+                let caller = Caller { shared, framing, number, in_turn, next: Instant::now() };
+                patient.connect(&at, super::framing(), caller);
             }
             loop {
                 sleep(BETWEEN).await; // newcomers come at a rate
@@ -138,16 +140,38 @@ impl Live {
     }
 }
 
-/// Makes calls when they are due, whatever became of those before.
+/// Makes calls when they are due, whatever became of those before; or the next one when the last is answered.
 struct Caller {
     shared: Arc<Shared>,
     framing: LengthField,
     number: u32,
+    in_turn: bool,
     next: Instant,
+}
+
+impl Caller {
+    /// A call that was due at `next`, in this slice.
+    fn call(&self, cx: &mut Cx<'_>, slice: u64) {
+        let mut payload = [0; PAYLOAD];
+        payload[..8].copy_from_slice(&((self.next - self.shared.epoch).as_nanos() as u64).to_be_bytes());
+        payload[8..16].copy_from_slice(&slice.to_be_bytes());
+        self.framing.write_head(PAYLOAD, cx.output()).expect("a short frame");
+        cx.output().write_bytes(payload.to_vec().into());
+    }
+
+    fn call_in_turn(&mut self, cx: &mut Cx<'_>) {
+        self.next = Instant::now();
+        let slice = self.shared.current.load(Ordering::Acquire);
+        self.shared.tell(slice, |slice| slice.due += 1);
+        self.call(cx, slice);
+    }
 }
 
 impl Handler for Caller {
     fn on_open(&mut self, cx: &mut Cx<'_>) {
+        if self.in_turn {
+            return self.call_in_turn(cx);
+        }
         // Not all at once.
         self.next = Instant::now() + TICK * self.number;
         cx.arm(self.next, 0);
@@ -158,28 +182,27 @@ impl Handler for Caller {
         let rate = self.shared.rate.load(Ordering::Acquire).max(1) as f64;
         let between = Duration::from_secs_f64(f64::from(CONNECTIONS) / rate);
         let slice = self.shared.current.load(Ordering::Acquire);
-        let mut payload = [0; PAYLOAD];
-        payload[8..16].copy_from_slice(&slice.to_be_bytes());
         let mut due = 0;
         while self.next <= now {
             due += 1;
-            payload[..8].copy_from_slice(&((self.next - self.shared.epoch).as_nanos() as u64).to_be_bytes());
-            self.next += between;
             // For so long nothing has been read that one more would be late, too.
             if !cx.is_crowded() {
-                self.framing.write_head(PAYLOAD, cx.output()).expect("a short frame");
-                cx.output().write_bytes(payload.to_vec().into());
+                self.call(cx, slice);
             }
+            self.next += between;
         }
         self.shared.tell(slice, |slice| slice.due += due);
         cx.arm(self.next.max(now + TICK), 0);
     }
 
-    fn on_frame(&mut self, _: &mut Cx<'_>, frame: Frame<'_>) {
+    fn on_frame(&mut self, cx: &mut Cx<'_>, frame: Frame<'_>) {
         let (due, slice) = frame.bytes()[..16].split_at(8);
         let number = |bytes: &[u8]| u64::from_be_bytes(bytes.try_into().expect("eight bytes"));
         let took = self.shared.epoch.elapsed().saturating_sub(Duration::from_nanos(number(due)));
         self.shared.tell(number(slice), |slice| slice.calls.push(took));
+        if self.in_turn {
+            self.call_in_turn(cx);
+        }
     }
 
     fn on_close(&mut self, _: &mut Cx<'_>, _: &CloseReason) {

@@ -5,10 +5,16 @@
 //!  core 1   this process: calls at fixed times, and newcomers     flooder, nice 19
 //! ```
 //!
-//! The question is what the *server* does with its core, so nobody else may have it, and nobody but the server may hold up the calls:
-//! they are made at fixed times, as many as keep the server's core half busy, and the flooder has what the caller leaves of the
-//! other core. A call counts if it is answered in time. Of a server that treats all alike half a core's worth of floods
-//! would leave little: a handshake costs it what some fifty of these calls cost, and its peer next to nothing.
+//! The question is what the *server* does with its core, so nobody else may have it, and nobody but the server may hold up the calls.
+//! So they are measured in two ways:
+//!
+//! * *At fixed times*, as many as keep the server's core half busy, and echoes at that: whether a server that has time to spare still
+//!   answers in time. A call counts if it is answered in time.
+//! * *One after another* on each connection, each with some work at the server, so that it has no time to spare while the caller has: every
+//!   microsecond of a handshake is one that calls do not have. Each call counts. That is the harder way: without rations a
+//!   server loses nearly all of its throughput.
+//!
+//! In both the flooder has what the caller leaves of the other core.
 
 mod flooder;
 mod live;
@@ -23,7 +29,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use bench_driver::{Counts, facts};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use rpc_transport::{Endpoint, LengthField, LengthWidth};
 
 pub use self::flooder::Flood;
@@ -39,6 +45,19 @@ const IN_TIME: Duration = Duration::from_millis(50);
 /// A flood builds up for so long before anything counts.
 const LEAD: Duration = Duration::from_millis(500);
 
+/// How live traffic comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Traffic {
+    /// At fixed times, as many as keep the server's core as busy as `--load` says.
+    Timed,
+    /// One call after another on each connection, each of which costs the server `--work`.
+    InTurn,
+}
+
+impl Traffic {
+    const ALL: [Traffic; 2] = [Traffic::InTurn, Traffic::Timed];
+}
+
 /// Floods of handshakes beside live traffic.
 #[derive(Clone, Debug, Args)]
 pub struct TlsFloodArgs {
@@ -48,9 +67,15 @@ pub struct TlsFloodArgs {
     /// Measured seconds of each in a round.
     #[arg(long, default_value_t = 2.0)]
     seconds: f64,
-    /// How busy live traffic keeps the server's core without a flood.
+    /// Only live traffic of this kind.
+    #[arg(long, value_enum)]
+    traffic: Option<Traffic>,
+    /// How busy calls at fixed times keep the server's core without a flood.
     #[arg(long, default_value_t = 0.5)]
     load: f64,
+    /// Microseconds that each call of those one after another takes in its handler: so many that the caller's core is not the busier one.
+    #[arg(long, default_value_t = 20)]
+    work: u64,
     /// Only this kind. May be said more than once.
     #[arg(long, value_enum)]
     only: Vec<Flood>,
@@ -81,7 +106,7 @@ fn framing() -> LengthField {
 /// When a process cannot start or be bound to its core, or a flood leaves too little.
 pub fn tls_flood(args: &TlsFloodArgs) -> Result<(), Failure> {
     match (args.serve, args.flood) {
-        (true, _) => server::serve(),
+        (true, _) => server::serve(Duration::from_micros(args.work)),
         (_, Some(address)) => flooder::flood(*args.only.first().ok_or("of which kind?")?, address),
         _ => measure(args),
     }
@@ -141,6 +166,14 @@ struct Measured {
 }
 
 impl Measured {
+    /// What is compared: the share of the calls that were answered in time, or how many calls there were.
+    fn of_calls(&self, traffic: Traffic) -> f64 {
+        match traffic {
+            Traffic::Timed => self.in_time(),
+            Traffic::InTurn => self.slice.due as f64,
+        }
+    }
+
     /// The share of the calls that were answered in time.
     fn in_time(&self) -> f64 {
         let in_time = self.slice.calls.iter().filter(|took| **took <= IN_TIME).count();
@@ -161,15 +194,17 @@ struct Scene {
 }
 
 impl Scene {
-    fn set(args: &TlsFloodArgs) -> Result<Scene, Failure> {
-        let mut server = Process::start(Command::new(std::env::current_exe()?), &["--serve"])?;
+    fn set(args: &TlsFloodArgs, traffic: Traffic) -> Result<Scene, Failure> {
+        let work = if traffic == Traffic::InTurn { args.work } else { 0 };
+        let words = ["--serve", "--work", &work.to_string()];
+        let mut server = Process::start(Command::new(std::env::current_exe()?), &words)?;
         let said = server.line()?;
         let (address, certificate) = said.split_once(' ').ok_or_else(|| format!("the server said {said:?}"))?;
         let hex = |at: usize| u8::from_str_radix(certificate.get(at..at + 2).unwrap_or_default(), 16);
         let certificate = (0..certificate.len()).step_by(2).map(hex).collect::<Result<_, _>>()?;
         bench_driver::pin(CLIENT_CORE)?;
         let address = address.parse()?;
-        let live = Live::start(&Endpoint::Tcp(address), certificate)?;
+        let live = Live::start(&Endpoint::Tcp(address), certificate, traffic == Traffic::InTurn)?;
         Ok(Scene { server, address, live, seconds: args.seconds })
     }
 
@@ -218,9 +253,32 @@ fn measure(args: &TlsFloodArgs) -> Result<(), Failure> {
     if std::thread::available_parallelism()?.get() < 2 {
         return Err("it takes a core for the server and another for who floods".into());
     }
-    let facts = facts();
-    let mut scene = Scene::set(args)?;
-    let rate = scene.rate_for(args.load)?;
+    let mut text = String::new();
+    for (what, value) in facts() {
+        let _ = writeln!(text, "* {what}: {value}");
+    }
+    let mut least = f64::INFINITY;
+    let traffic = args.traffic.map_or(Traffic::ALL.to_vec(), |one| vec![one]);
+    for traffic in traffic {
+        least = least.min(table(args, traffic, &mut text)?);
+    }
+    match &args.into {
+        Some(page) => page::write(page, &text)?,
+        None => print!("{text}"),
+    }
+    match args.at_least.filter(|wanted| least * 100.0 < *wanted) {
+        Some(wanted) => Err(format!("a flood leaves {:.1} %, not {wanted} %", 100.0 * least).into()),
+        None => Ok(()),
+    }
+}
+
+/// A row for each kind of flood; the least that one leaves.
+fn table(args: &TlsFloodArgs, traffic: Traffic, text: &mut String) -> Result<f64, Failure> {
+    let mut scene = Scene::set(args, traffic)?;
+    let rate = match traffic {
+        Traffic::Timed => Some(scene.rate_for(args.load)?),
+        Traffic::InTurn => None,
+    };
     let kinds = if args.only.is_empty() { Flood::ALL.to_vec() } else { args.only.clone() };
     let mut flooders = Vec::new();
     for kind in &kinds {
@@ -235,14 +293,23 @@ fn measure(args: &TlsFloodArgs) -> Result<(), Failure> {
             with.push(scene.slice(Some(flooder))?);
         }
     }
-    let mut text = String::new();
-    for (what, value) in facts {
-        let _ = writeln!(text, "* {what}: {value}");
-    }
+    let calls = match rate {
+        Some(rate) => format!(
+            "**At fixed times**, {rate:.0} calls a second of 64 B, which keep the server's core half busy; kept is what was answered in time"
+        ),
+        None => {
+            let all: Vec<f64> =
+                flooders.iter().flat_map(|(_, _, without, _)| without).map(|one| one.slice.due as f64).collect();
+            let rate = median(all) / args.seconds;
+            format!(
+                "**One after another** on each connection, {rate:.0} calls a second of 64 B and {} µs of work; kept is throughput",
+                args.work
+            )
+        }
+    };
     let _ = writeln!(
         text,
-        "* {rate:.0} calls a second of 64 B on {CONNECTIONS} connections; {} rounds, each with every kind of flood for {} s and as long without; \
-         medians\n",
+        "\n{calls}. {CONNECTIONS} connections; {} rounds, each with every kind of flood for {} s and as long without; medians.\n",
         args.rounds, args.seconds
     );
     let _ = writeln!(
@@ -253,8 +320,11 @@ fn measure(args: &TlsFloodArgs) -> Result<(), Failure> {
     let _ = writeln!(text, "| --- |{}", " ---: |".repeat(9));
     let mut least_of_all = f64::INFINITY;
     for (kind, _, without, with) in &flooders {
-        let kept: Vec<f64> =
-            without.iter().zip(with).map(|(without, with)| with.in_time() / without.in_time()).collect();
+        let kept: Vec<f64> = without
+            .iter()
+            .zip(with)
+            .map(|(without, with)| with.of_calls(traffic) / without.of_calls(traffic))
+            .collect();
         let least = kept.iter().copied().fold(f64::INFINITY, f64::min);
         least_of_all = least_of_all.min(median(kept.clone()));
         let of = |all: &[Measured], figure: fn(&Measured) -> f64| median(all.iter().map(figure).collect());
@@ -282,15 +352,7 @@ fn measure(args: &TlsFloodArgs) -> Result<(), Failure> {
             turned_away(with)
         );
     }
-    let _ = writeln!(text);
-    match &args.into {
-        Some(page) => page::write(page, &text)?,
-        None => print!("{text}"),
-    }
-    match args.at_least.filter(|wanted| least_of_all * 100.0 < *wanted) {
-        Some(wanted) => Err(format!("a flood leaves {:.1} %, not {wanted} %", 100.0 * least_of_all).into()),
-        None => Ok(()),
-    }
+    Ok(least_of_all)
 }
 
 fn median(mut figures: Vec<f64>) -> f64 {

@@ -1,5 +1,7 @@
 //! The server of a flood: one reactor, one core, and what comes is sent back.
 
+use std::time::{Duration, Instant};
+
 use bench_driver::Counts;
 use rpc_transport::rustls::ServerConfig;
 use rpc_transport::rustls::crypto::ring;
@@ -9,17 +11,24 @@ use rpc_transport::{Accepted, Cx, Frame, Handler, LengthField, ListenOptions, Po
 use super::{SERVER_CORE, framing};
 use crate::Failure;
 
-struct Echo(LengthField);
+struct Echo {
+    framing: LengthField,
+    work: Duration,
+}
 
 impl Handler for Echo {
     fn on_frame(&mut self, cx: &mut Cx<'_>, frame: Frame<'_>) {
-        self.0.write_head(frame.bytes().len(), cx.output()).expect("it was read under the same limit");
+        let begun = Instant::now();
+        while begun.elapsed() < self.work {
+            std::hint::spin_loop();
+        }
+        self.framing.write_head(frame.bytes().len(), cx.output()).expect("it was read under the same limit");
         cx.output().write_bytes(frame.to_bytes());
     }
 }
 
-/// Prints where it listens and, in hex, by which certificate it is known; then its counters for each line, until the input ends.
-pub(super) fn serve() -> Result<(), Failure> {
+/// Each call takes so much of its core, beside what the transport takes. Prints where it listens and, in hex, by which certificate it is known; then its counters for each line, until the input ends.
+pub(super) fn serve(work: Duration) -> Result<(), Failure> {
     bench_driver::pin(SERVER_CORE)?;
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()])?;
     let key = PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
@@ -28,7 +37,7 @@ pub(super) fn serve() -> Result<(), Failure> {
     let config = config.with_single_cert(vec![made.cert.der().clone()], key)?;
     let pool = ReactorPool::start(PoolOptions { reactors: 1, ..PoolOptions::default() })?;
     let options = ListenOptions { tls: Some(TlsServer::from_rustls(config)), ..ListenOptions::default() };
-    let echo = |_: &Accepted<'_>| (framing(), Echo(framing()));
+    let echo = move |_: &Accepted<'_>| (framing(), Echo { framing: framing(), work });
     let listener = pool.listen(&"tls://127.0.0.1:0".parse()?, options, echo)?;
     let certificate: String = made.cert.der().iter().map(|byte| format!("{byte:02x}")).collect();
     let url = listener.url().to_string();
