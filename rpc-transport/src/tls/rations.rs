@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use crate::conn::ConnId;
 
 /// Of a thousand parts of a reactor's time, what handshakes may take while there is other traffic.
-const SHARE: u64 = 250;
+const SHARE: u64 = 125;
 
 /// The most that is saved up: of the time of some handshakes.
 const SAVED: Duration = Duration::from_millis(1);
