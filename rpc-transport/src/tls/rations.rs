@@ -9,6 +9,11 @@
 //!               newest first                             at once
 //! ```
 //!
+//! A server that asks for another ClientHello (HelloRetryRequest) has not answered: that costs little, and the second hello has its turn like
+//! the first. What follows the answer does not wait: a client's certificate and its signature are verified, and TLS 1.2's key exchange is
+//! made, when they come. That happens once for each answer, so that it is bounded by the same share; and its time is counted: those that are
+//! to be answered next wait for it.
+//!
 //! Nobody can tell a client from a flood before it has gone on. So when there are more than can be answered, who has come last is: the
 //! answer finds it there, and the others are reset soon, the oldest first, rather than answered when they have no time left to go on. Who was
 //! answered has half of the places at least, and nobody but others like it takes them: enough for a round trip.

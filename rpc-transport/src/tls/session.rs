@@ -9,7 +9,7 @@ use rustls::unbuffered::{
     ConnectionState, EncodeError, EncryptError, InsufficientSizeError, UnbufferedConnectionCommon, UnbufferedStatus,
     WriteTraffic,
 };
-use rustls::{CommonState, Error};
+use rustls::{CommonState, Error, HandshakeKind};
 
 use super::error::{TlsError, TlsErrorKind};
 use super::server::take_asked_for;
@@ -49,7 +49,7 @@ pub(crate) struct Session {
     pub(crate) delivered: u64,
     /// The peer has said something.
     greeted: bool,
-    /// A server's: the ClientHello was whole and acceptable, and the answer to it was made.
+    /// A server's: keys were agreed on, and the answer that says so was made.
     answered: bool,
     /// Something that no bystander could have made has been read.
     heard: bool,
@@ -154,7 +154,8 @@ impl Session {
         self.greeted
     }
 
-    /// Whether a server has made its answer to the ClientHello: what its handshake costs is mostly spent.
+    /// Whether a server has made its answer to the ClientHello that it goes by: what its handshake costs is mostly spent. A request for
+    /// another one is no such answer: that costs next to nothing.
     pub(crate) fn has_answered(&self) -> bool {
         self.answered
     }
@@ -267,7 +268,7 @@ impl Session {
             self.peer = Some(Arc::new(TlsPeer::of(state, self.asked_for.clone())));
             self.asked_for = None;
         }
-        self.answered |= self.failed.is_none() && !self.unsent.is_empty() && !self.is_client();
+        self.answered |= self.failed.is_none() && !self.is_client() && self.state().is_some_and(has_chosen);
         let rest = &bytes[pumped.used..];
         // Nothing that comes after the end or a failure counts.
         let rest = if self.closed || self.broken { &[] } else { rest };
@@ -318,6 +319,14 @@ impl Session {
             Side::Client(client) => part_into(&mut **client, partial, unsent),
             Side::Awaited(_) | Side::Nobody => Ok(()),
         };
+    }
+}
+
+/// Whether a server is past the ClientHello. After a request for another one the kind of handshake is known, and no key is exchanged yet.
+fn has_chosen(state: &CommonState) -> bool {
+    match state.handshake_kind() {
+        Some(HandshakeKind::FullWithHelloRetryRequest) => state.negotiated_key_exchange_group().is_some(),
+        kind => kind.is_some(),
     }
 }
 

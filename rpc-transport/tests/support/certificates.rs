@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
-use rpc_transport::rustls::crypto::ring;
+use rpc_transport::rustls::crypto::{CryptoProvider, ring};
 use rpc_transport::rustls::pki_types::pem::PemObject;
 use rpc_transport::rustls::pki_types::{CertificateDer, ServerName};
 use rpc_transport::rustls::{ClientConfig, ClientConnection, RootCertStore, SupportedProtocolVersion};
@@ -37,9 +37,18 @@ impl Authority {
 
     /// A peer that is not ours: rustls as a library, which trusts this authority.
     pub fn foreign(&self, versions: &[&'static SupportedProtocolVersion]) -> ClientConnection {
+        self.foreign_by(ring::default_provider(), versions)
+    }
+
+    /// As [`Authority::foreign`], of what `provider` has.
+    pub fn foreign_by(
+        &self,
+        provider: CryptoProvider,
+        versions: &[&'static SupportedProtocolVersion],
+    ) -> ClientConnection {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(self.pem.as_bytes()).unwrap()).unwrap();
-        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
+        let config = ClientConfig::builder_with_provider(Arc::new(provider));
         let config = config.with_protocol_versions(versions).unwrap();
         let mut config = config.with_root_certificates(roots).with_no_client_auth();
         config.enable_secret_extraction = true; // for `Forger`

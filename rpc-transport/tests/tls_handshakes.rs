@@ -1,0 +1,79 @@
+//! Handshakes at their different stages, on real sockets: what counts as which, and what is left when one ends there.
+
+#[path = "support/certificates.rs"]
+mod certificates;
+mod support;
+
+use std::io::Write;
+use std::net::TcpStream;
+use std::sync::{Arc, mpsc};
+
+use certificates::Authority;
+use rpc_transport::rustls::crypto::{CryptoProvider, SupportedKxGroup, ring};
+use rpc_transport::rustls::pki_types::pem::PemObject;
+use rpc_transport::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rpc_transport::rustls::{ClientConnection, ServerConfig, StreamOwned, version};
+use rpc_transport::{ListenLimits, ListenOptions, ListenerHandle, TlsServer};
+use support::*;
+
+fn provider(groups: &[&'static dyn SupportedKxGroup]) -> CryptoProvider {
+    CryptoProvider { kx_groups: groups.to_vec(), ..ring::default_provider() }
+}
+
+/// A server that exchanges keys over P-384 only: it asks a client that begins with another group for a second ClientHello.
+fn particular(authority: &Authority) -> TlsServer {
+    let identity = authority.issue("localhost");
+    let chain = CertificateDer::pem_slice_iter(identity.chain.as_bytes()).map(Result::unwrap).collect();
+    let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes()).unwrap();
+    let config = ServerConfig::builder_with_provider(Arc::new(provider(&[ring::kx_group::SECP384R1])));
+    let config = config.with_protocol_versions(&[&version::TLS13]).unwrap().with_no_client_auth();
+    TlsServer::from_rustls(config.with_single_cert(chain, key).unwrap())
+}
+
+/// A client that has said its first words, and has heard all that the server says to them.
+fn stop_at_the_answer(
+    mut peer: ClientConnection,
+    listener: &ListenerHandle,
+) -> StreamOwned<ClientConnection, TcpStream> {
+    let mut socket = dial(listener);
+    peer.write_tls(&mut socket).unwrap();
+    while !peer.wants_write() {
+        peer.read_tls(&mut socket).unwrap();
+        peer.process_new_packets().unwrap();
+    }
+    StreamOwned::new(peer, socket)
+}
+
+/// A server that asks for another ClientHello has spent nothing yet: whoever leaves it at that takes no place from clients that were
+/// answered. Whoever goes on is answered, and comes in.
+#[test]
+fn a_request_for_another_hello_is_no_answer() {
+    const MOST: usize = 4;
+    let authority = Authority::new("tests");
+    let pool = pool(1);
+    let (tell, told) = mpsc::channel();
+    let options = ListenOptions {
+        tls: Some(particular(&authority)),
+        listen: ListenLimits { max_handshakes: MOST, ..ListenLimits::default() },
+        ..ListenOptions::default()
+    };
+    let listener = listen(&pool, "tls://127.0.0.1:0", options, move |_| Script::new().told_to(tell.clone()));
+    let client = |groups: &[&'static dyn SupportedKxGroup]| {
+        stop_at_the_answer(authority.foreign_by(provider(groups), &[&version::TLS13]), &listener)
+    };
+    let mut first = client(&[ring::kx_group::SECP384R1]);
+    let mut asked: Vec<_> =
+        (0..2 * MOST).map(|_| client(&[ring::kx_group::X25519, ring::kx_group::SECP384R1])).collect();
+    assert!(
+        !first.conn.is_handshaking() && asked.iter().all(|peer| peer.conn.is_handshaking()),
+        "those are asked again"
+    );
+    for _ in 0..=MOST {
+        assert_eq!(hear(&told), "closed: the connection reached its limit max_handshakes");
+    }
+    for (peer, text) in [(&mut first, "first"), (asked.last_mut().unwrap(), "last")] {
+        peer.write_all(&wire(text.as_bytes())).unwrap();
+        peer.flush().unwrap();
+        assert_eq!(hear(&told), text);
+    }
+}
