@@ -4,16 +4,21 @@
 mod certificates;
 mod support;
 
+use std::any::Any;
 use std::io::Write;
 use std::net::TcpStream;
 use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
 use certificates::Authority;
 use rpc_transport::rustls::crypto::{CryptoProvider, SupportedKxGroup, ring};
 use rpc_transport::rustls::pki_types::pem::PemObject;
 use rpc_transport::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rpc_transport::rustls::{ClientConnection, ServerConfig, StreamOwned, version};
-use rpc_transport::{ListenLimits, ListenOptions, ListenerHandle, TlsServer};
+use rpc_transport::{
+    CloseReason, ConnLimits, Cx, Frame, Handler, ListenLimits, ListenOptions, ListenerHandle, Message, SnapshotOptions,
+    TlsServer,
+};
 use support::*;
 
 fn provider(groups: &[&'static dyn SupportedKxGroup]) -> CryptoProvider {
@@ -75,5 +80,74 @@ fn a_request_for_another_hello_is_no_answer() {
         peer.write_all(&wire(text.as_bytes())).unwrap();
         peer.flush().unwrap();
         assert_eq!(hear(&told), text);
+    }
+}
+
+struct Close;
+
+impl Message for Close {
+    fn undelivered(self: Arc<Self>) {}
+}
+
+/// Echoes, closes when it is told to, and outlasts its socket until it is told that.
+struct Stays(mpsc::Sender<String>);
+
+impl Handler for Stays {
+    fn on_frame(&mut self, cx: &mut Cx<'_>, frame: Frame<'_>) {
+        reply(cx, frame.bytes());
+    }
+
+    fn on_message(&mut self, cx: &mut Cx<'_>, _: Arc<dyn Any + Send + Sync>) {
+        cx.close(CloseReason::Local("told to"));
+    }
+
+    fn outlasts(&mut self, _: &mut Cx<'_>, reason: &CloseReason) -> bool {
+        self.0.send(format!("outlasts: {reason}")).unwrap_or(());
+        true
+    }
+
+    fn on_close(&mut self, _: &mut Cx<'_>, reason: &CloseReason) {
+        self.0.send(format!("closed: {reason}")).unwrap_or(());
+    }
+}
+
+/// Whatever ends a handshake that was answered, and whoever stays behind: it is not counted any more, once, and the next client comes in.
+#[test]
+fn a_handshake_may_end_behind_its_answer() {
+    //           handshake_timeout, what its handler hears; the last is when it is told to close
+    let table = [
+        (
+            Duration::from_millis(500),
+            &[
+                "outlasts: the connection reached its limit handshake_timeout",
+                "closed: the connection reached its limit handshake_timeout",
+            ][..],
+        ),
+        (DEADLINE, &["closed: closed by this side: told to"]),
+    ];
+    for (handshake_timeout, ends) in table {
+        let authority = Authority::new("tests");
+        let pool = pool(1);
+        let (tell, told) = mpsc::channel();
+        let options = ListenOptions {
+            tls: Some(TlsServer::builder(authority.issue("localhost").identity()).build().unwrap()),
+            conn: ConnLimits { handshake_timeout, ..ConnLimits::default() },
+            ..ListenOptions::default()
+        };
+        let url = "tls://127.0.0.1:0".parse().unwrap();
+        let listener = pool.listen(&url, options, move |_| (framing(), Stays(tell.clone()))).unwrap();
+        let peer = stop_at_the_answer(authority.foreign(&[&version::TLS13]), &listener);
+        let snapshot = pool.snapshot(&SnapshotOptions::default());
+        let id = snapshot.reactors[0].inside.as_ref().expect("it answers").connections[0].id;
+        let [before @ .., last] = ends else { unreachable!() };
+        for end in before {
+            assert_eq!(hear(&told), *end);
+        }
+        pool.handles()[0].send(id, Arc::new(Close));
+        assert_eq!(hear(&told), *last);
+        drop(peer);
+        until("it is gone", || listener.connections() == 0);
+        let mut next = StreamOwned::new(authority.foreign(&[&version::TLS13]), dial(&listener));
+        assert_eq!(call(&mut next, b"next"), b"next", "{last}");
     }
 }

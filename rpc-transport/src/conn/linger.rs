@@ -40,7 +40,10 @@ impl Entry {
         conn.forget_extra();
         (conn.inbound, conn.outbound, conn.busy) = (Inbound::default(), LinkBuffer::new(), false);
         #[cfg(feature = "tls")]
-        drop(conn.tls.take()); // what still comes is not looked at
+        {
+            conn.end_handshake();
+            conn.tls = None; // what still comes is not looked at
+        }
         conn.phase = Phase::Lingering { until: now + LINGER };
         conn.key = Some(key);
         conn.readable = true; // what has arrived by now brings no further event

@@ -69,7 +69,7 @@ use crate::reactor::{ReactorHandle, guarded, wake_others};
 use crate::stats::MemoryBudget;
 use crate::timer::TimerId;
 #[cfg(feature = "tls")]
-use crate::tls::Session;
+use crate::tls::{Session, Stage};
 
 /// Turns' worth of frames that a connection may hand up at once while no other is ready, and of bytes while there is no other.
 const TURNS_ALONE: usize = 16;
@@ -134,9 +134,9 @@ pub(crate) struct Conn {
     looked: Option<Box<(Instant, usize)>>,
     #[cfg(feature = "tls")]
     tls: Option<Box<Session>>,
-    /// Its handshake is under way and counted as such.
+    /// Where its handshake, which is under way, is counted.
     #[cfg(feature = "tls")]
-    rationed: bool,
+    rationed: Option<Stage>,
 }
 
 /// What it is doing. Reasons are boxed: a connection has one at its end only.
@@ -246,7 +246,7 @@ pub(crate) fn open(
         accounted: 0,
         looked: None,
         #[cfg(feature = "tls")]
-        rationed: !is_client && setup.tls.is_some(),
+        rationed: (!is_client && setup.tls.is_some()).then_some(Stage::Begun),
         #[cfg(feature = "tls")]
         tls: setup.tls,
     };
@@ -262,7 +262,7 @@ pub(crate) fn open(
         entry.call(now, |pipeline, cx| pipeline.on_open(cx));
     }
     #[cfg(feature = "tls")]
-    if entry.conn.rationed {
+    if entry.conn.rationed.is_some() {
         entry.conn.begin_accepted();
     }
     if matches!(entry.conn.phase, Phase::Aborting(_)) {
@@ -646,6 +646,8 @@ fn settle(mut entry: Box<Entry>, now: Instant) {
 /// The end of a connection: tells the handler, unless it knows, and frees everything, unless the handler stays, if
 /// it may.
 fn end(mut entry: Box<Entry>, now: Instant, may_stay: bool) {
+    #[cfg(feature = "tls")]
+    entry.conn.end_handshake();
     let (how, mut reason) = match std::mem::replace(&mut entry.conn.phase, Phase::closing(CloseReason::Stopped)) {
         Phase::Aborting(reason) => (CloseHow::Abort, Some(*reason)),
         Phase::Closing(closing) => (CloseHow::Graceful, Some(closing.reason)),
@@ -674,8 +676,6 @@ fn end(mut entry: Box<Entry>, now: Instant, may_stay: bool) {
     entry.conn.accounted = 0;
     entry.conn.reactor.stats().connections.sub(1);
     drop(entry.conn.admission.take());
-    #[cfg(feature = "tls")]
-    entry.conn.end_handshake();
     if let Some(reason) = reason {
         entry.tell_end(now, &reason);
     }

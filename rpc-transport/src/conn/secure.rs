@@ -144,8 +144,7 @@ impl Conn {
 
     /// How far its handshake is, if one is under way.
     fn stage(&self) -> Option<Stage> {
-        let tls = self.tls.as_ref().filter(|_| self.is_shaking())?;
-        Some(if tls.has_answered() { Stage::Answered } else { Stage::Begun })
+        self.rationed.filter(|_| self.is_shaking())
     }
 
     /// Whether it neither holds anything for TLS nor owes the peer anything.
@@ -188,10 +187,8 @@ impl Conn {
 
     /// The handshake is over, be it by the connection's end.
     pub(super) fn end_handshake(&mut self) {
-        if self.rationed {
-            self.rationed = false;
-            let answered = self.tls.as_ref().is_some_and(|tls| tls.has_answered());
-            with(|core| core.rations.end(if answered { Stage::Answered } else { Stage::Begun }));
+        if let Some(stage) = self.rationed.take() {
+            with(|core| core.rations.end(stage));
         }
     }
 
@@ -232,12 +229,13 @@ impl Conn {
             if self.admission.is_some() && !self.may_go_on(tls) {
                 return Ok(());
             }
-            let (before, answered) = (with(|core| core.driver.now()), tls.has_answered());
+            let before = with(|core| core.driver.now());
             let got = self.fill(tls, key, SCRATCH, now, |_| 0);
             if self.admission.is_some() {
                 with(|core| {
                     core.rations.spend(core.driver.now().saturating_duration_since(before));
-                    if tls.has_answered() && !answered {
+                    if tls.has_answered() && self.rationed == Some(Stage::Begun) {
+                        self.rationed = Some(Stage::Answered);
                         core.rations.answer(self.id);
                     }
                 });
