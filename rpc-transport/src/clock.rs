@@ -1,4 +1,5 @@
-//! The clock of threads that turn no reactor; on a reactor it is the driver's.
+//! The clock of threads that turn no reactor, and of a reactor in the middle of a turn. When a turn begins its driver is asked, which shows
+//! the same.
 
 use std::time::Instant;
 

@@ -1,4 +1,4 @@
-//! Handshakes at their different stages, on real sockets: what counts as which, and what is left when one ends there.
+//! Handshakes on real sockets: which stage one is at, what is left when it ends there, and whose its time is.
 
 #[path = "support/certificates.rs"]
 mod certificates;
@@ -8,12 +8,15 @@ use std::any::Any;
 use std::io::Write;
 use std::net::TcpStream;
 use std::sync::{Arc, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use certificates::Authority;
+use rpc_transport::diagnose::During;
 use rpc_transport::rustls::crypto::{CryptoProvider, SupportedKxGroup, ring};
 use rpc_transport::rustls::pki_types::pem::PemObject;
 use rpc_transport::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rpc_transport::rustls::server::{ClientHello, ResolvesServerCert};
+use rpc_transport::rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rpc_transport::rustls::{ClientConnection, ServerConfig, StreamOwned, version};
 use rpc_transport::{
     CloseReason, ConnLimits, Cx, Frame, Handler, ListenLimits, ListenOptions, ListenerHandle, Message, SnapshotOptions,
@@ -25,14 +28,18 @@ fn provider(groups: &[&'static dyn SupportedKxGroup]) -> CryptoProvider {
     CryptoProvider { kx_groups: groups.to_vec(), ..ring::default_provider() }
 }
 
-/// A server that exchanges keys over P-384 only: it asks a client that begins with another group for a second ClientHello.
-fn particular(authority: &Authority) -> TlsServer {
+fn key_and_chain(authority: &Authority) -> CertifiedKey {
     let identity = authority.issue("localhost");
     let chain = CertificateDer::pem_slice_iter(identity.chain.as_bytes()).map(Result::unwrap).collect();
     let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes()).unwrap();
-    let config = ServerConfig::builder_with_provider(Arc::new(provider(&[ring::kx_group::SECP384R1])));
+    CertifiedKey::new(chain, ring::sign::any_supported_type(&key).unwrap())
+}
+
+/// A server that exchanges keys over `groups` only: it asks a client that begins with another group for a second ClientHello.
+fn server(groups: &[&'static dyn SupportedKxGroup], shows: impl ResolvesServerCert + 'static) -> TlsServer {
+    let config = ServerConfig::builder_with_provider(Arc::new(provider(groups)));
     let config = config.with_protocol_versions(&[&version::TLS13]).unwrap().with_no_client_auth();
-    TlsServer::from_rustls(config.with_single_cert(chain, key).unwrap())
+    TlsServer::from_rustls(config.with_cert_resolver(Arc::new(shows)))
 }
 
 /// A client that has said its first words, and has heard all that the server says to them.
@@ -58,7 +65,7 @@ fn a_request_for_another_hello_is_no_answer() {
     let pool = pool(1);
     let (tell, told) = mpsc::channel();
     let options = ListenOptions {
-        tls: Some(particular(&authority)),
+        tls: Some(server(&[ring::kx_group::SECP384R1], SingleCertAndKey::from(key_and_chain(&authority)))),
         listen: ListenLimits { max_handshakes: MOST, ..ListenLimits::default() },
         ..ListenOptions::default()
     };
@@ -150,4 +157,50 @@ fn a_handshake_may_end_behind_its_answer() {
         let mut next = StreamOwned::new(authority.foreign(&[&version::TLS13]), dial(&listener));
         assert_eq!(call(&mut next, b"next"), b"next", "{last}");
     }
+}
+
+/// Takes its time to choose a certificate, as handshakes take theirs.
+#[derive(Debug)]
+struct Ponders(Arc<CertifiedKey>);
+
+const PONDERS: Duration = Duration::from_millis(100);
+
+impl ResolvesServerCert for Ponders {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let end = Instant::now() + PONDERS;
+        while Instant::now() < end {
+            std::hint::spin_loop();
+        }
+        Some(Arc::clone(&self.0))
+    }
+}
+
+/// What handshakes take is the time of the reactor and of their connections: none of it is sleep.
+#[test]
+fn who_observes_sees_the_time_of_handshakes() {
+    const HANDSHAKES: u32 = 5;
+    let authority = Authority::new("tests");
+    let shows = Ponders(Arc::new(key_and_chain(&authority)));
+    let tls = Some(server(&[ring::kx_group::X25519], shows));
+    let pool = pool(1);
+    let options = ListenOptions { tls, ..ListenOptions::default() };
+    let listener = listen(&pool, "tls://127.0.0.1:0", options, |_| Script::new());
+    let _observation = pool.observe();
+    on(&pool.handles()[0], || ()); // from now on
+    let peers: Vec<_> = (0..HANDSHAKES)
+        .map(|_| {
+            let mut peer = StreamOwned::new(authority.foreign(&[&version::TLS13]), dial(&listener));
+            assert_eq!(call(&mut peer, b"hi"), b"hi");
+            peer
+        })
+        .collect();
+    let snapshot = pool.snapshot(&SnapshotOptions::default());
+    let inside = snapshot.reactors[0].inside.as_ref().expect("it answers");
+    let seen = inside.seen.as_ref().expect("it is observed");
+    let busy = seen.span.mul_f64(seen.busy.expect("it sleeps in its driver"));
+    assert!(busy >= HANDSHAKES * PONDERS / 2 && seen.turn.longest() >= PONDERS, "{seen}");
+    let stall = seen.longest_stall.expect("there was one");
+    assert!(stall.lasted >= PONDERS && matches!(stall.during, During::Connection(_)), "{stall}");
+    assert_eq!(inside.connections.len(), peers.len());
+    assert!(inside.connections.iter().all(|conn| conn.seen.is_some_and(|seen| seen.busy >= PONDERS)), "{snapshot}");
 }

@@ -13,6 +13,7 @@ use super::inbound::give_up_at;
 use super::transfer::clears_latch;
 use super::{Conn, Cx, Entry, Phase, Setup, kill};
 use crate::buffer::{Block, LinkBuffer};
+use crate::clock;
 use crate::driver::Key;
 use crate::error::CloseReason;
 use crate::panics::caught;
@@ -229,11 +230,11 @@ impl Conn {
             if self.admission.is_some() && !self.may_go_on(tls) {
                 return Ok(());
             }
-            let before = with(|core| core.driver.now());
+            let before = clock::now(); // the driver's would say that a turn begins
             let got = self.fill(tls, key, SCRATCH, now, |_| 0);
             if self.admission.is_some() {
                 with(|core| {
-                    core.rations.spend(core.driver.now().saturating_duration_since(before));
+                    core.rations.spend(clock::now().saturating_duration_since(before));
                     if tls.has_answered() && self.rationed == Some(Stage::Begun) {
                         self.rationed = Some(Stage::Answered);
                         core.rations.answer(self.id);
@@ -261,7 +262,7 @@ impl Conn {
         }
         let frames = self.reactor.stats().frames.get();
         let turn = with(|core| {
-            let turn = core.rations.turn(self.id, frames, core.driver.now());
+            let turn = core.rations.turn(self.id, frames, clock::now());
             if turn == Turn::WaitsFirst {
                 core.timers.insert(core.now + AGAIN, TimerKey::Handshakes);
             }

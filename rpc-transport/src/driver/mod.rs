@@ -72,6 +72,7 @@ pub(crate) enum CloseHow {
 
 /// One reactor's door to the system. Errors are the system call's; `WouldBlock` means "wait for the next event".
 pub(crate) trait Driver: Send {
+    /// The clock, when a turn or a wait begins or ends; within a turn it is [`clock::now`](crate::clock::now).
     fn now(&self) -> Instant;
     /// A number nobody else need be able to guess: for back-off, not for secrets.
     fn random(&mut self) -> u64;
