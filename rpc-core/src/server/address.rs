@@ -42,15 +42,15 @@ impl Address {
         options: &ListenOptions,
         make: impl Fn(&Accepted<'_>) -> (F, H) + Send + Sync + Clone + 'static,
     ) -> Result<Vec<ListenerHandle>> {
+        #[cfg_attr(not(feature = "tls"), expect(unused_mut))]
+        let mut options = options.clone();
+        // Of several addresses those of `tls://` speak it, and those of `fd://` if there are settings for it.
+        #[cfg(feature = "tls")]
+        let _ = options.tls.take_if(|_| self.url.as_ref().is_some_and(|url| !url.is_tls()));
         #[cfg(all(feature = "upgrade", target_os = "linux"))]
         {
             let given = rpc_transport::upgrade::inherited(&self.asked).map_err(Error::from)?;
             if !given.is_empty() {
-                #[cfg_attr(not(feature = "tls"), allow(unused_mut))]
-                let mut options = options.clone();
-                // Sockets of a `tls://` address speak it, and those of `fd://` if there are settings for it.
-                #[cfg(feature = "tls")]
-                let _ = options.tls.take_if(|_| self.url.as_ref().is_some_and(|url| !url.is_tls()));
                 let listen = |sockets| pool.listen_on(sockets, options.clone(), make.clone()).map_err(Error::from);
                 let mut listeners = super::builder::Listening::default();
                 for sockets in given {
@@ -60,7 +60,7 @@ impl Address {
             }
         }
         match &self.url {
-            Some(url) => Ok(vec![pool.listen(url, options.clone(), make).map_err(Error::from)?]),
+            Some(url) => Ok(vec![pool.listen(url, options, make).map_err(Error::from)?]),
             None => Ok(Vec::new()), // an error of `inherited`
         }
     }
