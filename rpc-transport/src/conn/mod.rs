@@ -259,7 +259,7 @@ pub(crate) fn open(
     if is_client {
         entry.try_connected(now);
     } else if matches!(entry.conn.phase, Phase::Open) {
-        entry.call(now, |pipeline, cx| pipeline.on_open(cx));
+        entry.tell_open(now);
     }
     #[cfg(feature = "tls")]
     if entry.conn.rationed.is_some() {
@@ -370,6 +370,11 @@ impl Entry {
         result
     }
 
+    fn tell_open(&mut self, now: Instant) {
+        tracing::debug!(peer = %self.conn.peer, "connection open");
+        self.call(now, |pipeline, cx| pipeline.on_open(cx));
+    }
+
     fn tell_end(&mut self, now: Instant, reason: &CloseReason) {
         tracing::debug!(peer = %self.conn.peer, %reason, "connection closed");
         self.call(now, |pipeline, cx| {
@@ -430,7 +435,7 @@ impl Entry {
         if let Some((timer, _)) = self.conn.check.take() {
             with(|core| core.timers.cancel(timer));
         }
-        self.call(now, |pipeline, cx| pipeline.on_open(cx));
+        self.tell_open(now);
     }
 
     fn read(&mut self, now: Instant, others_ready: bool) {
