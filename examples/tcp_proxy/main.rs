@@ -1,8 +1,8 @@
-//! A TCP proxy: what one side sends is linked into the other's output, not copied (but for pieces of less than 4 KiB, where copying is cheaper).
-//! A side that ends is ended on the other side, which may go on sending; one that is reset is reset there.
+//! A TCP proxy: what one side sends is linked into the other's output, not copied (but for pieces of less than 4 KiB, where copying is
+//! cheaper). A side that ends is ended on the other side, which may go on sending; one that is reset is reset there.
 //!
 //! `cargo run -p examples --bin tcp_proxy -- tcp://127.0.0.1:8081 tcp://127.0.0.1:8080`
-use rpc_transport::{CloseReason, ConnId, Connector, Cx, Endpoint, Frame, Handler, ListenOptions, local};
+use rpc_transport::{Accepted, CloseReason, ConnId, Connector, Cx, Endpoint, Frame, Handler, ListenOptions, local};
 use rpc_transport::{PoolOptions, ReactorPool, Unframed};
 
 /// One of the two connections; both live on one reactor.
@@ -19,10 +19,9 @@ impl Half {
 
 impl Handler for Half {
     fn on_open(&mut self, cx: &mut Cx<'_>) {
-        if let Some(endpoint) = self.upstream.take() {
-            self.other =
-                Connector::default().connect(&endpoint, Unframed, Half { upstream: None, other: Some(cx.id()) });
-        }
+        let Some(endpoint) = self.upstream.take() else { return };
+        let half = Half { upstream: None, other: Some(cx.id()) };
+        self.other = Connector::default().connect(&endpoint, Unframed, half);
     }
 
     fn on_frame(&mut self, cx: &mut Cx<'_>, frame: Frame<'_>) {
@@ -52,9 +51,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (Some(url), Some(to)) = (urls.next(), urls.next()) else { return Err("say LISTEN-URL UPSTREAM-URL".into()) };
     let upstream = Connector::default().endpoints(&to.parse()?)?.remove(0);
     let pool = ReactorPool::start(PoolOptions::default())?;
-    let listener = pool.listen(&url.parse()?, ListenOptions::default(), move |_| {
-        (Unframed, Half { upstream: Some(upstream.clone()), other: None })
-    })?;
+    let make = move |_: &Accepted<'_>| (Unframed, Half { upstream: Some(upstream.clone()), other: None });
+    let listener = pool.listen(&url.parse()?, ListenOptions::default(), make)?;
     println!("LISTENING {}", listener.url());
     loop {
         std::thread::park();

@@ -1,6 +1,6 @@
 //! Frames that end with a delimiter, or have one length, against a search byte by byte.
 
-use arbitrary::{Arbitrary, Unstructured};
+use arbitrary::Unstructured;
 use rpc_transport::{Delimiter, FixedLength, FrameError, Framing, Line, Next};
 
 use crate::stream::{self, Outcome};
@@ -10,7 +10,7 @@ const DELIMITER: &str = "rpc-transport/src/framing/delimiter.rs";
 const FIXED: &str = "rpc-transport/src/framing/fixed_length.rs";
 
 /// What ends a frame, as both sides are told about it.
-#[derive(Debug, Arbitrary)]
+#[derive(Debug)]
 enum Shape {
     Delimiter { end: [u8; 3], len: u8, keep: bool, limit: u8 },
     Line { lf: bool, limit: u8 },
@@ -116,11 +116,28 @@ impl Shape {
     }
 }
 
-/// Lines, delimiters and fixed lengths: split invariance, a second opinion, time, and what is written is read again as one frame.
-pub fn delimited(data: &[u8]) {
+/// Frames that end with any bytes.
+pub fn delimiter(data: &[u8]) {
     let mut u = Unstructured::new(data);
-    let Ok(shape) = Shape::arbitrary(&mut u) else { return };
-    let stream = u.take_rest();
+    let Ok((end, len, keep, limit)) = u.arbitrary() else { return };
+    judge(&Shape::Delimiter { end, len, keep, limit }, u.take_rest());
+}
+
+/// Lines.
+pub fn line(data: &[u8]) {
+    let mut u = Unstructured::new(data);
+    let Ok((lf, limit)) = u.arbitrary() else { return };
+    judge(&Shape::Line { lf, limit }, u.take_rest());
+}
+
+/// Frames of one length.
+pub fn fixed_length(data: &[u8]) {
+    let [len, stream @ ..] = data else { return };
+    judge(&Shape::Fixed { len: *len }, stream);
+}
+
+/// Split invariance, a second opinion, time, and what is written is read again as one frame.
+fn judge(shape: &Shape, stream: &[u8]) {
     let framing = shape.framing();
     let expected = shape.reference(stream);
     let whole = stream::receive(&mut framing.clone(), [stream]);

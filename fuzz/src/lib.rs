@@ -39,7 +39,7 @@ mod url;
 
 pub use client_conn::client_conn;
 pub use control::control;
-pub use delimited::delimited;
+pub use delimited::{delimiter, fixed_length, line};
 pub use detect::detect;
 pub use extras::extras;
 pub use hand_over::hand_over;
@@ -63,13 +63,15 @@ pub type Target = fn(&[u8]);
 pub const TARGETS: &[(&str, Target)] = &[
     ("client_conn", client_conn),
     ("control", control),
-    ("delimited", delimited),
+    ("delimiter", delimiter),
     ("detect", detect),
     ("extras", extras),
+    ("fixed_length", fixed_length),
     ("hand_over", hand_over),
     ("idl", idl),
     ("length_field", length_field),
     ("limits", limits),
+    ("line", line),
     ("link_buffer", link_buffer),
     ("metadata", metadata),
     ("payload", payload),

@@ -46,8 +46,8 @@ const REACHED: &[(&str, &str, &[&str])] = &[
     ("rpc-core/src/protocol/ttheader/pairs.rs",  "push",           &["ttheader_write", "extras"]),
     ("rpc-core/src/protocol/ttheader/pairs.rs",  "push_backward",  &["ttheader_write"]),
     ("rpc-core/src/status.rs",                   "from_wire_name", &["metadata"]),
-    ("rpc-transport/src/framing/delimiter.rs",   "next",           &["delimited"]),
-    ("rpc-transport/src/framing/fixed_length.rs", "next",          &["delimited"]),
+    ("rpc-transport/src/framing/delimiter.rs",   "next",           &["delimiter", "line"]),
+    ("rpc-transport/src/framing/fixed_length.rs", "next",          &["fixed_length"]),
     ("rpc-transport/src/framing/length_field.rs", "next",          &["length_field"]),
     ("rpc-transport/src/tls/session.rs",         "receive",        &["tls_client", "tls_server"]),
     ("rpc-transport/src/upgrade/message.rs",     "decode",         &["hand_over"]),
@@ -74,7 +74,7 @@ const REFUSES_NOTHING: &[(&str, &str, &str, &str)] = &[
     ("ttheader_write", "rpc-core/src/protocol/ttheader/pairs.rs", "push",   "a text over 64 KiB"),
     ("ttheader_write", "rpc-core/src/protocol/detect.rs",         "find",   "it reads what was written: to refuse it is a finding"),
     ("ttheader_write", "rpc-core/src/protocol/payload.rs",        "decode", "as above"),
-    ("delimited",      "rpc-transport/src/framing/fixed_length.rs", "next", "any bytes are a frame"),
+    ("fixed_length",   "rpc-transport/src/framing/fixed_length.rs", "next", "any bytes are a frame"),
 ];
 
 /// What refuses nothing, and which of the above hands its input on to it: what reaches that one reaches both.
@@ -101,6 +101,7 @@ const OURS: &[(&str, &str, &str)] = &[
     ("rpc-transport/src/conn/linger.rs",      "next",   "counts what it gets, and asks for more: the connection is over"),
     ("rpc-transport/src/conn/linger.rs",      "on_frame", "drops what it gets, likewise"),
     ("rpc-transport/src/driver/sim/state.rs", "read",   "the simulated network itself"),
+    ("rpc-transport/src/framing/arrival.rs",  "run",    "of tests only"),
     ("rpc-transport/src/framing/codec.rs",    "decode", "asks a Framing: targets length_field and detect"),
     ("rpc-transport/src/framing/delimiter.rs", "new",   "the user's own delimiter"),
     ("rpc-transport/src/framing/mod.rs",      "next",   "the trait"),

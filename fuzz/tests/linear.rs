@@ -14,7 +14,9 @@ const ROUNDS: usize = 20;
 #[rustfmt::skip]
 const FAMILIES: &[(&str, &str, fn(usize) -> Vec<u8>)] = &[
     ("empty frames",           "length_field", |n| repeat(&[0; 24], b"\0", n)),
-    ("empty lines",            "delimited",    |n| repeat(b"\x55\x55\x55\x55\0\xff", b"\n", n)),
+    ("empty lines",            "line",         |n| repeat(b"\0\xff", b"\n", n)),
+    ("empty delimited frames", "delimiter",    |n| repeat(b"ab.\x01\0\xff", b"ab", n)),
+    ("almost delimiters",      "delimiter",    |n| repeat(b"aab\x02\0\xff", b"aac", n)),
     ("padding only",           "metadata",     |n| repeat(b"", b"\0", n)),
     ("empty string blocks",    "metadata",     |n| repeat(b"", b"\x01\0\0", n)),
     ("empty tokens",           "metadata",     |n| repeat(b"", b"\x11\0\0", n)),

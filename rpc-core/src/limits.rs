@@ -108,10 +108,10 @@ limits! {
     /// Open connections of a server. Default 16,384. Beyond: accepted, closed, counted. One whose peer has left does not count, though oneway
     /// messages of it may still be handled.
     max_connections: usize = 16_384, 16_384;
-    /// Of those, from one IP address. Default 16,384, for many clients may stand behind one address. Beyond: as above.
+    /// Of those, from one IPv4 address, or from one /64 of IPv6. Default 16,384, for many clients may stand behind one address. Beyond: as above.
     max_connections_per_peer: usize = 16_384, 16_384;
     /// TLS handshakes under way on each reactor of a server. Default 1,024. Beyond: the oldest is closed. While requests come in on other
-    /// connections of the reactor, handshakes have a quarter of its time.
+    /// connections of the reactor, handshakes have an eighth of its time and as much as it slept beside them.
     max_handshakes: usize = 1024, 1024;
     /// Connections accepted in a second; a tenth of them may come at once. Default 100,000. Beyond: they wait in the kernel's queue.
     accept_rate: u32 = 100_000, 100_000;

@@ -35,6 +35,20 @@ const ABOVE_THE_DRIVER: &[&str] = &[
     "rpc-transport/src/diagnose/",
 ];
 
+/// Examples that are read as a whole: the transport alone, at the protocols that it is taken for.
+const SHORT: &[&str] = &[
+    "examples/blocking/",
+    "examples/echo_raw/",
+    "examples/http_plaintext/",
+    "examples/netstring/",
+    "examples/resp/",
+    "examples/tcp_proxy/",
+    "examples/ticker/",
+    "examples/udp_echo/",
+    "examples/upgrade/",
+];
+const LONGEST_EXAMPLE: usize = 60;
+
 #[rustfmt::skip]
 const BANNED: &[(&[&str], &str, &str)] = &[
     // where           banned                 use instead
@@ -231,6 +245,8 @@ fn the_rules_bite() {
     assert_eq!(shape(&file("examples/support/utils.rs", "")).len(), 1);
     assert_eq!(shape(&file("rpc-core/src/client/call.rs", &"\n".repeat(LONGEST + 1))).len(), 1);
     assert_eq!(shape(&file("rpc-codegen/tests/golden/expected/a.rs", &"\n".repeat(LONGEST + 1))), [""; 0]);
+    assert_eq!(shape(&file("examples/resp/main.rs", &"\n".repeat(LONGEST_EXAMPLE))), [""; 0]);
+    assert_eq!(shape(&file("examples/resp/main.rs", &"\n".repeat(LONGEST_EXAMPLE + 1))).len(), 1);
 
     assert!(unnamed(&file("rpc-core/src/client/retry.rs", ""), "client/ call.rs").is_some());
     assert!(unnamed(&file("rpc-core/src/client/call.rs", ""), "client/ call.rs").is_none());
@@ -353,6 +369,9 @@ fn shape(file: &Source) -> Vec<String> {
         wrong.push(format!("{}: name the file after the one thing in it", file.path));
     }
     let lines = file.text.lines().count();
+    if lines > LONGEST_EXAMPLE && file.is_under(SHORT) {
+        wrong.push(format!("{}: {lines} lines, at most {LONGEST_EXAMPLE}: an example shows one thing", file.path));
+    }
     if lines > LONGEST && !file.is_under(&[GENERATED]) {
         wrong.push(format!("{}: {lines} lines, at most {LONGEST}: it holds more than one concept", file.path));
     }

@@ -4,6 +4,7 @@
 mod certificates;
 mod support;
 
+use std::collections::BTreeMap;
 use std::net::TcpStream;
 use std::sync::mpsc;
 use std::time::Duration;
@@ -83,6 +84,25 @@ fn a_handler_sees_who_calls() {
             assert_eq!(heard, (Some(*name), Some("localhost".to_owned()), Some(b"kitex".to_vec()), true));
         }
     }
+}
+
+/// They take turns, each under a session of its own.
+#[test]
+fn the_connections_of_a_channel_share_its_calls() {
+    let authority = Authority::new("tests");
+    let (tell, told) = mpsc::channel();
+    let echo = EchoServer::seeing(move |cx, _| {
+        assert!(cx.tls().is_some(), "a call under TLS");
+        tell.send(cx.peer().unwrap().as_str().to_owned()).unwrap();
+    });
+    let server = server(serving(&authority)).add(echo).bind("tls://127.0.0.1:0").unwrap();
+    let client = EchoClient(channel(&server, trusting(&authority)).connections(4).build().unwrap());
+    for _ in 0..40 {
+        client.blob(blob(1)).wait().unwrap();
+    }
+    let mut calls = BTreeMap::<String, usize>::new();
+    told.try_iter().for_each(|peer| *calls.entry(peer).or_default() += 1);
+    assert_eq!(calls.values().copied().collect::<Vec<_>>(), [10; 4]);
 }
 
 #[test]

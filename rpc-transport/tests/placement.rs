@@ -143,3 +143,15 @@ fn cores_without_the_feature_are_refused() {
     assert_eq!(error.kind(), std::io::ErrorKind::Unsupported);
     assert!(error.to_string().contains("affinity"), "{error}");
 }
+
+/// What `top -H` and `ps -T` show.
+#[cfg(target_os = "linux")]
+#[test]
+fn each_reactor_has_its_name_in_the_system() {
+    let options = PoolOptions { reactors: 3, name: "edge".to_owned(), ..PoolOptions::default() };
+    let pool = ReactorPool::start(options).expect("reactors");
+    for (index, reactor) in pool.handles().iter().enumerate() {
+        let name = on(reactor, || std::fs::read_to_string("/proc/thread-self/comm").expect("procfs"));
+        assert_eq!(name.trim_end(), format!("edge-{index}"));
+    }
+}

@@ -587,3 +587,22 @@ fn bytes_that_were_changed_end_the_connection() {
     };
     assert!(alert.contains("BadRecordMac"), "{alert}");
 }
+
+/// It was served without a word, though who configured it wanted it encrypted.
+#[cfg(all(feature = "upgrade", target_os = "linux"))]
+#[test]
+fn a_unix_socket_that_was_given_is_not_served_in_plain_text() {
+    use rpc_transport::upgrade::ListeningSocket;
+
+    let path = std::env::temp_dir().join(format!("given-{}.sock", std::process::id()));
+    let given = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    let authority = Authority::new("tests");
+    let sockets = vec![ListeningSocket::new(given.into()).unwrap()];
+    let listened = pool(1).listen_on(sockets, secure(server(&authority)), |_| (framing(), Script::new()));
+    let error = listened.map(drop).unwrap_err();
+    assert!(
+        error.kind() == ErrorKind::InvalidInput && error.to_string().contains("ask for it by its address"),
+        "{error}"
+    );
+}

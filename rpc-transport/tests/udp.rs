@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -14,6 +15,7 @@ use support::{DEADLINE, pool};
 /// Sends back what comes; `panic` makes it panic.
 struct Echo {
     served: usize,
+    reactor: usize,
 }
 
 impl DatagramHandler for Echo {
@@ -22,13 +24,14 @@ impl DatagramHandler for Echo {
         self.served += 1;
         match datagram {
             b"count" => cx.send_to(self.served.to_string().as_bytes(), from).unwrap(),
+            b"who" => cx.send_to(&[self.reactor as u8], from).unwrap(),
             _ => cx.send_to(datagram, from).unwrap(),
         }
     }
 }
 
 fn echo(pool: &ReactorPool, options: UdpOptions) -> UdpHandle {
-    pool.bind_udp(([127, 0, 0, 1], 0).into(), options, |_| Echo { served: 0 }).unwrap()
+    pool.bind_udp(([127, 0, 0, 1], 0).into(), options, |here| Echo { served: 0, reactor: here.index() }).unwrap()
 }
 
 fn client(server: &UdpHandle) -> UdpSocket {
@@ -62,6 +65,22 @@ fn datagrams_of_every_size_come_back_from_the_port_they_were_sent_to() {
         let stats = server.stats();
         assert_eq!((stats.received, stats.sent, stats.oversize, stats.errors), (48, 48, 0, 0));
     }
+}
+
+/// The kernel spreads them by the hash of both addresses: of 60 clients none of three sockets is left out, but once in 10¹⁰ runs.
+#[test]
+fn with_a_socket_for_each_reactor_all_of_them_serve_and_each_client_has_one() {
+    let pool = pool(3);
+    let server = echo(&pool, UdpOptions { reuse_port: true, ..UdpOptions::default() });
+    let served: BTreeSet<_> = (0..60)
+        .map(|_| {
+            let client = client(&server);
+            let by = ask(&client, b"who");
+            assert_eq!(ask(&client, b"who"), by);
+            by
+        })
+        .collect();
+    assert_eq!(served, [vec![0], vec![1], vec![2]].into());
 }
 
 /// A driver stands in front of the reactor's meanwhile.
@@ -157,7 +176,7 @@ fn an_address_that_is_taken_is_named_and_nothing_stays_bound() {
     let pool = pool(2);
     let other = UdpSocket::bind("127.0.0.1:0").unwrap();
     let addr = other.local_addr().unwrap();
-    let error = pool.bind_udp(addr, UdpOptions::default(), |_| Echo { served: 0 }).unwrap_err();
+    let error = pool.bind_udp(addr, UdpOptions::default(), |_| Echo { served: 0, reactor: 0 }).unwrap_err();
     assert!(error.to_string().contains(&format!("udp://{addr}")), "{error}");
 }
 

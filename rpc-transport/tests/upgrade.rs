@@ -10,7 +10,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use rpc_transport::upgrade::{ListeningSocket, Upgrade, UpgradeCause, Waiting};
-use rpc_transport::{ListenOptions, ListenerHandle, Placement, ReactorPool};
+use rpc_transport::{ListenOptions, ListenerHandle, Placement, ReactorPool, SnapshotOptions};
 use support::*;
 
 /// Listens on sockets that another listener has, too.
@@ -130,6 +130,21 @@ fn every_socket_is_listened_on_whatever_reactors_there_are() {
     check(3, 1);
     check(2, 3);
     check(1, 2);
+}
+
+/// It was bound by somebody who had another opinion of how long its queue may be.
+#[test]
+fn the_queue_of_a_socket_that_was_given_is_as_long_as_this_side_wants_it() {
+    let theirs = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let pool = pool(1);
+    let mut options = ListenOptions::default();
+    options.socket.backlog = 7;
+    let sockets = vec![ListeningSocket::new(theirs.into()).unwrap()];
+    let listener = pool.listen_on(sockets, options, |_| (framing(), Script::new())).unwrap();
+    assert_eq!(listener.backlog(), 7);
+    let snapshot = pool.snapshot(&SnapshotOptions::default());
+    let queues = snapshot.listeners[0].queues.as_deref().expect("the kernel tells");
+    assert_eq!(queues[0].backlog, 7);
 }
 
 #[test]

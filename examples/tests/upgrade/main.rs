@@ -227,6 +227,17 @@ fn a_process_that_is_told_to_stop_meanwhile_ends_with_the_new_one() {
     assert!(TcpStream::connect(chain.addr()).is_err(), "nobody listens");
 }
 
+/// But when it may accept, and says so soon, it has connections, perhaps: it is not killed any more.
+#[test]
+fn a_process_that_is_told_to_stop_too_late_leaves_the_new_one() {
+    let mut chain = Chain::start(&["tcp://127.0.0.1:0"], &[]);
+    chain.install(Some(&liar::script("'stops it'")));
+    chain.signal("USR2");
+    chain.line(&["SERVING"]);
+    chain.line(&["STOPPED"]);
+    chain.gone();
+}
+
 /// Calls that run when the new process takes over get their replies from the old one.
 #[test]
 fn running_calls_end_in_the_old_process() {

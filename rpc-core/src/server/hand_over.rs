@@ -67,10 +67,15 @@ mod with {
             outcome
         }
 
-        /// Cancels an upgrade that is under way, unless it is too late for that. Does not wait.
-        pub(in crate::server) fn cancel(&self) {
-            if let State::HandingOver(canceller) = &mut *self.state.lock() {
-                *canceller = None;
+        /// Cancels an upgrade that is under way, unless it is too late for that: whether there is one. Does not wait; whose the listeners are
+        /// is known when it has come to its end.
+        pub(in crate::server) fn cancel(&self) -> bool {
+            match &mut *self.state.lock() {
+                State::HandingOver(canceller) => {
+                    *canceller = None;
+                    true
+                }
+                _ => false,
             }
         }
 
@@ -121,7 +126,9 @@ mod without {
     impl HandOver {
         pub(in crate::server) fn add(&mut self, _: &Address, _listeners: usize) {}
 
-        pub(in crate::server) fn cancel(&self) {}
+        pub(in crate::server) fn cancel(&self) -> bool {
+            false
+        }
 
         pub(in crate::server) fn end(&self, _place: usize, listener: &ListenerHandle) {
             listener.shut_down();

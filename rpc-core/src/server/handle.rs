@@ -175,15 +175,22 @@ impl ServerHandle {
     /// Hands the listeners over to a new process, whose number it returns; who serves comes to the end then.
     #[cfg(all(feature = "upgrade", target_os = "linux"))]
     pub(super) fn hand_over(&self, how: &Upgrade) -> Result<u32, UpgradeError> {
-        let pid = self.0.hand_over.to(how, &self.0.listeners)?;
+        let outcome = self.0.hand_over.to(how, &self.0.listeners);
+        if self.0.shared.draining.load(Ordering::Acquire) {
+            self.begin_shutdown(); // it was asked for meanwhile, and left to this
+        }
+        let pid = outcome?;
         self.0.end.ask();
         Ok(pid)
     }
 
-    /// The first step of [`ServerHandle::shutdown`], which does not wait: stops accepting, and asks every connection to finish.
+    /// The first step of [`ServerHandle::shutdown`], which does not wait: stops accepting, and asks every connection to finish. An upgrade that
+    /// is under way is cancelled, and this done at its end.
     pub fn begin_shutdown(&self) {
         self.0.shared.draining.store(true, Ordering::Release);
-        self.0.hand_over.cancel();
+        if self.0.hand_over.cancel() {
+            return;
+        }
         for (place, listener) in self.0.listeners.iter().enumerate() {
             self.0.hand_over.end(place, listener);
         }

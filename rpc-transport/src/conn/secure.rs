@@ -227,6 +227,10 @@ impl Conn {
             if !matches!(self.phase, Phase::Connecting) || !tls.is_handshaking() || !self.readable {
                 return Ok(()); // it has ended, is over, or waits for the peer
             }
+            if tls.waits && self.hangup {
+                let error = TlsError::new(TlsErrorKind::ClosedInHandshake, ""); // nobody is there to answer
+                return Err(self.reason_for(tls, error));
+            }
             if self.admission.is_some() && !self.may_go_on(tls) {
                 return Ok(());
             }
@@ -262,7 +266,7 @@ impl Conn {
         }
         let frames = self.reactor.stats().frames.get();
         let turn = with(|core| {
-            let turn = core.rations.turn(self.id, frames, clock::now());
+            let turn = core.rations.turn(self.id, &mut tls.place, frames, clock::now());
             if turn == Turn::WaitsFirst {
                 core.timers.insert(core.now + AGAIN, TimerKey::Handshakes);
             }

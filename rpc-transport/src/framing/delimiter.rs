@@ -168,26 +168,8 @@ fn within(len: usize, limit: u32) -> Result<(), FrameError> {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::arrival::{Outcome, run};
     use super::*;
-
-    /// Frames, then whether the stream was refused, however it comes.
-    fn receive<'a>(mut framing: impl Framing, chunks: impl IntoIterator<Item = &'a [u8]>) -> (Vec<Vec<u8>>, bool) {
-        let (mut input, mut seen) = (Vec::new(), Vec::new());
-        for chunk in chunks {
-            input.extend_from_slice(chunk);
-            loop {
-                match framing.next(&input) {
-                    Ok(Next::Frame(span)) => {
-                        seen.push(input[span.skip..][..span.len].to_vec());
-                        input.drain(..span.consumed());
-                    }
-                    Ok(Next::More { .. }) => break,
-                    Err(_) => return (seen, true),
-                }
-            }
-        }
-        (seen, false)
-    }
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(300))]
@@ -202,22 +184,23 @@ mod tests {
             let many = stream.repeat(1000);
             let delimiter = Delimiter::new(&end).max_frame_size(limit);
             let line = Line::new().max_frame_size(limit);
-            prop_assert_eq!(receive(delimiter.clone(), [begin, rest]), receive(delimiter.clone(), stream.chunks(1)));
-            prop_assert_eq!(receive(line.clone(), [begin, rest]), receive(line.clone(), stream.chunks(1)));
-            prop_assert_eq!(receive(line.clone(), [&many[..]]), receive(line, many.chunks(7)));
+            let seen = |outcome: Outcome| outcome.however_it_came();
+            prop_assert_eq!(seen(run(&delimiter, [begin, rest])), seen(run(&delimiter, stream.chunks(1))));
+            prop_assert_eq!(seen(run(&line, [begin, rest])), seen(run(&line, stream.chunks(1))));
+            prop_assert_eq!(seen(run(&line, [&many[..]])), seen(run(&line, many.chunks(7))));
         }
 
         #[test]
         fn what_is_written_is_read_again(content in "[ab\r\n]{0,6}", end in "[ab]{1,3}") {
             let (delimiter, line) = (Delimiter::new(&end), Line::new().lf());
-            let due = (vec![content.clone().into_bytes(); 2], false);
+            let due = Outcome { frames: vec![content.clone().into_bytes(); 2], error: None, left: 0 };
             let mut stream = Vec::new();
             if delimiter.write(content.as_bytes(), &mut stream).is_ok() {
-                prop_assert_eq!(receive(delimiter, [&stream[..], &stream]), due.clone());
+                prop_assert_eq!(run(&delimiter, [&stream[..], &stream]), due.clone());
             }
             stream.clear();
             if line.write(content.as_bytes(), &mut stream).is_ok() {
-                prop_assert_eq!(receive(line, [&stream[..], &stream]), due);
+                prop_assert_eq!(run(&line, [&stream[..], &stream]), due);
             }
         }
     }

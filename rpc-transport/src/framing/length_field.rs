@@ -201,50 +201,9 @@ impl Framing for LengthField {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::arrival::{Outcome, run};
     use super::LengthWidth::{U8, U16, U24, U32, U64};
     use super::*;
-
-    /// Frames that came out, then what ended it: an error, or the bytes needed next and those left over.
-    #[derive(Debug, Clone, PartialEq)]
-    struct Outcome {
-        frames: Vec<Vec<u8>>,
-        error: Option<FrameError>,
-        left: usize,
-    }
-
-    /// A connection in small: appends chunks, takes frames, and holds `Framing` to its contract.
-    fn run<'a>(framing: &LengthField, chunks: impl IntoIterator<Item = &'a [u8]>) -> Outcome {
-        let mut framing = framing.clone();
-        let mut input = Vec::new();
-        let mut outcome = Outcome { frames: Vec::new(), error: None, left: 0 };
-        let mut needed = 0;
-        for chunk in chunks {
-            input.extend_from_slice(chunk);
-            loop {
-                match framing.next(&input) {
-                    Ok(Next::Frame(span)) => {
-                        assert!(span.consumed() > 0);
-                        assert!(input.len() >= needed, "a frame of fewer bytes than were asked for");
-                        outcome.frames.push(input[span.skip..span.consumed()].to_vec());
-                        input.drain(..span.consumed());
-                        needed = 0;
-                    }
-                    Ok(Next::More { need }) => {
-                        assert!(need > input.len(), "asked for bytes that are there");
-                        assert!(need >= needed);
-                        needed = need;
-                        break;
-                    }
-                    Err(error) => {
-                        outcome.error = Some(error);
-                        return outcome;
-                    }
-                }
-            }
-        }
-        outcome.left = input.len();
-        outcome
-    }
 
     fn check(framing: LengthField, input: &[u8], frames: &[&[u8]]) {
         let outcome = run(&framing, [input]);
@@ -426,22 +385,14 @@ mod tests {
         fn behaves_like_the_reference_however_the_bytes_arrive(
             framing in framings(), stream in streams(), cuts in proptest::collection::vec(0usize..80, 0..6)
         ) {
-            // The first bytes quoted in an error are those that were there, so compare what it is about.
-            let about = |outcome: Outcome| {
-                let error = outcome.error.map(|error| match error {
-                    FrameError::Invalid { reason, .. } => FrameError::invalid(reason, &[]),
-                    too_large => too_large,
-                });
-                (outcome.frames, error, outcome.left)
-            };
             let expected = reference(&framing, &stream);
             prop_assert_eq!(run(&framing, [&stream[..]]), expected.clone());
-            let expected = about(expected);
+            let expected = expected.however_it_came();
             let mut cuts: Vec<_> = cuts.into_iter().map(|cut| cut.min(stream.len())).chain([0, stream.len()]).collect();
             cuts.sort_unstable();
             let chunks = cuts.windows(2).map(|cut| &stream[cut[0]..cut[1]]);
-            prop_assert_eq!(about(run(&framing, chunks)), expected.clone());
-            prop_assert_eq!(about(run(&framing, stream.chunks(1))), expected);
+            prop_assert_eq!(run(&framing, chunks).however_it_came(), expected.clone());
+            prop_assert_eq!(run(&framing, stream.chunks(1)).however_it_came(), expected);
         }
 
         #[test]

@@ -16,6 +16,8 @@
 // I30: bytes of a peer never panic.
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing))]
 
+#[cfg(test)]
+mod arrival;
 #[cfg(feature = "tokio")]
 mod codec;
 mod delimiter;

@@ -1,7 +1,7 @@
 //! The books of a listener: who is in, from where, and on which reactor.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
@@ -15,7 +15,7 @@ pub(super) struct Books {
     connections: AtomicUsize,
     /// Of those, how many each reactor has, or is about to get.
     placed: Vec<AtomicUsize>,
-    /// By address, where that has a limit.
+    /// By [peer](peer_of), where that has a limit.
     by_peer: Mutex<HashMap<IpAddr, usize>>,
     /// Those that were one too many.
     refused: AtomicU64,
@@ -69,6 +69,14 @@ impl Books {
     }
 }
 
+/// Who is behind an address: of IPv6 everybody within a /64, for that is what one host is given, to number itself as it likes.
+fn peer_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+        v4 => v4,
+    }
+}
+
 /// One connection's entry in its listener's books, from accepting it to its end, whatever that is.
 pub(crate) struct Admission {
     pub(super) listener: Arc<ListenerShared>,
@@ -87,7 +95,7 @@ impl Admission {
         place: impl FnOnce(&ListenerShared) -> usize,
     ) -> Option<Self> {
         let limits = &listener.limits;
-        let from = from.filter(|_| limits.max_connections_per_peer < limits.max_connections);
+        let from = from.filter(|_| limits.max_connections_per_peer < limits.max_connections).map(peer_of);
         if !listener.books.enter(&listener.limits, from) {
             listener.books.refused.fetch_add(1, Ordering::Relaxed);
             return None;
@@ -130,5 +138,25 @@ impl Admission {
 impl Drop for Admission {
     fn drop(&mut self) {
         self.leave();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[rustfmt::skip]
+    fn a_peer_is_an_ipv4_address_or_an_ipv6_network() {
+        //           from                        its peer
+        let table = [("192.0.2.7",               "192.0.2.7"),
+                     ("::ffff:192.0.2.7",        "192.0.2.7"),
+                     ("2001:db8:1:2:3:4:5:6",    "2001:db8:1:2::"),
+                     ("2001:db8:1:2:ffff::1",    "2001:db8:1:2::"),
+                     ("2001:db8:1:3::1",         "2001:db8:1:3::"),
+                     ("::1",                     "::")];
+        for (from, expected) in table {
+            assert_eq!(peer_of(from.parse().unwrap()).to_string(), expected, "{from}");
+        }
     }
 }

@@ -33,10 +33,10 @@ impl ReactorPool {
     /// go, none of them is left out and none is added, and connections go to each reactor in turn: a log line says so. Sockets
     /// that a process hands over are not accepted from before [`upgrade::ready`](crate::upgrade::ready).
     ///
-    /// With `tls` in the options TCP sockets speak it.
+    /// The backlog is set anew, by the options. With `tls` in them TCP sockets speak it.
     ///
     /// # Errors
-    /// No socket, or what the system says to registering one.
+    /// No socket, a Unix socket and `tls` in the options, or what the system says to registering one.
     ///
     /// # Panics
     /// On a reactor's thread, where it would wait for itself.
@@ -54,7 +54,10 @@ impl ReactorPool {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "no socket to listen on"));
         };
         #[cfg(feature = "tls")]
-        let _ = options.tls.take_if(|_| matches!(url, Url::Unix(_)));
+        if options.tls.is_some() && matches!(url, Url::Unix(_)) {
+            let why = "a Unix socket that was given is served without TLS, and `tls` is set: ask for it by its address, or without `tls`";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("cannot listen at {url}: {why}")));
+        }
         let (count, reactors) = (sockets.len(), self.handles().len());
         if options.placement.is_sharded() && count != reactors {
             tracing::warn!(%url, sockets = count, reactors, "not a socket for each reactor: connections go to each reactor in turn");
@@ -88,6 +91,7 @@ impl ReactorPool {
 fn take_over(socket: ListeningSocket, count: usize, shared: Arc<ListenerShared>) -> io::Result<()> {
     let (held, sole) = (socket.is_held(), socket.is_sole());
     let (socket, endpoint) = socket.into_parts()?;
+    socket.listen(shared.socket.backlog)?; // again: that is how the length of its queue is changed
     if shared.placement == Placement::IncomingCpu {
         prefer_core(&socket, own_core()?)?;
     }
@@ -135,14 +139,15 @@ impl ListenerHandle {
     /// Accepts from now on, for the process before does not any more; `sole`, because nobody else does either.
     pub(crate) fn begin(&self, sole: bool) {
         for (reactor, index) in self.sockets() {
+            let shared = Arc::clone(&self.shared);
             reactor.run(move || {
                 with(|core| {
-                    core.listeners
-                        .get_mut(index)
-                        .into_iter()
-                        .flatten()
-                        .for_each(|listener| listener.tenure = tenure_of(sole));
-                    resume(core, index);
+                    let Some(Some(listener)) = core.listeners.get_mut(index) else { return };
+                    // It may have been closed, and another have its place.
+                    if Arc::ptr_eq(&listener.shared, &shared) {
+                        listener.tenure = tenure_of(sole);
+                        resume(core, index);
+                    }
                 });
             });
         }

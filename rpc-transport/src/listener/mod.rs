@@ -31,6 +31,7 @@ use crate::reactor::core::{Core, TimerKey, with};
 use crate::reactor::{ReactorHandle, guarded};
 use crate::socket::SocketOptions;
 use crate::stats::MemoryBudget;
+use crate::timer::TimerId;
 #[cfg(feature = "tls")]
 use crate::tls::{Session, TlsServer};
 use crate::url::{Endpoint, Url};
@@ -218,6 +219,7 @@ pub(crate) struct Listener {
     ready: bool,
     /// After an error of the process: a timer runs, and until then new connections are no reason to try. Or it is held.
     paused: bool,
+    timer: Option<TimerId>,
     backoff: Duration,
     rate: Rate,
 }
@@ -387,6 +389,9 @@ pub(crate) fn close(index: usize) {
 fn forget(index: usize, how: CloseHow) {
     with(|core| {
         if let Some(listener) = core.listeners.get_mut(index).and_then(Option::take) {
+            if let Some(timer) = listener.timer {
+                core.timers.cancel(timer); // it would end the pause of the next one at this place
+            }
             core.driver.close(listener.key, how);
         }
     });
@@ -419,7 +424,7 @@ fn accept_one(core: &mut Core, index: usize) -> Accept {
     }
     if let Some(at) = listener.rate.wait(core.now) {
         listener.paused = true;
-        core.timers.insert(at, TimerKey::Accept(index));
+        listener.timer = Some(core.timers.insert(at, TimerKey::Accept(index)));
         return Accept::Nothing;
     }
     match core.driver.accept(listener.key) {
@@ -442,7 +447,7 @@ fn accept_one(core: &mut Core, index: usize) -> Accept {
             let pause = listener.backoff;
             listener.backoff =
                 pause.saturating_mul(2).min(listener.shared.limits.accept_backoff_max.max(FIRST_BACKOFF));
-            core.timers.insert(core.now + pause, TimerKey::Accept(index));
+            listener.timer = Some(core.timers.insert(core.now + pause, TimerKey::Accept(index)));
             listener.shared.count_pause(&e);
             static PAUSES: LogLimit = LogLimit::new();
             if let Some(skipped) = PAUSES.pass(core.now) {

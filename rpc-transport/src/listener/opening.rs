@@ -276,6 +276,7 @@ pub(super) fn open(
             tenure,
             ready: true,
             paused: tenure.is_held(),
+            timer: None,
             backoff: FIRST_BACKOFF,
             rate,
         };

@@ -385,6 +385,8 @@ fn doze() -> Option<Duration> {
             true => core.timers.next_at().map(|at| {
                 // The turn has taken time, too: of what is left to a timer that is near, perhaps all.
                 let now = if at < core.now + NEAR { clock::now() } else { core.now };
+                #[cfg(feature = "tls")]
+                core.rations.falls_asleep(now); // who waits there is called by a timer
                 at.saturating_duration_since(now)
             }),
             false => Some(Duration::ZERO),
@@ -412,6 +414,8 @@ fn awake() {
         core.handle.stats().polls.add(1); // before who watches is told that it runs
         core.handle.0.inbox.announce(Attention::Running);
         core.now = core.driver.now();
+        #[cfg(feature = "tls")]
+        core.rations.wakes_up(core.now);
     });
 }
 

@@ -2,7 +2,7 @@
 //!
 //! A handshake costs some hundred times what a small frame costs, nearly all of it the answer to the ClientHello; and who only sends one
 //! pays next to nothing. So two things are bounded on each reactor: how many accepted connections are in a handshake; and, while frames come in
-//! on others, the share of time that their steps take.
+//! on others, the time that their steps take: a share of it all, and as much as the reactor has slept beside them, which nobody has missed.
 //!
 //! ```text
 //!  accepted ──► begun ── a ClientHello, and its turn ──► answered ── the client's last words ──► open
@@ -18,16 +18,19 @@
 //! answer finds it there, and the others are reset soon, the oldest first, rather than answered when they have no time left to go on. Who was
 //! answered has half of the places at least, and nobody but others like it takes them: enough for a round trip.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use crate::conn::ConnId;
 
-/// Of a thousand parts of a reactor's time, what handshakes may take while there is other traffic.
-const SHARE: u64 = 125;
+/// Handshakes have one part in so many of a reactor's time while there is other traffic.
+const SHARE: u128 = 8;
 
-/// The most that is saved up: of the time of some handshakes.
-const SAVED: Duration = Duration::from_millis(1);
+/// The most that is saved up, in nanoseconds: the time of some handshakes.
+const SAVED: i64 = 1_000_000;
+
+/// And the most that is owed.
+const MOST: i64 = 100 * SAVED;
 
 /// Frames within this time are other traffic.
 const TRAFFIC: Duration = Duration::from_millis(20);
@@ -43,11 +46,14 @@ pub(crate) const AT_A_TIME: usize = 32;
 pub(crate) struct Rations {
     begun: Stand,
     answered: Stand,
-    /// Those that have something to go on with, and no time; who came last is at the end.
-    waiting: Vec<ConnId>,
+    /// Those that have something to go on with, and no time, in the order in which they first had to wait.
+    waiting: BTreeMap<u64, ConnId>,
+    places: u64,
     /// A timer is to call them.
     called: bool,
-    /// Time in hand, in nanoseconds, and since when it has grown; less than nothing after a long step.
+    /// When the reactor went to sleep, if some wait.
+    asleep: Option<Instant>,
+    /// Time in hand, in nanoseconds; less than nothing after a long step. And when it was last looked at.
     credit: i64,
     since: Option<Instant>,
     frames: u64,
@@ -104,7 +110,7 @@ impl Rations {
         if [self.begun.ids.len(), self.answered.ids.len(), self.waiting.len()].iter().any(|len| *len > known) {
             self.begun.ids.retain(|other| *other == id || stage(*other) == Some(Stage::Begun));
             self.answered.ids.retain(|other| stage(*other) == Some(Stage::Answered));
-            self.waiting.retain(|other| stage(*other).is_some());
+            self.waiting.retain(|_, other| stage(*other).is_some());
         }
         oldest
     }
@@ -124,30 +130,56 @@ impl Rations {
         }
     }
 
-    /// Asked before each step of a handshake; `frames` counts what the reactor has handed up since it started.
-    pub(crate) fn turn(&mut self, id: ConnId, frames: u64, now: Instant) -> Turn {
+    /// Asked before each step of a handshake; `frames` counts what the reactor has handed up since it started. `place` is the handshake's own,
+    /// 0 until it has to wait: what it keeps its place by.
+    pub(crate) fn turn(&mut self, id: ConnId, place: &mut u64, frames: u64, now: Instant) -> Turn {
         if std::mem::replace(&mut self.frames, frames) != frames {
             self.traffic_until = Some(now + TRAFFIC);
         }
-        let passed = self.since.replace(now).map_or(SAVED, |since| now.saturating_duration_since(since));
-        let earned = passed.min(SAVED * 1000).as_nanos() as u64 * SHARE / 1000;
-        self.credit = (self.credit + earned as i64).min(SAVED.as_nanos() as i64);
-        if self.credit > 0 || self.traffic_until.is_none_or(|until| now >= until) {
+        let since = self.since.replace(now);
+        if self.traffic_until.is_none_or(|until| now >= until) {
+            self.credit = SAVED; // what steps take is nobody else's, and nothing to make up for later
             return Turn::Now;
         }
-        self.waiting.push(id);
+        let passed = since.map_or(0, |since| now.saturating_duration_since(since).as_nanos());
+        self.earn((passed / SHARE) as i64);
+        if self.credit > 0 {
+            return Turn::Now;
+        }
+        if *place == 0 {
+            self.places += 1;
+            *place = self.places;
+        }
+        self.waiting.insert(*place, id);
         if self.is_to_be_called() { Turn::WaitsFirst } else { Turn::Waits }
+    }
+
+    fn earn(&mut self, nanos: i64) {
+        self.credit = self.credit.saturating_add(nanos).min(SAVED);
+    }
+
+    /// The reactor goes to sleep.
+    pub(crate) fn falls_asleep(&mut self, now: Instant) {
+        self.asleep = (!self.waiting.is_empty()).then_some(now);
+    }
+
+    /// It goes on.
+    pub(crate) fn wakes_up(&mut self, now: Instant) {
+        if let Some(since) = self.asleep.take() {
+            self.earn(now.saturating_duration_since(since).as_nanos() as i64);
+        }
     }
 
     /// A step has taken so long.
     pub(crate) fn spend(&mut self, took: Duration) {
-        // No more debt than a second's: a reactor that was held for long is none of its handshakes' doing.
-        self.credit = (self.credit - took.min(SAVED * 1000).as_nanos() as i64).max(-(SAVED.as_nanos() as i64) * 100);
+        // A reactor that was held for long is none of its handshakes' doing.
+        self.credit -= (took.as_nanos() as i64).min(MOST);
+        self.credit = self.credit.max(-MOST);
     }
 
     /// The next of those that wait.
     pub(crate) fn next(&mut self) -> Option<ConnId> {
-        self.waiting.pop()
+        self.waiting.pop_last().map(|(_, id)| id)
     }
 
     /// The timer has come.
@@ -183,35 +215,81 @@ mod tests {
         ConnId::from_bits(n)
     }
 
-    /// The share of a second that steps of `step` take if one is asked for whenever there is time, with frames coming or without.
-    fn share(step: Duration, traffic: bool) -> u128 {
-        let start = Instant::now();
-        let (mut rations, mut now, mut spent, mut frames) = (Rations::default(), start, Duration::ZERO, 0);
-        while now < start + Duration::from_secs(1) {
-            frames += u64::from(traffic);
-            match rations.turn(id(1), frames, now) {
-                Turn::Now => {
-                    rations.spend(step);
-                    (spent, now) = (spent + step, now + step);
-                }
-                Turn::WaitsFirst | Turn::Waits => {
-                    rations.called();
-                    assert_eq!(rations.next(), Some(id(1)));
-                    now += AGAIN;
+    /// A reactor whose handshakes ask for a step whenever there is time.
+    struct Asking {
+        rations: Rations,
+        now: Instant,
+        frames: u64,
+    }
+
+    impl Asking {
+        fn new() -> Asking {
+            Asking { rations: Rations::default(), now: Instant::now(), frames: 0 }
+        }
+
+        /// Of so much time, how many hundredths steps of `step` take; of that which they leave others work `busy` hundredths, if there are any.
+        fn share(&mut self, of: Duration, step: Duration, busy: Option<u32>) -> u128 {
+            let (until, mut spent) = (self.now + of, Duration::ZERO);
+            while self.now < until {
+                self.frames += u64::from(busy.is_some());
+                match self.rations.turn(id(1), &mut 0, self.frames, self.now) {
+                    Turn::Now => {
+                        self.rations.spend(step);
+                        (spent, self.now) = (spent + step, self.now + step);
+                    }
+                    Turn::WaitsFirst | Turn::Waits => {
+                        let busy = AGAIN * busy.unwrap_or_default() / 100;
+                        self.rations.falls_asleep(self.now + busy);
+                        self.now += AGAIN;
+                        self.rations.wakes_up(self.now);
+                        self.rations.called();
+                        assert_eq!(self.rations.next(), Some(id(1)));
+                    }
                 }
             }
+            spent.as_micros() * 100 / of.as_micros()
         }
-        spent.as_millis() / 10
     }
 
     #[test]
-    fn handshakes_leave_most_of_the_time_to_other_traffic() {
+    #[rustfmt::skip]
+    fn handshakes_have_a_share_of_the_time_and_as_much_as_nobody_else_takes() {
         let us = Duration::from_micros;
-        //          a step takes    with traffic: of a hundred    without
-        let table = [(us(100), 12, 100), (us(700), 12, 100), (us(5_000), 12, 100)];
-        for (step, with, without) in table {
-            assert!(share(step, true).abs_diff(with) <= 2, "{step:?}: {} %", share(step, true));
-            assert_eq!(share(step, false), without, "{step:?}");
+        //           a step takes  others work, of what is left  handshakes have
+        let table = [(us(100),     Some(100),                    12),
+                     (us(700),     Some(100),                    12),
+                     (us(5_000),   Some(100),                    12),
+                     (us(100),     Some(75),                     30),
+                     (us(700),     Some(50),                     41),
+                     (us(700),     Some(1),                      56),
+                     (us(100),     None,                         100),
+                     (us(5_000),   None,                         100)];
+        for (step, busy, expected) in table {
+            let share = Asking::new().share(Duration::from_secs(1), step, busy);
+            assert!(share.abs_diff(expected) <= 2, "{step:?}, {busy:?}: {share} %");
+        }
+    }
+
+    #[test]
+    fn what_handshakes_took_while_it_was_quiet_is_not_owed_later() {
+        let (mut asking, step) = (Asking::new(), Duration::from_micros(500));
+        assert_eq!(asking.share(Duration::from_secs(1), step, None), 100);
+        let share = asking.share(Duration::from_millis(50), step, Some(100));
+        assert!(share.abs_diff(12) <= 4, "{share} % at the beginning of traffic");
+    }
+
+    #[test]
+    fn who_waits_keeps_its_place() {
+        let (mut rations, now) = (Rations::default(), Instant::now());
+        rations.turn(id(9), &mut 0, 0, now);
+        rations.spend(Duration::from_secs(1));
+        let mut places = [0; 4];
+        for _ in 0..3 {
+            for n in [3, 1, 2, 0] {
+                assert_ne!(rations.turn(id(n as u64), &mut places[n], 2, now), Turn::Now);
+            }
+            let called: Vec<_> = std::iter::from_fn(|| rations.next()).map(|id| id.to_bits()).collect();
+            assert_eq!(called, [0, 2, 1, 3], "who came last is the first");
         }
     }
 
@@ -262,7 +340,7 @@ mod tests {
         let (mut now, mut number, mut frames, mut answers) = (start, 0, 0, VecDeque::new());
         let (mut clients, mut came_in, mut slowest) = (0, 0, Duration::ZERO);
         let is_client = |id: ConnId| (id.to_bits().wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40).is_multiple_of(100);
-        let mut arrivals = HashMap::new();
+        let (mut arrivals, mut places) = (HashMap::new(), HashMap::<ConnId, u64>::new());
         while now < start + Duration::from_secs(5) {
             // Twelve in each millisecond, where there is time for 0.6; one of a hundred is a client.
             let mut asking: Vec<_> = (number + 1..=number + 12).map(id).collect();
@@ -280,7 +358,7 @@ mod tests {
             asking.extend((0..AT_A_TIME).map_while(|_| rations.next()));
             let mut used = Duration::ZERO;
             for one in asking.into_iter().filter(|one| stages.contains_key(one)).collect::<Vec<_>>() {
-                if rations.turn(one, frames, now) == Turn::Now {
+                if rations.turn(one, places.entry(one).or_default(), frames, now) == Turn::Now {
                     rations.spend(STEP);
                     used += STEP;
                     rations.answer(one);

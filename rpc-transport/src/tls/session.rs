@@ -37,8 +37,9 @@ pub(crate) struct Session {
     /// The TCP connection is established.
     pub(crate) connected: bool,
     begun: bool,
-    /// Its handshake waits for its ration.
+    /// Its handshake waits for its ration, and since it first had to, its place among those that do.
     pub(crate) waits: bool,
+    pub(crate) place: u64,
     /// Its listener has asked it to finish while its handshake was under way: by when that must be over.
     pub(crate) finish_by: Option<Instant>,
     /// The peer's `close_notify` came.
@@ -102,6 +103,7 @@ impl Session {
             connected: false,
             begun: false,
             waits: false,
+            place: 0,
             finish_by: None,
             closed: false,
             parted: false,

@@ -108,7 +108,8 @@ impl Upgrade {
     /// it accepts. From then on both do: now leave ([`ListenerHandle::leave`]) the listeners that [`Successor::took`], shut down the others,
     /// and end. systemd is told about the new process (`MAINPID=`).
     ///
-    /// `arm` gets what cancels it, until that process is told to accept: to drop that is to cancel.
+    /// `arm` gets what cancels it: to drop that is to cancel. It comes too late for a process that has been told to accept, and says within a
+    /// second that it does.
     ///
     /// The new process has this one's standard streams and environment, but for `LISTEN_FDS` and its kin. It takes the sockets when it asks
     /// [`inherited`](super::inherited) for the same addresses, and says that it is [`ready`](super::ready).
@@ -212,7 +213,15 @@ impl Upgrade {
 
         *waiting = Waiting::Serve;
         control.send(&Message::Go, None, until).map_err(cause)?;
-        started.expect(control, &Message::Serving, until).map_err(cause)?;
+        // It may accept from here on: what cancels it now leaves it a moment to say so.
+        let serving = started.expect(control, &Message::Serving, until).or_else(|fault| match fault {
+            Fault::Cancelled => {
+                let moment = wait_for(&[(control.as_fd(), PollFlags::IN)], far(LAST_WORDS).min(until))?;
+                moment.map_or(Err(Fault::Cancelled), |_| receive_this(control, &Message::Serving, until))
+            }
+            other => Err(other),
+        });
+        serving.map_err(cause)?;
         Ok(left)
     }
 
@@ -350,17 +359,12 @@ impl<'a> Started<'a> {
 
     fn hear(&self, control: &Control, until: Instant) -> Result<Message, Fault> {
         self.first_of(control, until)?;
-        match control.receive(until)? {
-            (message, None) => Ok(message),
-            (_, Some(_)) => Err(Fault::Message(MessageError::Garbage)), // it has nothing to give
-        }
+        receive(control, until)
     }
 
     fn expect(&self, control: &Control, expected: &Message, until: Instant) -> Result<(), Fault> {
-        match self.hear(control, until)? {
-            message if message == *expected => Ok(()),
-            other => Err(Fault::Message(MessageError::OutOfTurn(other.name()))),
-        }
+        self.first_of(control, until)?;
+        receive_this(control, expected, until)
     }
 
     /// Waits for something to be heard there, or for its end.
@@ -383,6 +387,20 @@ impl<'a> Started<'a> {
     /// It goes its own way.
     fn release(mut self) -> u32 {
         self.child.take().map_or(0, |child| child.id())
+    }
+}
+
+fn receive(control: &Control, until: Instant) -> Result<Message, Fault> {
+    match control.receive(until)? {
+        (message, None) => Ok(message),
+        (_, Some(_)) => Err(Fault::Message(MessageError::Garbage)), // it has nothing to give
+    }
+}
+
+fn receive_this(control: &Control, expected: &Message, until: Instant) -> Result<(), Fault> {
+    match receive(control, until)? {
+        message if message == *expected => Ok(()),
+        other => Err(Fault::Message(MessageError::OutOfTurn(other.name()))),
     }
 }
 
