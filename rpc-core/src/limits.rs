@@ -111,7 +111,7 @@ limits! {
     /// Of those, from one IPv4 address, or from one /64 of IPv6. Default 16,384, for many clients may stand behind one address. Beyond: as above.
     max_connections_per_peer: usize = 16_384, 16_384;
     /// TLS handshakes under way on each reactor of a server. Default 1,024. Beyond: the oldest is closed. While requests come in on other
-    /// connections of the reactor, handshakes have an eighth of its time and as much as it slept beside them.
+    /// connections of the reactor, handshakes have a tenth of its time and as much as it slept beside them.
     max_handshakes: usize = 1024, 1024;
     /// Connections accepted in a second; a tenth of them may come at once. Default 100,000. Beyond: they wait in the kernel's queue.
     accept_rate: u32 = 100_000, 100_000;

@@ -66,7 +66,7 @@ pub struct ListenLimits {
     pub max_connections_per_peer: usize,
     /// TLS handshakes under way on each reactor. Default 1,024. Beyond: the oldest is closed with a reset, and makes room for the newest, since
     /// one that goes on takes a round trip or two; of those whose ClientHello was answered only if they are half of all. While frames come in
-    /// on other connections of the reactor, handshakes have an eighth of its time and as much as it slept beside them, and the newest goes first.
+    /// on other connections of the reactor, handshakes have a tenth of its time and as much as it slept beside them, and the newest goes first.
     pub max_handshakes: usize,
     /// Connections accepted in a second; a tenth of them may come at once. Default 100,000. Beyond: they wait in the kernel's queue
     /// ([`SocketOptions::backlog`](crate::SocketOptions)), and when that is full their peers try again by themselves.

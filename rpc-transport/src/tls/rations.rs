@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use crate::conn::ConnId;
 
 /// Handshakes have one part in so many of a reactor's time while there is other traffic.
-const SHARE: u128 = 8;
+const SHARE: u128 = 10;
 
 /// The most that is saved up, in nanoseconds: the time of some handshakes.
 const SAVED: i64 = 1_000_000;
@@ -256,12 +256,12 @@ mod tests {
     fn handshakes_have_a_share_of_the_time_and_as_much_as_nobody_else_takes() {
         let us = Duration::from_micros;
         //           a step takes  others work, of what is left  handshakes have
-        let table = [(us(100),     Some(100),                    12),
-                     (us(700),     Some(100),                    12),
-                     (us(5_000),   Some(100),                    12),
-                     (us(100),     Some(75),                     30),
-                     (us(700),     Some(50),                     41),
-                     (us(700),     Some(1),                      56),
+        let table = [(us(100),     Some(100),                    10),
+                     (us(700),     Some(100),                    10),
+                     (us(5_000),   Some(100),                    10),
+                     (us(100),     Some(75),                     28),
+                     (us(700),     Some(50),                     40),
+                     (us(700),     Some(1),                      54),
                      (us(100),     None,                         100),
                      (us(5_000),   None,                         100)];
         for (step, busy, expected) in table {
