@@ -155,10 +155,11 @@ fn compare(c: &mut Criterion) {
                             peer.read_exact(&mut back).expect("it answers when all of a frame is there");
                         }
                     }
-                    server.spent() - before
+                    let spent = server.spent() - before;
+                    assert!(back == batch, "what came back is what was sent");
+                    spent
                 });
             });
-            assert!(back == batch, "what came back is what was sent");
         }
     }
     group.throughput(Throughput::Elements(1));
