@@ -50,7 +50,7 @@ pub mod upgrade;
 mod url;
 mod workers;
 
-pub use buffer::{FrameBuf, LINK_MIN, LinkBuffer, Reserved};
+pub use buffer::{FrameBuf, LINK_MIN, LinkBuffer, OwnedBuf, Reserved};
 pub use config::{ConnLimits, ListenLimits, Placement};
 pub use conn::{ConnId, ConnRef, Cx, NotWritten};
 pub use connector::Connector;

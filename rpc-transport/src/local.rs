@@ -1,12 +1,12 @@
 //! For code that runs on a reactor: tasks polled there, and handlers of other connections.
 
 use std::task::Waker;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::clock;
 use crate::conn::{self, ConnId, Cx};
 use crate::handler::Handler;
-use crate::reactor::core::{Core, try_with, with};
+use crate::reactor::core::{Core, after, try_with, with};
 use crate::reactor::{LocalTask, ReactorHandle, ReservedTask, TaskId};
 
 /// The reactor this thread is turning, if any. Clones a reference count.
@@ -38,8 +38,11 @@ pub fn peek<H: Handler, R>(reactor: &ReactorHandle, id: ConnId, f: impl FnOnce(&
 }
 
 /// The local task that is being polled, if `waker` is its own: then [`wake`] does the same for less.
+#[inline]
 pub fn task_of(waker: &Waker) -> Option<TaskId> {
-    try_with(|core| core.polled().task_of(waker)).flatten()
+    let address = waker.data() as usize;
+    // Nobody's waker has the address 0, but a no-op waker does.
+    try_with(|core| core.polled_at(address)).flatten().filter(|_| address != 0)
 }
 
 /// Wakes a task of this thread's reactor.
@@ -76,6 +79,22 @@ pub fn cancel(task: TaskId) -> Option<Box<dyn LocalTask>> {
 #[inline]
 pub fn now() -> Instant {
     try_with(|core| core.now).unwrap_or_else(clock::now)
+}
+
+/// As [`now`], and the time so much later: 136 years later if no clock could tell it. On a reactor it costs next to nothing to ask for
+/// the same again in a turn.
+#[inline]
+pub fn now_and_after(time: Duration) -> (Instant, Instant) {
+    match try_with(|core| (core.now, core.after(time))) {
+        Some(times) => times,
+        None => now_and_after_off_reactors(time),
+    }
+}
+
+#[cold]
+fn now_and_after_off_reactors(time: Duration) -> (Instant, Instant) {
+    let now = clock::now();
+    (now, after(now, time))
 }
 
 /// The clock, read now: what a turn does takes time, too.

@@ -24,6 +24,7 @@ impl Counter {
     }
 
     /// The value now.
+    #[inline]
     pub fn get(&self) -> u64 {
         self.0.load(Relaxed)
     }
@@ -98,6 +99,7 @@ impl MemoryBudget {
     }
 
     /// Bytes held now.
+    #[inline]
     pub fn used(&self) -> usize {
         self.used.load(Relaxed)
     }

@@ -72,6 +72,40 @@ impl Buf for FrameBuf<'_> {
     }
 }
 
+/// As [`FrameBuf`], of bytes that nobody else reads: the last field of a message takes over their reference instead of counting another.
+#[derive(Debug)]
+pub struct OwnedBuf(Bytes);
+
+impl From<Bytes> for OwnedBuf {
+    #[inline]
+    fn from(bytes: Bytes) -> OwnedBuf {
+        OwnedBuf(bytes)
+    }
+}
+
+impl Buf for OwnedBuf {
+    #[inline]
+    fn remaining(&self) -> usize {
+        self.0.len()
+    }
+
+    #[inline]
+    fn chunk(&self) -> &[u8] {
+        &self.0
+    }
+
+    #[inline]
+    fn advance(&mut self, n: usize) {
+        self.0.advance(n);
+    }
+
+    /// Shares the memory; copies nothing.
+    #[inline]
+    fn copy_to_bytes(&mut self, n: usize) -> Bytes {
+        if n == self.0.len() { std::mem::take(&mut self.0) } else { self.0.split_to(n) }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -85,6 +119,20 @@ mod tests {
         assert_eq!((field.as_ptr(), frame.remaining()), (owner[4..].as_ptr(), 0));
         assert_eq!(frame.copy_to_bytes(0), "");
         assert_eq!(frame.rest(), b"");
+    }
+
+    #[test]
+    fn the_last_field_takes_over_the_reference() {
+        let bytes = Bytes::from(b"..\x00\x07field, rest".to_vec()).slice(2..);
+        let at = bytes.as_ptr();
+        let mut frame = OwnedBuf::from(bytes);
+        assert_eq!(frame.get_u16(), 7);
+        assert_eq!(frame.copy_to_bytes(5), "field");
+        frame.advance(2);
+        let last = frame.copy_to_bytes(4);
+        assert_eq!((&last[..], last.as_ptr()), (&b"rest"[..], at.wrapping_add(9)));
+        assert!(!frame.has_remaining());
+        assert!(last.is_unique(), "nothing else holds the memory");
     }
 
     #[test]

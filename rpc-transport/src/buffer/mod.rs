@@ -29,7 +29,7 @@ mod frame_buf;
 mod link;
 mod pool;
 
-pub use frame_buf::FrameBuf;
+pub use frame_buf::{FrameBuf, OwnedBuf};
 pub use link::{LINK_MIN, LinkBuffer, Reserved};
 
 pub(crate) use block::Block;

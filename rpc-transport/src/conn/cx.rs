@@ -14,7 +14,6 @@ use crate::panics::fail_point;
 use crate::reactor::ReactorHandle;
 use crate::reactor::TaskId;
 use crate::reactor::core::{TimerKey, with};
-use crate::reactor::tasks::Polled;
 use crate::stats::MemoryBudget;
 use crate::timer::TimerId;
 use crate::url::Url;
@@ -23,12 +22,12 @@ use crate::url::Url;
 pub struct Cx<'a> {
     pub(super) conn: &'a mut Conn,
     now: Instant,
-    polled: Polled,
 }
 
 impl<'a> Cx<'a> {
-    pub(super) fn new(conn: &'a mut Conn, now: Instant, polled: Polled) -> Self {
-        Cx { conn, now, polled }
+    #[inline]
+    pub(super) fn new(conn: &'a mut Conn, now: Instant) -> Self {
+        Cx { conn, now }
     }
 
     /// The time of this turn: read once when the reactor woke.
@@ -46,7 +45,7 @@ impl<'a> Cx<'a> {
     /// The local task that is visiting, if `waker` is its own: then [`local::wake`](crate::local::wake) does the same for less.
     #[inline]
     pub fn task_of(&self, waker: &Waker) -> Option<TaskId> {
-        self.polled.task_of(waker)
+        crate::local::task_of(waker)
     }
 
     /// Says whether the handler has work under way, such as calls: while it has, the reactor is not left unattended. At first it has none.

@@ -59,16 +59,21 @@ impl<F: Framing + 'static, H: Handler> Framed<F, H> {
                 inbound.more_frames = true;
                 break;
             }
+            if let Some(span) = self.framing.whole(&bytes[end..]) {
+                // A framing of the user's may err: a frame past the end, or of nothing at all, is its error.
+                let total = span.consumed();
+                if total == 0 || total > bytes.len() - end {
+                    error = Some(CloseReason::Local("the framing returned a frame outside its input"));
+                    break;
+                }
+                end += total;
+                frames += 1;
+                continue;
+            }
             match self.framing.next(&bytes[end..]) {
-                Ok(Next::Frame(span)) => {
-                    // A framing of the user's may err: a frame past the end, or of nothing at all, is its error.
-                    let total = span.consumed();
-                    if total == 0 || total > bytes.len() - end {
-                        error = Some(CloseReason::Local("the framing returned a frame outside its input"));
-                        break;
-                    }
-                    end += total;
-                    frames += 1;
+                Ok(Next::Frame(_)) => {
+                    error = Some(CloseReason::Local("the framing changed its mind about a frame"));
+                    break;
                 }
                 Ok(Next::More { need }) => {
                     inbound.need = need;
@@ -104,7 +109,7 @@ impl<F: Framing + 'static, H: Handler> Pipeline for Framed<F, H> {
             let mut rest = 0;
             self.handler.on_batch(cx);
             while rest < batch.len() && handled < frames && !cx.must_stop() {
-                let Ok(Next::Frame(span)) = self.framing.next(&batch[rest..]) else {
+                let Some(span) = self.framing.whole(&batch[rest..]) else {
                     return Err(CloseReason::Local("the framing changed its mind about a frame"));
                 };
                 let start = rest + span.skip;

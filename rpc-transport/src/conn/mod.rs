@@ -64,7 +64,6 @@ use crate::panics::caught;
 #[cfg(feature = "testing")]
 use crate::panics::fail_points;
 use crate::reactor::core::{TimerKey, with};
-use crate::reactor::tasks::Polled;
 use crate::reactor::{ReactorHandle, guarded, wake_others};
 use crate::stats::MemoryBudget;
 use crate::timer::TimerId;
@@ -341,23 +340,14 @@ pub(crate) fn kill(id: ConnId, reason: CloseReason) {
 }
 
 impl Entry {
-    fn call<R>(&mut self, now: Instant, f: impl FnOnce(&mut dyn Pipeline, &mut Cx<'_>) -> R) -> Option<R> {
-        self.call_from(now, Polled::NONE, f)
-    }
-
     /// Runs the handler's code. A panic in it ends this connection, not the reactor.
     #[inline]
-    fn call_from<R>(
-        &mut self,
-        now: Instant,
-        polled: Polled,
-        f: impl FnOnce(&mut dyn Pipeline, &mut Cx<'_>) -> R,
-    ) -> Option<R> {
+    fn call<R>(&mut self, now: Instant, f: impl FnOnce(&mut dyn Pipeline, &mut Cx<'_>) -> R) -> Option<R> {
         let (pipeline, conn) = (&mut *self.pipeline, &mut self.conn);
         let result = caught(|| {
             #[cfg(feature = "testing")]
             let _open = fail_points::Open::new(true);
-            f(pipeline, &mut Cx::new(conn, now, polled))
+            f(pipeline, &mut Cx::new(conn, now))
         });
         if result.is_none() {
             static PANICS: LogLimit = LogLimit::new();
@@ -384,6 +374,7 @@ impl Entry {
         });
     }
 
+    #[inline]
     pub(crate) fn handler(&mut self) -> &mut dyn Any {
         self.pipeline.handler()
     }

@@ -68,6 +68,10 @@ impl Token {
 /// Values by [`ConnId`]. A value can be *taken out* while its own code runs, and put back: then the slab is free for
 /// others to use, and a second taker finds nothing.
 pub(crate) struct Slab<T> {
+    /// The value that was put back last, which is mostly the one that is taken next. In its slot it counts as taken out.
+    front: Option<T>,
+    /// Whose place that is, be it empty or not.
+    front_id: ConnId,
     slots: Vec<Slot<T>>,
     free: Vec<u32>,
 }
@@ -84,9 +88,12 @@ enum State<T> {
     In(T),
 }
 
+/// No connection has this id.
+const NOBODY: ConnId = ConnId { slot: u32::MAX, generation: u32::MAX };
+
 impl<T> Slab<T> {
     pub(crate) const fn new() -> Self {
-        Slab { slots: Vec::new(), free: Vec::new() }
+        Slab { front: None, front_id: NOBODY, slots: Vec::new(), free: Vec::new() }
     }
 
     /// Takes a slot whose value comes by [`Slab::put`].
@@ -100,14 +107,37 @@ impl<T> Slab<T> {
         ConnId { slot, generation: entry.generation }
     }
 
+    #[inline]
     pub(crate) fn put(&mut self, id: ConnId, value: T) {
+        if id != self.front_id {
+            return self.put_first(id, value);
+        }
+        let before = self.front.replace(value);
+        debug_assert!(before.is_none(), "it was taken out");
+    }
+
+    /// As [`put`](Slab::put); what stands in front goes back to its slot.
+    #[inline(never)]
+    fn put_first(&mut self, id: ConnId, value: T) {
+        if let Some(before) = self.front.take()
+            && let Some(slot) = self.slot(self.front_id)
+        {
+            slot.state = State::In(before);
+        }
         if let Some(slot) = self.slot(id) {
             debug_assert!(matches!(slot.state, State::Out | State::Reserved));
-            slot.state = State::In(value);
+            slot.state = State::Out;
+            (self.front_id, self.front) = (id, Some(value));
         }
     }
 
+    #[inline]
     pub(crate) fn take(&mut self, id: ConnId) -> Option<T> {
+        if id == self.front_id { self.front.take() } else { self.take_of_slot(id) }
+    }
+
+    #[inline(never)]
+    fn take_of_slot(&mut self, id: ConnId) -> Option<T> {
         let slot = self.slot(id)?;
         match std::mem::replace(&mut slot.state, State::Out) {
             State::In(value) => Some(value),
@@ -118,7 +148,13 @@ impl<T> Slab<T> {
         }
     }
 
+    #[inline]
     pub(crate) fn get(&mut self, id: ConnId) -> Option<&mut T> {
+        if id == self.front_id { self.front.as_mut() } else { self.get_in_slot(id) }
+    }
+
+    #[inline(never)]
+    fn get_in_slot(&mut self, id: ConnId) -> Option<&mut T> {
         match &mut self.slot(id)?.state {
             State::In(value) => Some(value),
             _ => None,
@@ -133,6 +169,9 @@ impl<T> Slab<T> {
 
     /// Frees the slot of a value that was taken out (or never put in); its id is stale from now on.
     pub(crate) fn release(&mut self, id: ConnId) {
+        if id == self.front_id {
+            (self.front_id, self.front) = (NOBODY, None);
+        }
         if let Some(slot) = self.slot(id) {
             debug_assert!(!matches!(slot.state, State::Free));
             slot.state = State::Free;
@@ -147,9 +186,12 @@ impl<T> Slab<T> {
     }
 
     pub(crate) fn ids(&self) -> Vec<ConnId> {
-        let in_use = |s: &Slot<T>| matches!(s.state, State::In(_));
-        let ids = self.slots.iter().enumerate().filter(|(_, s)| in_use(s));
-        ids.map(|(slot, s)| ConnId { slot: slot as u32, generation: s.generation }).collect()
+        let is_in = |id: &ConnId, state: &State<T>| {
+            matches!(state, State::In(_)) || *id == self.front_id && self.front.is_some()
+        };
+        let slots = self.slots.iter().enumerate();
+        let ids = slots.map(|(slot, s)| (ConnId { slot: slot as u32, generation: s.generation }, &s.state));
+        ids.filter(|(id, state)| is_in(id, state)).map(|(id, _)| id).collect()
     }
 
     fn slot(&mut self, id: ConnId) -> Option<&mut Slot<T>> {
@@ -177,6 +219,32 @@ mod tests {
         assert_eq!(slab.get(new), Some(&mut "new"));
         slab.release(old);
         assert_eq!(slab.get(new), Some(&mut "new"), "a stale release frees nothing");
+    }
+
+    /// I14: who stands in front is found, taken, counted and replaced like all others.
+    #[test]
+    fn any_order_of_taking_and_putting_finds_each_value_under_its_own_id() {
+        let mut slab = Slab::new();
+        let ids: Vec<ConnId> = (0..4).map(|_| slab.reserve()).collect();
+        ids.iter().enumerate().for_each(|(n, id)| slab.put(*id, n));
+        let mut out = [None; 4];
+        let mut random = 7_u32;
+        for _ in 0..10_000 {
+            random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let n = (random >> 16) as usize % 4;
+            match out[n].take() {
+                Some(value) => slab.put(ids[n], value),
+                None => {
+                    out[n] = slab.take(ids[n]);
+                    assert_eq!(out[n], Some(n));
+                    assert_eq!(slab.take(ids[n]), None, "it is out");
+                }
+            }
+            let there: Vec<ConnId> = (0..4).filter(|n| out[*n].is_none()).map(|n| ids[n]).collect();
+            assert_eq!(slab.ids(), there);
+            assert!((0..4).all(|n| slab.get(ids[n]).copied() == out[n].is_none().then_some(n)));
+            assert!(ids.iter().all(|id| slab.is_used(*id)) && slab.len() == 4);
+        }
     }
 
     #[test]

@@ -21,10 +21,10 @@ pub(crate) fn visit_from<R>(
 ) -> Option<R> {
     let take = |core: &mut Core| {
         let entry = if core.handle.is(reactor) { core.conns.take(id) } else { None };
-        entry.map(|entry| (entry, core.now, core.polled()))
+        entry.map(|entry| (entry, core.now))
     };
-    let (mut entry, now, polled) = try_with(take).flatten()?;
-    let result = entry.call_from(now, polled, f);
+    let (mut entry, now) = try_with(take).flatten()?;
+    let result = entry.call(now, f);
     match entry.conn.can_wait() {
         true => settle_later(entry),
         false => settle(entry, now),
@@ -34,7 +34,7 @@ pub(crate) fn visit_from<R>(
 
 /// Puts a connection back as it is. Many tasks may visit it in a turn: what follows from all that they did is done once, before the turn's
 /// output is written.
-#[inline]
+#[inline(always)]
 fn settle_later(mut entry: Box<Entry>) {
     with(|core| {
         let id = entry.conn.id;

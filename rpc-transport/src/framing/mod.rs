@@ -47,6 +47,16 @@ pub trait Framing: Send {
     /// # Errors
     /// When `input` cannot be the start of a legal frame, whatever follows. The connection is then closed.
     fn next(&mut self, input: &[u8]) -> Result<Next, FrameError>;
+
+    /// The frame that [`next`](Framing::next) would find, if it is whole; whatever else there is to say is asked of `next`. It is asked for
+    /// every frame: an implementation of its own has less to weigh.
+    #[inline]
+    fn whole(&mut self, input: &[u8]) -> Option<Span> {
+        match self.next(input) {
+            Ok(Next::Frame(span)) => Some(span),
+            _ => None,
+        }
+    }
 }
 
 /// What [`Framing::next`] found.

@@ -1,9 +1,9 @@
 //! What a reactor owns, and how code that runs on it reaches it.
 //!
-//! During a turn the core stands in a thread-local; it is borrowed for a moment at a time, never while code of a
+//! During a turn the core stands in a thread-local; it is taken out for a moment at a time, never while code of a
 //! handler or a task runs. So a handler, and a future polled under it, can both arm timers and reach connections.
 
-use std::cell::RefCell;
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::mem::ManuallyDrop;
 use std::task::Waker;
@@ -24,7 +24,7 @@ use crate::tls::Rations;
 
 thread_local! {
     /// Never dropped, as whoever puts a core there takes it out again; so no look has to see whether it has been.
-    static CORE: RefCell<ManuallyDrop<Option<Box<Core>>>> = const { RefCell::new(ManuallyDrop::new(None)) };
+    static CORE: ManuallyDrop<Cell<Option<Box<Core>>>> = const { ManuallyDrop::new(Cell::new(None)) };
 }
 
 pub(crate) struct Core {
@@ -48,6 +48,8 @@ pub(crate) struct Core {
     pub(crate) main_woken: bool,
     pub(crate) main_waker: usize,
     pub(crate) now: Instant,
+    /// The last deadline that was asked for in this turn, and how far from now it is: mostly the next one is the same.
+    pub(crate) deadline: Option<(Duration, Instant)>,
     /// How long to look again and again after something has happened, before sleeping; and until when that is.
     pub(crate) busy_poll: Duration,
     pub(crate) busy_until: Instant,
@@ -127,12 +129,16 @@ impl Core {
         }
     }
 
-    /// The task that is being polled.
+    /// The task that is being polled, if its waker has this address, which is not 0.
     #[inline]
-    pub(crate) fn polled(&self) -> Polled {
-        self.tasks.current.unwrap_or(Polled { task: TaskId::MAIN, waker: self.main_waker })
+    pub(crate) fn polled_at(&self, waker: usize) -> Option<TaskId> {
+        match self.tasks.current {
+            Some(Polled { task, waker: own }) => (own == waker).then_some(task),
+            None => (self.main_waker == waker).then_some(TaskId::MAIN),
+        }
     }
 
+    #[inline]
     pub(crate) fn wake_task(&mut self, task: TaskId) {
         if task == TaskId::MAIN {
             self.main_woken = self.main_waker != 0; // who led may have left
@@ -146,6 +152,22 @@ impl Core {
         let mut written = self.visited.iter().chain(&self.dirty);
         let first = written.next();
         written.all(|id| Some(id) == first)
+    }
+
+    /// So much later than now; a time that no clock can tell is one of 136 years.
+    #[inline]
+    pub(crate) fn after(&mut self, time: Duration) -> Instant {
+        match self.deadline {
+            Some((last, at)) if last == time => at,
+            _ => self.after_anew(time),
+        }
+    }
+
+    #[inline(never)]
+    fn after_anew(&mut self, time: Duration) -> Instant {
+        let at = after(self.now, time);
+        self.deadline = Some((time, at));
+        at
     }
 
     /// A timer that is due.
@@ -187,24 +209,54 @@ impl Core {
     }
 }
 
-/// Puts a core, or none, into its place for a turn, and returns what stood there.
-pub(crate) fn exchange(core: Option<Box<Core>>) -> Option<Box<Core>> {
-    CORE.with(|place| std::mem::replace(&mut **place.borrow_mut(), core))
+/// So much later; a time that no clock can tell is one of 136 years.
+pub(crate) fn after(now: Instant, time: Duration) -> Instant {
+    now.checked_add(time).unwrap_or_else(|| now + Duration::from_secs(u32::MAX.into()))
 }
 
-/// Borrows the core for a moment.
+/// Puts a core, or none, into its place for a turn, and returns what stood there.
+pub(crate) fn exchange(core: Option<Box<Core>>) -> Option<Box<Core>> {
+    CORE.with(|place| place.replace(core))
+}
+
+/// The core, out of its place for a moment: a few instructions there and back, unlike a `RefCell`'s borrow.
+struct Taken(ManuallyDrop<Option<Box<Core>>>);
+
+impl Taken {
+    /// `None` when this thread is not inside a turn, and while the core is out.
+    #[inline(always)]
+    fn take() -> Option<Taken> {
+        CORE.with(|place| place.take()).map(|core| Taken(ManuallyDrop::new(Some(core))))
+    }
+
+    #[inline(always)]
+    fn lend<R>(mut self, f: impl FnOnce(&mut Core) -> R) -> Option<R> {
+        self.0.as_mut().map(|core| f(core))
+    }
+}
+
+impl Drop for Taken {
+    #[inline(always)]
+    fn drop(&mut self) {
+        let out = CORE.with(|place| place.replace(self.0.take()));
+        debug_assert!(out.is_none(), "nothing stands there meanwhile");
+        std::mem::forget(out);
+    }
+}
+
+/// Takes the core for a moment.
 ///
 /// # Panics
 /// Outside of a turn; everything that calls it runs inside one.
-#[inline]
+#[inline(always)]
 pub(crate) fn with<R>(f: impl FnOnce(&mut Core) -> R) -> R {
-    CORE.with(|place| f(place.borrow_mut().as_mut().expect("inside a turn")))
+    try_with(f).expect("inside a turn, and not within another moment")
 }
 
 /// As [`with`], but `None` when this thread is not inside a turn.
-#[inline]
+#[inline(always)]
 pub(crate) fn try_with<R>(f: impl FnOnce(&mut Core) -> R) -> Option<R> {
-    CORE.try_with(|place| Some(f(place.try_borrow_mut().ok()?.as_mut()?))).ok().flatten()
+    Taken::take()?.lend(f)
 }
 
 /// Queues a task of this thread's own reactor; false if the task belongs elsewhere.

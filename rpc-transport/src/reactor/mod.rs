@@ -25,7 +25,7 @@ mod timer;
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
 pub(crate) use host::Question;
@@ -200,6 +200,7 @@ impl Reactor {
             main_woken: false,
             main_waker: 0,
             now,
+            deadline: None,
             busy_poll: Duration::ZERO,
             busy_until: now,
             handle: handle.clone(),
@@ -301,7 +302,7 @@ impl Reactor {
                 core.driver.now()
             });
             with(|core| {
-                core.now = now;
+                (core.now, core.deadline) = (now, None);
                 core.happened();
             });
             let drives = Drives;
@@ -413,7 +414,7 @@ fn awake() {
     with(|core| {
         core.handle.stats().polls.add(1); // before who watches is told that it runs
         core.handle.0.inbox.announce(Attention::Running);
-        core.now = core.driver.now();
+        (core.now, core.deadline) = (core.driver.now(), None);
         #[cfg(feature = "tls")]
         core.rations.wakes_up(core.now);
     });
@@ -525,15 +526,15 @@ fn expire(key: TimerKey) {
 /// Polls each task that was woken before now, once. What the first of many write leaves early, so that the peer has
 /// something to do meanwhile.
 fn run_tasks() {
-    let woken = with(|core| core.tasks.runnable());
-    for n in 1..=woken {
-        let Some(mut polling) = with(|core| core.tasks.next()) else { break };
-        let poll = guarded("a task on the reactor", || polling.task.poll(&mut Context::from_waker(&polling.waker)));
-        match poll {
+    let batch = with(|core| core.tasks.woken());
+    let woken = batch.len();
+    for (n, slot) in (1..).zip(&batch) {
+        let Some(mut polling) = with(|core| core.tasks.take(*slot)) else { continue };
+        match guarded("a task on the reactor", || polling.poll()) {
             Some(Poll::Pending) => with(|core| core.tasks.put_back(polling)),
             Some(Poll::Ready(())) => {
                 let task = with(|core| core.tasks.retire(polling));
-                guarded("a finished task", || task.finished());
+                guarded("a finished task", || task.map(LocalTask::finished));
             }
             None => {
                 let task = with(|core| core.tasks.retire(polling));
@@ -546,7 +547,10 @@ fn run_tasks() {
             flush_all();
         }
     }
-    with(|core| core.handle.stats().task_polls.add(woken as u64));
+    with(|core| {
+        core.tasks.keep(batch);
+        core.handle.stats().task_polls.add(woken as u64);
+    });
 }
 
 fn flush_all() {

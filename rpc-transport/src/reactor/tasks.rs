@@ -3,7 +3,7 @@
 //! A slot keeps its waker for ever, so running another task in it allocates nothing. A waker that outlives its task
 //! wakes the slot's next task once too often, which is harmless.
 
-use std::collections::VecDeque;
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -35,7 +35,7 @@ impl TaskId {
 #[derive(Debug)]
 pub struct ReservedTask {
     pub(crate) id: TaskId,
-    pub(crate) waker: Waker,
+    body: Box<Body>,
 }
 
 impl ReservedTask {
@@ -45,8 +45,9 @@ impl ReservedTask {
     }
 
     /// The waker of the task-to-be.
+    #[inline]
     pub fn waker(&self) -> &Waker {
-        &self.waker
+        &self.body.waker
     }
 }
 
@@ -54,40 +55,43 @@ impl ReservedTask {
 pub(crate) struct Tasks {
     slots: Vec<Slot>,
     free: Vec<u32>,
-    queue: VecDeque<u32>,
+    /// Slots that were woken, each once.
+    woken: Vec<u32>,
+    /// Memory for the next ones, while those before have their turn.
+    spare: Vec<u32>,
     running: usize,
     pub(crate) current: Option<Polled>,
 }
 
-/// A task that is being polled, and the address that tells its waker from others; 0 if there is none.
+/// A task that is being polled, and the address that tells its waker from others.
 #[derive(Clone, Copy)]
 pub(crate) struct Polled {
     pub(crate) task: TaskId,
     pub(crate) waker: usize,
 }
 
-impl Polled {
-    pub(crate) const NONE: Polled = Polled { task: TaskId::MAIN, waker: 0 };
-
-    /// The task, if `waker` is its own.
-    #[inline]
-    pub(crate) fn task_of(self, waker: &Waker) -> Option<TaskId> {
-        // Nobody's waker has the address 0, but a no-op waker does.
-        (self.waker != 0 && self.waker == waker.data() as usize).then_some(self.task)
-    }
-}
-
 struct Slot {
-    task: Option<Box<dyn LocalTask>>,
     /// Out while the task is polled, and while the slot is reserved.
-    waker: Option<Waker>,
+    body: Option<Box<Body>>,
     /// Woken while reserved: the task starts with a poll.
     woken_early: bool,
-    /// It is in the queue.
+    /// It is among the woken ones.
     queued: bool,
     /// Its waker has been used, and its flag is set.
     flagged: bool,
     flag: Arc<TaskWaker>,
+}
+
+/// What polling needs of a slot, in one piece, so that it is out and back by a move of one word.
+struct Body {
+    task: Option<Box<dyn LocalTask>>,
+    waker: Waker,
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Body").field("waker", &self.waker).finish_non_exhaustive()
+    }
 }
 
 pub(crate) struct TaskWaker {
@@ -114,26 +118,26 @@ impl Tasks {
         let slot = self.free.pop().unwrap_or_else(|| {
             let slot = self.slots.len() as u32;
             let flag = Arc::new(TaskWaker { slot, used: AtomicBool::new(false), reactor: reactor.clone() });
-            let waker = Some(Waker::from(Arc::clone(&flag)));
-            self.slots.push(Slot { task: None, waker, woken_early: false, queued: false, flagged: false, flag });
+            let body = Some(Box::new(Body { task: None, waker: Waker::from(Arc::clone(&flag)) }));
+            self.slots.push(Slot { body, woken_early: false, queued: false, flagged: false, flag });
             slot
         });
-        let waker = self.slots[slot as usize].waker.take().expect("a free slot has its waker");
-        ReservedTask { id: TaskId(slot), waker }
+        let body = self.slots[slot as usize].body.take().expect("a free slot has its waker");
+        ReservedTask { id: TaskId(slot), body }
     }
 
     pub(crate) fn release(&mut self, reserved: ReservedTask) {
         let slot = &mut self.slots[reserved.id.0 as usize];
-        slot.waker = Some(reserved.waker);
+        slot.body = Some(reserved.body);
         slot.woken_early = false;
         self.free.push(reserved.id.0);
     }
 
     /// Fills a reserved slot with a task that has been polled with its waker already.
-    pub(crate) fn start(&mut self, reserved: ReservedTask, task: Box<dyn LocalTask>) {
+    pub(crate) fn start(&mut self, mut reserved: ReservedTask, task: Box<dyn LocalTask>) {
         let slot = &mut self.slots[reserved.id.0 as usize];
-        slot.waker = Some(reserved.waker);
-        slot.task = Some(task);
+        reserved.body.task = Some(task);
+        slot.body = Some(reserved.body);
         self.running += 1;
         if std::mem::take(&mut slot.woken_early) {
             self.wake(reserved.id.0);
@@ -153,61 +157,65 @@ impl Tasks {
     pub(crate) fn wake(&mut self, slot: u32) {
         let entry = self.slots.get_mut(slot as usize);
         if entry.is_some_and(|entry| !std::mem::replace(&mut entry.queued, true)) {
-            self.queue.push_back(slot);
+            self.woken.push(slot);
         }
     }
 
     pub(crate) fn runnable(&self) -> usize {
-        self.queue.len()
+        self.woken.len()
     }
 
     pub(crate) fn running(&self) -> usize {
         self.running
     }
 
-    /// Takes the next woken task and its waker; both come back by [`Tasks::put_back`].
+    /// Those that were woken before now, in the order of that. They come [back](Tasks::keep) when each has had its turn.
+    pub(crate) fn woken(&mut self) -> Vec<u32> {
+        std::mem::replace(&mut self.woken, std::mem::take(&mut self.spare))
+    }
+
+    /// Gives the memory of [`woken`](Tasks::woken) back.
+    pub(crate) fn keep(&mut self, mut batch: Vec<u32>) {
+        batch.clear();
+        self.spare = batch;
+    }
+
+    /// Takes a woken task with its waker; they come back by [`Tasks::put_back`]. `None` if it is gone, or not there yet.
     #[inline]
-    pub(crate) fn next(&mut self) -> Option<Polling> {
-        loop {
-            let slot = self.queue.pop_front()?;
-            let entry = &mut self.slots[slot as usize];
-            entry.queued = false;
-            if std::mem::take(&mut entry.flagged) {
-                // With acquire: a wake-up that found the flag set relies on this poll to see what was done before it.
-                entry.flag.used.swap(false, Ordering::AcqRel);
-            }
-            let Some(task) = entry.task.take() else {
-                // Woken late, when the task is gone, or early, while the slot is reserved: the waker stays where it is.
-                entry.woken_early = entry.waker.is_none();
-                continue;
-            };
-            let waker = entry.waker.take().expect("a task that is not being polled has its waker");
-            let id = TaskId(slot);
-            self.current = Some(Polled { task: id, waker: Arc::as_ptr(&entry.flag) as usize });
-            return Some(Polling { id, task, waker });
+    pub(crate) fn take(&mut self, slot: u32) -> Option<Polling> {
+        let entry = &mut self.slots[slot as usize];
+        entry.queued = false;
+        if std::mem::take(&mut entry.flagged) {
+            // With acquire: a wake-up that found the flag set relies on this poll to see what was done before it.
+            entry.flag.used.swap(false, Ordering::AcqRel);
         }
+        // Woken early, while the slot is reserved, or late, when the task is gone: then the waker stays where it is.
+        entry.woken_early = entry.body.is_none();
+        let body = entry.body.take_if(|body| body.task.is_some())?;
+        let id = TaskId(slot);
+        self.current = Some(Polled { task: id, waker: body.waker.data() as usize });
+        Some(Polling { id, body })
     }
 
     #[inline]
     pub(crate) fn put_back(&mut self, polling: Polling) {
         self.current = None;
-        let entry = &mut self.slots[polling.id.0 as usize];
-        entry.waker = Some(polling.waker);
-        entry.task = Some(polling.task);
+        self.slots[polling.id.0 as usize].body = Some(polling.body);
     }
 
     /// The task is done; returns it so that its memory can be reused.
-    pub(crate) fn retire(&mut self, polling: Polling) -> Box<dyn LocalTask> {
+    pub(crate) fn retire(&mut self, mut polling: Polling) -> Option<Box<dyn LocalTask>> {
         self.current = None;
-        self.slots[polling.id.0 as usize].waker = Some(polling.waker);
+        let task = polling.body.task.take();
+        self.slots[polling.id.0 as usize].body = Some(polling.body);
         self.free.push(polling.id.0);
         self.running -= 1;
-        polling.task
+        task
     }
 
     /// Takes a task that is not being polled out of its slot.
     pub(crate) fn cancel(&mut self, id: TaskId) -> Option<Box<dyn LocalTask>> {
-        let task = self.slots.get_mut(id.0 as usize)?.task.take()?;
+        let task = self.slots.get_mut(id.0 as usize)?.body.as_mut()?.task.take()?;
         self.free.push(id.0);
         self.running -= 1;
         Some(task)
@@ -215,14 +223,21 @@ impl Tasks {
 
     /// Every task that is not being polled, for the end of the reactor.
     pub(crate) fn clear(&mut self) -> Vec<Box<dyn LocalTask>> {
-        self.slots.iter_mut().filter_map(|slot| slot.task.take()).collect()
+        self.slots.iter_mut().filter_map(|slot| slot.body.as_mut()?.task.take()).collect()
     }
 }
 
 pub(crate) struct Polling {
-    pub(crate) id: TaskId,
-    pub(crate) task: Box<dyn LocalTask>,
-    pub(crate) waker: Waker,
+    id: TaskId,
+    body: Box<Body>,
+}
+
+impl Polling {
+    #[inline]
+    pub(crate) fn poll(&mut self) -> Poll<()> {
+        let Body { task, waker } = &mut *self.body;
+        task.as_mut().map_or(Poll::Ready(()), |task| task.poll(&mut Context::from_waker(waker)))
+    }
 }
 
 /// A boxed future as a task.
