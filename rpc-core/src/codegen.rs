@@ -84,6 +84,7 @@ impl MethodDescriptor {
     }
 
     /// A small number of this process for the method, from 0.
+    #[inline]
     pub(crate) fn id(&self) -> usize {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         *self.id.get_or_init(|| NEXT.fetch_add(1, Ordering::Relaxed))

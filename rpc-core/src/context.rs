@@ -7,6 +7,7 @@ use std::cell::RefCell;
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -14,7 +15,7 @@ use rpc_transport::local;
 
 pub(crate) use self::cancellation::Cancellation;
 pub use self::cancellation::Cancelled;
-pub(crate) use self::inherited::{Inherited, Origin, scope};
+pub(crate) use self::inherited::{Heritage, Inherited, Origin, scope};
 use crate::codegen::MethodDescriptor;
 use crate::error::Peer;
 use crate::metadata::Metadata;
@@ -35,6 +36,8 @@ struct Inner {
     persistent: Metadata,
     transient: Metadata,
     backward: Mutex<Metadata>,
+    /// There are some.
+    has_backward: AtomicBool,
     /// Apart from the rest: who runs the handler keeps a handle, while the handler has the context.
     cancellation: Arc<Cancellation>,
 }
@@ -101,6 +104,7 @@ impl Context {
     /// middleware: what a reply brought can be read by [`Context::backward`].
     pub fn set_backward(&self, key: impl Into<bytes::Bytes>, value: impl Into<bytes::Bytes>) {
         self.0.backward.lock().insert(key, value);
+        self.0.has_backward.store(true, Ordering::Release);
     }
 
     /// The pairs that travel back to the caller, so far.
@@ -163,6 +167,7 @@ impl Context {
             persistent: Metadata::new(),
             transient: Metadata::new(),
             backward: Mutex::new(Metadata::new()),
+            has_backward: AtomicBool::new(false),
             cancellation: Arc::default(),
         }))
     }
@@ -192,7 +197,9 @@ impl Context {
             inner.cancellation = Arc::default();
         }
         // A clone that outlived the last call may have added to it since.
-        inner.backward.get_mut().clear();
+        if std::mem::take(inner.has_backward.get_mut()) {
+            inner.backward.get_mut().clear();
+        }
         if !inner.received.as_ref().is_some_and(|old| Arc::ptr_eq(old, info)) {
             inner.received = Some(Arc::clone(info));
         }
@@ -222,16 +229,21 @@ impl Context {
     pub(crate) fn put_backward(&self, metadata: Metadata) {
         if !metadata.is_empty() {
             *self.0.backward.lock() = metadata;
+            self.0.has_backward.store(true, Ordering::Release);
         }
     }
 
-    /// Takes the backward pairs out: without a lock when nobody else has a clone.
+    /// Takes the backward pairs out: without a lock when there are none.
     #[inline]
     pub(crate) fn take_backward(&mut self) -> Metadata {
-        match Arc::get_mut(&mut self.0) {
-            Some(inner) => std::mem::take(inner.backward.get_mut()),
-            None => std::mem::take(&mut *self.0.backward.lock()),
-        }
+        if self.0.has_backward.load(Ordering::Acquire) { self.take_some_backward() } else { Metadata::new() }
+    }
+
+    #[cold]
+    fn take_some_backward(&mut self) -> Metadata {
+        let mut backward = self.0.backward.lock();
+        self.0.has_backward.store(false, Ordering::Relaxed);
+        std::mem::take(&mut backward)
     }
 }
 
@@ -242,6 +254,7 @@ impl Inner {
         self.persistent = Metadata::new();
         self.transient = Metadata::new();
         *self.backward.get_mut() = Metadata::new();
+        *self.has_backward.get_mut() = false;
         true
     }
 }

@@ -9,16 +9,16 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use prost::Message;
-use rpc_transport::local;
+use rpc_transport::{OwnedBuf, local};
 
 use super::channel::{Channel, ChannelInner};
 use super::pooled::Pooled;
-use super::wire::{Options, Wire, deadline_of, explain};
+use super::wire::{Wire, explain};
 use crate::codegen::MethodDescriptor;
-use crate::context::{Cancelled, Context, Inherited, Origin};
+use crate::context::{Cancelled, Context, Heritage, Inherited, Origin};
 use crate::error::{Error, Phase, Refusal, Result, Sent};
 use crate::metadata::Metadata;
-use crate::middleware::{self, Middleware, Next, Payload};
+use crate::middleware::{Middleware, Next, Payload};
 use crate::mux::{Encoded, Reply};
 use crate::protocol::{Exception, MessageType};
 use crate::status::Code;
@@ -28,19 +28,20 @@ use crate::status::Code;
 pub struct Call<'a, M, Req, Resp> {
     channel: &'a Channel<M>,
     method: &'static MethodDescriptor,
-    request: Draft<Req>,
+    message: Req,
+    timeout: Option<Duration>,
+    more: Option<Box<More>>,
     reply: PhantomData<fn() -> Resp>,
 }
 
-/// What a call begins with.
-struct Draft<Req> {
-    message: Req,
-    timeout: Option<Duration>,
+/// What few calls have.
+#[derive(Default)]
+struct More {
     /// Persistent and transient pairs.
-    metadata: Option<Box<(Metadata, Metadata)>>,
+    metadata: Option<(Metadata, Metadata)>,
     origin: Origin,
-    /// The connection's slot, if it has been chosen already.
-    prefer: Option<usize>,
+    /// The end of the call on whose behalf this one is made, if that does not drop it.
+    watch: Option<Watch>,
 }
 
 /// A reply with what came beside its message.
@@ -54,27 +55,26 @@ pub struct Response<T> {
 
 impl<'a, M: Middleware, Req, Resp> Call<'a, M, Req, Resp> {
     pub(crate) fn new(channel: &'a Channel<M>, method: &'static MethodDescriptor, req: Req) -> Self {
-        let request = Draft { message: req, timeout: None, metadata: None, origin: Origin::default(), prefer: None };
-        Call { channel, method, request, reply: PhantomData }
+        Call { channel, method, message: req, timeout: None, more: None, reply: PhantomData }
     }
 
     /// The time from now to the reply, connecting and queueing included. Default: `default_timeout`, 5 s. The server is told. A call
     /// made by a handler has no more than what is left of the handler's own deadline.
     pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.request.timeout = Some(timeout);
+        self.timeout = Some(timeout);
         self
     }
 
     /// Sends a pair to the called service only ("transient").
     pub fn metadata(mut self, key: impl Into<Bytes>, value: impl Into<Bytes>) -> Self {
-        self.request.metadata.get_or_insert_default().1.insert(key, value);
+        self.more().metadata.get_or_insert_default().1.insert(key, value);
         self
     }
 
     /// Sends a pair to the called service and every service behind it ("persistent"). It wins over an inherited pair of the same key;
     /// with an empty value it takes that away.
     pub fn persistent(mut self, key: impl Into<Bytes>, value: impl Into<Bytes>) -> Self {
-        self.request.metadata.get_or_insert_default().0.insert(key, value);
+        self.more().metadata.get_or_insert_default().0.insert(key, value);
         self
     }
 
@@ -84,14 +84,18 @@ impl<'a, M: Middleware, Req, Resp> Call<'a, M, Req, Resp> {
     /// Calls that a handler awaits or waits for do this by themselves. This is for futures that it has sent elsewhere; for several
     /// calls at once there is [`Context::scope`].
     pub fn inherit(mut self, cx: &Context) -> Self {
-        self.request.origin = Origin::Of(cx.clone());
+        self.more().origin = Origin::Of(cx.clone());
         self
     }
 
     /// Makes a call of its own: it inherits nothing of the call whose handler makes it. It still ends when its future is dropped.
     pub fn detached(mut self) -> Self {
-        self.request.origin = Origin::Nobody;
+        self.more().origin = Origin::Nobody;
         self
+    }
+
+    fn more(&mut self) -> &mut More {
+        self.more.get_or_insert_default()
     }
 
     /// Asks for the reply's metadata, too.
@@ -130,7 +134,7 @@ where
     ///
     /// # Errors
     /// As [`Call::wait`].
-    pub fn wait(mut self) -> Result<Response<Resp>> {
+    pub fn wait(self) -> Result<Response<Resp>> {
         let Call { channel, method, .. } = self.0;
         let channel = channel.inner();
         if local::current().is_some() {
@@ -138,10 +142,12 @@ where
             return Err(explain(error, channel, method, Duration::ZERO));
         }
         let slot = channel.pick();
-        self.0.request.prefer = Some(slot);
         let mut future = self.into_future();
+        if let Way::New { prefer, .. } = &mut future.way {
+            *prefer = Some(slot as u32);
+        }
         // This thread may poll others' futures meanwhile, which take over nothing from here.
-        let mut nothing = Inherited::NOTHING;
+        let mut nothing = Heritage::default();
         let mut outside = nothing.enter();
         let mut own = std::future::poll_fn(|cx| {
             let _inside = outside.suspend();
@@ -175,8 +181,9 @@ where
     type IntoFuture = ResponseFuture<'a, M, Req, Resp>;
 
     fn into_future(self) -> Self::IntoFuture {
-        let Call { channel, method, request, .. } = self.0;
-        ResponseFuture { channel, method, watch: None, state: State::New(request) }
+        let Call { channel, method, message, timeout, more, .. } = self.0;
+        let way = Way::New { method, timeout, prefer: None };
+        ResponseFuture { channel, message: Some(message), more, way }
     }
 }
 
@@ -186,19 +193,21 @@ pub struct CallFuture<'a, M, Req: Message, Resp: 'static>(ResponseFuture<'a, M, 
 /// As [`CallFuture`], for a [`ResponseCall`].
 pub struct ResponseFuture<'a, M, Req: Message, Resp: 'static> {
     channel: &'a Channel<M>,
-    method: &'static MethodDescriptor,
-    /// The end of the call on whose behalf this one is made, if that does not drop it.
-    watch: Option<Box<Watch>>,
-    state: State<'a, Req, Resp>,
+    /// Until the call begins.
+    message: Option<Req>,
+    more: Option<Box<More>>,
+    way: Way<'a, Resp>,
 }
 
-enum State<'a, Req, Resp: 'static> {
-    New(Draft<Req>),
+enum Way<'a, Resp: 'static> {
+    /// It is to begin, with a timeout of its own if it has one, and perhaps at a slot that has been chosen already.
+    New { method: &'static MethodDescriptor, timeout: Option<Duration>, prefer: Option<u32> },
     /// Without middleware: the message is encoded where it is sent from.
     Wire(Wire<'a>),
     /// With middleware.
     Layered(Pooled<Result<Response<Resp>>>),
-    Done,
+    /// It was layered, and has ended.
+    Ended,
 }
 
 /// Looks whether the call on whose behalf another is made has been cancelled.
@@ -275,94 +284,113 @@ where
         of_reply: impl FnOnce(&mut Reply) -> Result<T>,
         of_response: impl FnOnce(Response<Resp>) -> T,
     ) -> Poll<Result<T>> {
-        if let State::New(_) = self.state {
+        if self.message.is_some() {
             if let Some(error) = self.begin(cx) {
                 return Poll::Ready(Err(error));
             }
-            if matches!(&self.state, State::Wire(wire) if wire.waits()) {
+            if matches!(&self.way, Way::Wire(wire) if wire.waits()) {
                 return Poll::Pending;
             }
-        } else if self.watch.is_some()
+        } else if self.more.is_some()
             && let Some(error) = self.poll_watch(cx)
         {
             return Poll::Ready(Err(error));
         }
-        match &mut self.state {
-            State::Wire(wire) => {
-                let Poll::Ready(mut outcome) = wire.poll(cx) else { return Poll::Pending };
-                // A reply is large: it stays where it is.
-                let result = match outcome {
-                    Ok(ref mut reply) => of_reply(reply),
-                    Err(error) => Err(error),
-                };
-                let result = result.map_err(|error| wire.explain(error));
-                (self.watch, self.state) = (None, State::Done);
-                Poll::Ready(result)
-            }
-            State::Layered(layered) => {
-                let poll = layered.poll(cx);
-                if poll.is_ready() {
-                    (self.watch, self.state) = (None, State::Done);
-                }
-                poll.map_ok(of_response)
-            }
-            State::New(_) | State::Done => panic!("a call's future was polled after it had ended"),
+        let poll = match &mut self.way {
+            Way::Wire(wire) => match wire.poll(cx, of_reply) {
+                Poll::Ready(Err(error)) => Poll::Ready(Err(wire.explain(error))),
+                poll => poll,
+            },
+            Way::Layered(layered) => layered.poll(cx).map_ok(of_response),
+            Way::New { .. } | Way::Ended => panic!("a call's future was polled after it had ended"),
+        };
+        if poll.is_ready() {
+            self.end();
         }
+        poll
     }
 
     /// Begins the call. Returns its error if it ends before that.
     #[inline]
     fn begin(&mut self, cx: &mut TaskContext<'_>) -> Option<Error> {
-        let State::New(draft) = &mut self.state else { return None };
-        let channel = self.channel.inner();
-        let mut options = Options {
-            timeout: draft.timeout.unwrap_or(channel.config.limits.default_timeout),
-            metadata: draft.metadata.take().map(|pairs| *pairs),
-            prefer: draft.prefer,
-        };
-        if let Some(inherited) = Inherited::of(&draft.origin) {
+        if M::IDENTITY && self.more.is_none() && Inherited::is_none_here() {
+            self.wire(cx, None);
+            return None;
+        }
+        self.begin_with_more(cx)
+    }
+
+    /// As [`begin`](Self::begin), with middleware, or with what few calls have.
+    #[inline(never)]
+    fn begin_with_more(&mut self, cx: &mut TaskContext<'_>) -> Option<Error> {
+        let Way::New { method, timeout, .. } = &mut self.way else { return None };
+        let method = *method;
+        let (mut origin, mut metadata) = (&Origin::Current, None);
+        if let Some(more) = &mut self.more {
+            (origin, metadata) = (&more.origin, more.metadata.take());
+        }
+        if let Some(inherited) = Inherited::of(origin) {
+            if let Some(left) = inherited.remaining() {
+                *timeout = Some(left.min(timeout.unwrap_or(self.channel.inner().config.limits.default_timeout)));
+            }
+            let (persistent, transient) = metadata.unwrap_or_default();
+            metadata = Some((inherited.persistent(persistent), transient));
             if let Some(watched) = inherited.watched() {
-                self.watch = Some(Box::new(Watch::new(watched, channel, self.method)));
+                self.more.get_or_insert_default().watch = Some(Watch::new(watched, self.channel.inner(), method));
                 if let Some(error) = self.poll_watch(cx) {
                     return Some(error);
                 }
             }
-            options.inherit(&inherited);
         }
-        let State::New(Draft { message, .. }) = std::mem::replace(&mut self.state, State::Done) else { return None };
+        self.more.take_if(|more| more.watch.is_none());
         if M::IDENTITY {
-            self.state = State::Wire(Wire::new(channel, self.method));
-            if let State::Wire(wire) = &mut self.state {
-                wire.begin(cx, options, Encoded::new(message)); // where it stands: it is large
-            }
-        } else {
-            self.state = State::Layered(layered(self.channel, self.method, options, message));
+            self.wire(cx, metadata.as_ref());
+        } else if let (Some(message), Way::New { timeout, prefer, .. }) = (self.message.take(), &self.way) {
+            let timeout = timeout.unwrap_or(self.channel.inner().config.limits.default_timeout);
+            let options = Options { timeout, metadata, prefer: *prefer };
+            self.way = Way::Layered(layered(self.channel, method, options, message));
         }
         None
+    }
+
+    /// Begins the call, without middleware. The message is encoded where it stands: it is large.
+    #[inline]
+    fn wire(&mut self, cx: &mut TaskContext<'_>, metadata: Option<&(Metadata, Metadata)>) {
+        let Way::New { method, timeout, prefer } = self.way else { return };
+        let channel = self.channel.inner();
+        let timeout = timeout.unwrap_or(channel.config.limits.default_timeout);
+        let (wire, deadline) = Wire::new(channel, method, timeout, prefer);
+        self.way = Way::Wire(wire);
+        if let (Way::Wire(wire), Some(message)) = (&mut self.way, &self.message) {
+            wire.begin(cx, timeout, deadline, metadata, Encoded::new(message));
+        }
+        self.message = None;
     }
 
     /// The error of a call that ends because the one on whose behalf it is made does.
     #[cold]
     fn poll_watch(&mut self, cx: &mut TaskContext<'_>) -> Option<Error> {
-        let watch = self.watch.as_mut()?;
+        let watch = self.more.as_mut()?.watch.as_mut()?;
         if Pin::new(&mut watch.cancelled).poll(cx).is_pending() {
             return None;
         }
-        let sent = if let State::New(_) = self.state { Sent::No } else { Sent::Maybe };
+        let sent = if self.message.is_some() { Sent::No } else { Sent::Maybe };
         let error = watch.error().with_sent(sent);
-        (self.watch, self.state) = (None, State::Done);
+        self.message = None;
+        self.end();
         Some(error)
     }
-}
 
-impl Options {
-    #[cold]
-    fn inherit(&mut self, inherited: &Inherited) {
-        if let Some(left) = inherited.remaining() {
-            self.timeout = self.timeout.min(left);
+    /// Lets go of the connection, and of whatever else the call held.
+    #[inline]
+    fn end(&mut self) {
+        if self.more.is_some() {
+            self.more = None;
         }
-        let (persistent, transient) = self.metadata.take().unwrap_or_default();
-        self.metadata = Some((inherited.persistent(persistent), transient));
+        match &mut self.way {
+            Way::Wire(wire) => wire.end(),
+            way => *way = Way::Ended,
+        }
     }
 }
 
@@ -381,8 +409,7 @@ where
     let channel = channel.clone();
     Pooled::new(async move {
         let mut cx = Context::take();
-        let now = local::now();
-        let deadline = deadline_of(now, options.timeout);
+        let (now, deadline) = local::now_and_after(options.timeout);
         cx.send(method, &channel.inner().peer, now, deadline, options.metadata.clone().unwrap_or_default());
         let terminal = Terminal { channel: channel.inner(), method, options };
         let result = channel.layers.call(&cx, Payload::encode(&req), terminal).await;
@@ -394,6 +421,15 @@ where
         cx.give_back();
         result.map(|message| Response { message, metadata })
     })
+}
+
+/// What a call through the middleware begins with, beside its message.
+struct Options {
+    timeout: Duration,
+    /// Persistent and transient pairs.
+    metadata: Option<(Metadata, Metadata)>,
+    /// The connection's slot, if it has been chosen already.
+    prefer: Option<u32>,
 }
 
 /// The innermost step of a client's middleware stack.
@@ -409,23 +445,25 @@ impl Next for Terminal<'_> {
         if let Some(at) = cx.deadline() {
             options.timeout = options.timeout.min(at.saturating_duration_since(local::now()));
         }
-        let mut wire = Wire::new(channel, method);
-        let mut new = Some((options, req.into_link()));
+        let (mut wire, deadline) = Wire::new(channel, method, options.timeout, options.prefer);
+        let mut new = Some(req.into_link());
         let reply = std::future::poll_fn(|task| {
-            if let Some((options, body)) = new.take() {
-                wire.begin(task, options, body);
+            if let Some(body) = new.take() {
+                wire.begin(task, options.timeout, deadline, options.metadata.as_ref(), body);
                 if wire.waits() {
                     return Poll::Pending;
                 }
             }
-            wire.poll(task)
+            wire.poll(task, |reply| {
+                accept(reply)?;
+                Ok((reply.info.take(), std::mem::take(&mut reply.body)))
+            })
         });
-        let mut reply = reply.await?;
-        accept(&mut reply)?;
-        if let Some(info) = reply.info {
+        let (info, body) = reply.await?;
+        if let Some(info) = info {
             cx.put_backward(info.backward);
         }
-        Ok(Payload::from(reply.body))
+        Ok(Payload::from(body))
     }
 }
 
@@ -454,7 +492,7 @@ fn refused(reply: &mut Reply) -> Error {
 #[inline]
 fn decode<Resp: Message + Default>(reply: &mut Reply) -> Result<Resp> {
     accept(reply)?;
-    let message = middleware::decode(&reply.body, &reply.body);
+    let message = Resp::decode(OwnedBuf::from(std::mem::take(&mut reply.body)));
     message.map_err(|error| undecodable(error).with_id(reply.id.to_wire()))
 }
 

@@ -13,6 +13,7 @@ use rpc_transport::{ConnId, Connector, Endpoint, Message, ReactorHandle, Reactor
 use super::builder::{ChannelBuilder, Config};
 use super::call::Call;
 use super::handler::ClientHandler;
+use super::refusals::timeout_ms;
 use crate::codegen::MethodDescriptor;
 use crate::error::{Error, Peer, Phase, Refusal, Result, Sent};
 use crate::middleware::Middleware;
@@ -418,7 +419,7 @@ impl ChannelInner {
             oneway: false,
             announce: true,
             connect_timeout_ms: Some(millis(config.limits.connect_timeout)),
-            usual_timeout_ms: millis(config.limits.default_timeout),
+            usual_timeout_ms: timeout_ms(config.limits.default_timeout),
         });
         let head = Arc::new(head.map_err(|e| Error::from(e).with_phase(Phase::Encode).with_sent(Sent::No))?);
         if heads.len() <= id {

@@ -11,15 +11,15 @@ use super::channel::{ChannelInner, Slot};
 use super::checksum;
 use super::control::KEEPALIVE;
 use super::queue::{Queue, Queued};
-use super::refusals::{expired, refusal_error, timeout_ms, too_large};
+use super::refusals::{expired, refusal_error, timeout_ms, too_large, too_many_waiting};
 use crate::codegen::MethodDescriptor;
 use crate::error::{Error, Phase, Refusal, Sent};
 use crate::glitch::{Glitches, Verdict};
 use crate::mux::{
-    Abandon, Body, Deadlines, Found, Keepalive, Mail, Outbox, Outcome, Pending, Posted, ReplyCell, Request, SeqId,
-    Spec, Ticket, Walk,
+    Abandon, Body, Deadlines, Found, Keepalive, Mail, Outbox, Outcome, Pending, Posted, Reply, ReplyCell, Request,
+    SeqId, Spec, Ticket, Walk,
 };
-use crate::protocol::ttheader::RequestHead;
+use crate::protocol::ttheader::{KnownHead, RequestHead};
 
 /// The timer of the next deadline.
 const DEADLINES: u64 = 0;
@@ -42,6 +42,11 @@ pub(crate) struct ClientHandler {
     write_hard: usize,
     /// Request heads by method id.
     heads: Vec<Option<Arc<RequestHead>>>,
+    /// The head of plain replies to this method, which followed each other.
+    pub(super) known: KnownHead,
+    pub(super) known_of: Option<&'static MethodDescriptor>,
+    /// The method of the last plain reply that was taken apart.
+    pub(super) last_of: Option<&'static MethodDescriptor>,
     glitches: Glitches,
     /// No new calls: the peer says goodbye, or too many ids are abandoned.
     pub(super) retired: bool,
@@ -70,15 +75,18 @@ pub(super) struct Entry {
     pub(super) method: &'static MethodDescriptor,
     timeout: Duration,
     pub(super) place: Place,
+    /// What came of it, once it is done.
+    found: Option<Found>,
 }
 
+#[derive(Clone, Copy)]
 pub(super) enum Place {
     /// Waiting for its turn, in the queue under this ticket.
     Queued(Ticket),
     /// Written; where its frame begins in the stream.
     OnWire(u64),
     /// What came of it waits for a local caller; what becomes of the id when it has been fetched.
-    Done(Found, Abandon),
+    Done(Abandon),
 }
 
 /// Who waits for a reply.
@@ -107,6 +115,9 @@ impl ClientHandler {
             unfetched: 0,
             max_on_wire,
             heads: Vec::new(),
+            known: KnownHead::default(),
+            known_of: None,
+            last_of: None,
             glitches: Glitches::new(limits.max_glitches),
             retired: false,
             answered: false,
@@ -138,7 +149,7 @@ impl ClientHandler {
             match entry.place {
                 Place::Queued(_) => queued += 1,
                 Place::OnWire(_) => on_wire += 1,
-                Place::Done(_, how) => {
+                Place::Done(how) => {
                     unfetched += usize::from(how == Abandon::OnWire);
                     continue;
                 }
@@ -186,11 +197,13 @@ impl ClientHandler {
     pub(crate) fn admits(&self, cx: &Cx<'_>) -> bool {
         if cx.is_closing() {
             self.slot().forget(cx.id());
+            return false;
         }
-        !self.retired && !cx.is_closing()
+        !self.retired
     }
 
     /// A call made on this reactor: its message is encoded straight into the output.
+    #[inline(never)]
     pub(crate) fn submit<B: Body>(
         &mut self,
         cx: &mut Cx<'_>,
@@ -201,26 +214,19 @@ impl ClientHandler {
         let limits = &self.channel.config.limits;
         let held = cx.output_len() + self.queue.bytes();
         if held >= self.write_hard {
-            let refusal = Refusal::Overcrowded { queued: held, limit: self.write_hard };
-            return Err(refusal_error(refusal));
+            return Err(refusal_error(Refusal::Overcrowded { queued: held, limit: self.write_hard }));
         }
         let write_now = self.queue.is_empty() && self.has_room(cx);
         // While connecting, those that will be written at once wait, too.
         let soon = if cx.is_open() { 0 } else { self.max_on_wire };
         if !write_now && self.queue.len() >= limits.client_max_waiting + soon {
-            let refusal = Refusal::TooManyInFlight { name: "client_max_waiting", limit: limits.client_max_waiting };
-            return Err(refusal_error(refusal));
+            return Err(too_many_waiting(limits.client_max_waiting));
         }
         let (deadline, timeout, method) = (spec.deadline, spec.timeout, spec.method);
         let start = cx.written() + cx.output_len() as u64;
         let place = if write_now { Place::OnWire(start) } else { Place::Queued(self.queue.next_ticket()) };
-        let entry = Entry { waiter, method, timeout, place };
-        let seq = match self.pending.insert(entry) {
-            Ok(seq) => seq,
-            Err(_) => {
-                let refusal = Refusal::TooManyInFlight { name: "client_max_waiting", limit: limits.client_max_waiting };
-                return Err(refusal_error(refusal));
-            }
+        let Some(seq) = self.pending.insert(move || Entry { waiter, method, timeout, place, found: None }) else {
+            return Err(too_many_waiting(limits.client_max_waiting));
         };
         if write_now {
             if let Err(error) = self.write(cx, seq, spec, body) {
@@ -271,7 +277,8 @@ impl ClientHandler {
         if frame_len > limit {
             return Err(too_large(frame_len, limit));
         }
-        let timeout = timeout_ms(spec.timeout);
+        let usual = spec.timeout == self.channel.config.limits.default_timeout;
+        let timeout = if usual { head.usual_timeout_ms() } else { timeout_ms(spec.timeout) };
         let unsendable = |e| Error::from(e).with_phase(Phase::Encode).with_sent(Sent::No);
         if self.channel.config.checksum {
             return checksum::write(cx, head, seq, spec, body.into_link(), limit);
@@ -307,19 +314,19 @@ impl ClientHandler {
         }
     }
 
-    #[inline]
+    #[inline(never)]
     pub(super) fn finish(&mut self, cx: &mut Cx<'_>, seq: SeqId, outcome: Outcome, how: Abandon) {
         self.settle(cx, seq, Found::Done(outcome.map_err(|error| error.with_id(seq.to_wire()))), how);
     }
 
     /// Ends a call, here at least: its caller gets what came of it, now or when it asks.
-    #[inline]
-    fn settle(&mut self, cx: &mut Cx<'_>, seq: SeqId, found: Found, how: Abandon) {
+    #[inline(always)]
+    pub(super) fn settle(&mut self, cx: &mut Cx<'_>, seq: SeqId, found: Found, how: Abandon) {
         let Some(entry) = self.pending.get(seq) else { return };
         match entry.place {
             Place::Queued(ticket) => drop(self.queue.remove(ticket)),
             Place::OnWire(_) => self.on_wire -= 1,
-            Place::Done(..) => return,
+            Place::Done(_) => return,
         }
         self.deadlines.clear(seq.slot());
         cx.set_busy(self.on_wire > 0 || !self.queue.is_empty());
@@ -332,35 +339,29 @@ impl ClientHandler {
             }
             Waiter::Task(task) => {
                 let task = *task;
-                entry.place = Place::Done(found, how);
+                (entry.place, entry.found) = (Place::Done(how), Some(found));
                 self.unfetched += usize::from(how == Abandon::OnWire);
                 local::wake(task);
             }
             Waiter::Waker(waker) => {
                 let waker = waker.clone();
-                entry.place = Place::Done(found, how);
+                (entry.place, entry.found) = (Place::Done(how), Some(found));
                 self.unfetched += usize::from(how == Abandon::OnWire);
                 cx.wake(waker);
             }
         }
     }
 
-    /// As [`collect`](ClientHandler::collect), if the outcome is there, a task waits for it, and taking it changes nothing for other calls:
+    /// As [`collect`](ClientHandler::collect), of a reply, if it is there, a task waits for it, and taking it changes nothing for other calls:
     /// the common case. Touches nothing of the reactor.
     #[inline]
-    pub(crate) fn collect_plainly(&mut self, seq: SeqId) -> Option<Outcome> {
+    pub(crate) fn collect_plainly<T>(&mut self, seq: SeqId, take: impl FnOnce(&mut Reply) -> Option<T>) -> Option<T> {
         if self.retired || !self.queue.is_empty() {
             return None;
         }
-        self.pending.end_with(seq, |entry| {
-            let plain = matches!(entry.place, Place::Done(Found::Done(_), Abandon::Unsent));
-            if !plain || !matches!(entry.waiter, Waiter::Task(_)) {
-                return None;
-            }
-            match std::mem::replace(&mut entry.place, Place::OnWire(0)) {
-                Place::Done(Found::Done(outcome), _) => Some(outcome),
-                _ => None,
-            }
+        self.pending.end_with(seq, |entry| match (&mut entry.found, entry.place, &entry.waiter) {
+            (Some(Found::Done(Ok(reply))), Place::Done(Abandon::Unsent), Waiter::Task(_)) => take(reply),
+            _ => None,
         })
     }
 
@@ -381,23 +382,20 @@ impl ClientHandler {
         let Some(entry) = self.pending.get(seq) else {
             return Some(Found::Done(Err(Error::closed("its connection does not know the call")))); // never silent
         };
-        let Place::Done(_, how) = entry.place else {
+        let Place::Done(how) = entry.place else {
             entry.waiter = waiter(cx);
             return None;
         };
         self.unfetched -= usize::from(how == Abandon::OnWire);
         let entry = self.pending.abandon(seq, how)?;
         self.after(cx);
-        match entry.place {
-            Place::Done(found, _) => Some(found),
-            _ => None,
-        }
+        entry.found
     }
 
     /// A call's deadline has passed.
     fn expire(&mut self, cx: &mut Cx<'_>, seq: SeqId) {
         let Some(entry) = self.pending.get(seq) else { return };
-        let (_, phase) = where_it_was(&entry.place, cx.is_open(), cx.written());
+        let (_, phase) = where_it_was(entry.place, cx.is_open(), cx.written());
         // What stands in the output will be sent, even if it has not been yet.
         let (sent, how) = match entry.place {
             Place::Queued(_) => (Sent::No, Abandon::Unsent),
@@ -414,9 +412,9 @@ impl ClientHandler {
     pub(crate) fn cancel(&mut self, cx: &mut Cx<'_>, seq: SeqId) {
         let Some(entry) = self.pending.get(seq) else { return };
         self.deadlines.clear(seq.slot());
-        let how = match &entry.place {
+        let how = match entry.place {
             Place::Queued(ticket) => {
-                self.queue.remove(*ticket);
+                self.queue.remove(ticket);
                 Abandon::Unsent
             }
             Place::OnWire(_) => {
@@ -424,9 +422,9 @@ impl ClientHandler {
                 self.tell_cancelled(cx, seq);
                 Abandon::OnWire
             }
-            Place::Done(_, how) => {
-                self.unfetched -= usize::from(*how == Abandon::OnWire);
-                *how
+            Place::Done(how) => {
+                self.unfetched -= usize::from(how == Abandon::OnWire);
+                how
             }
         };
         self.pending.abandon(seq, how);
@@ -604,14 +602,11 @@ impl Handler for ClientHandler {
             self.give_back_queued(cx);
         }
         for (seq, entry) in self.pending.drain() {
-            let (sent, phase) = where_it_was(&entry.place, connected, cx.written());
-            let found = match entry.place {
-                Place::Done(found, _) => found,
-                Place::Queued(_) | Place::OnWire(_) => {
-                    let error = Error::closed(why.clone()).with_sent(sent).with_phase(phase);
-                    Found::Done(Err(error.with_id(seq.to_wire())))
-                }
-            };
+            let (sent, phase) = where_it_was(entry.place, connected, cx.written());
+            let found = entry.found.unwrap_or_else(|| {
+                let error = Error::closed(why.clone()).with_sent(sent).with_phase(phase);
+                Found::Done(Err(error.with_id(seq.to_wire())))
+            });
             match entry.waiter {
                 Waiter::Foreign(cell) => {
                     if let Some(waker) = cell.complete(found) {
@@ -643,11 +638,11 @@ impl Waiter {
 }
 
 /// Whether the peer can have seen the call, and how far it had come.
-fn where_it_was(place: &Place, connected: bool, written: u64) -> (Sent, Phase) {
+fn where_it_was(place: Place, connected: bool, written: u64) -> (Sent, Phase) {
     match place {
         _ if !connected => (Sent::No, Phase::Connect),
         Place::Queued(_) => (Sent::No, Phase::Queue),
-        Place::OnWire(start) if written <= *start => (Sent::No, Phase::Write),
-        Place::OnWire(_) | Place::Done(..) => (Sent::Maybe, Phase::Wait),
+        Place::OnWire(start) if written <= start => (Sent::No, Phase::Write),
+        Place::OnWire(_) | Place::Done(_) => (Sent::Maybe, Phase::Wait),
     }
 }

@@ -10,14 +10,21 @@ pub(crate) fn shown(text: &[u8]) -> String {
     String::from_utf8_lossy(&text[..text.len().min(64)]).into_owned()
 }
 
+#[cold]
 pub(crate) fn refusal_error(refusal: Refusal) -> Error {
     Error::from(refusal).with_phase(Phase::Queue)
+}
+
+#[cold]
+pub(crate) fn too_many_waiting(limit: usize) -> Error {
+    refusal_error(Refusal::TooManyInFlight { name: "client_max_waiting", limit })
 }
 
 pub(crate) fn expired(timeout: Duration) -> Error {
     Error::deadline(timeout).with_sent(Sent::No).with_phase(Phase::Queue)
 }
 
+#[cold]
 pub(crate) fn too_large(len: usize, limit: usize) -> Error {
     let text = format!(
         "the request's frame has {len} bytes, the limit max_frame_size is {limit}: send less at once, or raise it at both ends"

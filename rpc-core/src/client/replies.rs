@@ -5,7 +5,7 @@ use rpc_transport::{CloseReason, Cx, Frame};
 use super::handler::{ClientHandler, Place};
 use super::refusals::shown;
 use crate::error::{Error, Phase, Sent};
-use crate::mux::{Abandon, Late, Reply, SeqId};
+use crate::mux::{Abandon, Found, Late, Reply, SeqId};
 use crate::protocol::ttheader::{EXCEPTION_INFO, REPLY_INFO, ReplyInfo, TtFrame};
 use crate::protocol::{Checksum, MessageType, Payload};
 
@@ -14,7 +14,26 @@ impl ClientHandler {
     ///
     /// # Errors
     /// The stream cannot be trusted: fatal for the connection.
+    #[inline]
     pub(super) fn reply(&mut self, cx: &mut Cx<'_>, frame: Frame<'_>) -> Result<(), Error> {
+        if let Some(known) = self.known.matches(frame.bytes())
+            && let seq = SeqId::from_wire(known.seq)
+            && let Some(entry) = self.pending.get(seq)
+            && matches!(entry.place, Place::OnWire(_))
+            && self.known_of.is_some_and(|of| std::ptr::eq(of, entry.method))
+        {
+            let body = frame.slice(known.body);
+            let reply = Reply { id: seq, kind: MessageType::Reply, body, info: None };
+            self.works();
+            self.settle(cx, seq, Found::Done(Ok(reply)), Abandon::Unsent);
+            return Ok(());
+        }
+        self.reply_anew(cx, frame)
+    }
+
+    /// As [`reply`](Self::reply), to a frame whose head is not known.
+    #[inline(never)]
+    fn reply_anew(&mut self, cx: &mut Cx<'_>, frame: Frame<'_>) -> Result<(), Error> {
         let tt = TtFrame::decode(frame.bytes())?;
         if tt.seq == 0 {
             return self.control(cx, &tt);
@@ -39,14 +58,14 @@ impl ClientHandler {
             Some(entry) => match &mut entry.place {
                 Place::OnWire(_) => entry,
                 // It timed out, and its caller has not fetched that yet.
-                Place::Done(_, how @ Abandon::OnWire) => {
+                Place::Done(how @ Abandon::OnWire) => {
                     *how = Abandon::Unsent;
                     self.unfetched -= 1;
                     self.channel.stats.late_replies.add(1);
                     self.works();
                     return Ok(());
                 }
-                Place::Done(..) | Place::Queued(_) => {
+                Place::Done(_) | Place::Queued(_) => {
                     self.glitch(cx, "a second reply to a call, or a reply to one not yet sent");
                     return Ok(());
                 }
@@ -98,6 +117,9 @@ impl ClientHandler {
                     self.works();
                     self.turn_away(cx, "the peer closes the connection");
                 }
+                if plain && payload.kind == MessageType::Reply {
+                    self.learn(seq, frame, tt.payload.len(), payload.body.len());
+                }
                 Ok(Reply { id: seq, kind: payload.kind, body: frame.slice(payload.body), info })
             }
             Err(error) => {
@@ -108,6 +130,16 @@ impl ClientHandler {
         self.works();
         self.finish(cx, seq, outcome, Abandon::Unsent);
         Ok(())
+    }
+
+    /// A plain reply with a head that is not known: the second one to the same method in a row makes it known.
+    fn learn(&mut self, seq: SeqId, frame: Frame<'_>, payload_len: usize, body_len: usize) {
+        let Some(method) = self.pending.get(seq).map(|entry| entry.method) else { return };
+        let before = self.last_of.replace(method);
+        if before.is_some_and(|before| std::ptr::eq(before, method)) {
+            self.known_of = Some(method);
+            self.known.learn(frame.bytes(), payload_len, body_len);
+        }
     }
 
     /// The peer is well.

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use rpc_transport::{ConnId, Cx, caught, local};
 
-use super::channel::ChannelInner;
+use super::channel::{ChannelInner, Slot};
 use super::handler::{ClientHandler, Waiter};
 use super::refusals::expired;
 use crate::codegen::MethodDescriptor;
@@ -28,11 +28,12 @@ use crate::protocol::ttheader::request_metadata;
 pub(super) struct Wire<'a> {
     channel: &'a Arc<ChannelInner>,
     method: &'static MethodDescriptor,
-    /// From when it begins.
-    started: Option<Instant>,
-    /// The slot that counts this call.
-    entered: Option<usize>,
-    moves: usize,
+    started: Instant,
+    /// The place of its connection.
+    slot: u32,
+    moves: u16,
+    /// Its slot counts this call.
+    counted: bool,
     step: Step,
 }
 
@@ -40,12 +41,10 @@ enum Step {
     /// It did not come as far as a connection.
     Failed(Error),
     Local {
-        slot: usize,
         conn: ConnId,
         seq: SeqId,
     },
     Foreign {
-        slot: usize,
         cell: Arc<ReplyCell>,
         /// Its place in the slot's outbox; it may have left that.
         ticket: Option<Ticket>,
@@ -55,29 +54,32 @@ enum Step {
     Done,
 }
 
-/// What a request is begun with, beside its message.
-pub(super) struct Options {
-    pub(super) timeout: Duration,
-    /// Persistent and transient pairs.
-    pub(super) metadata: Option<(Metadata, Metadata)>,
-    /// The connection's slot, if it has been chosen already.
-    pub(super) prefer: Option<usize>,
-}
-
 impl<'a> Wire<'a> {
-    /// A request that is yet to [`begin`](Wire::begin).
+    /// A request that is to [`begin`](Wire::begin) with this timeout, at the slot `prefer` if one has been chosen. Returns its deadline, too.
     #[inline]
-    pub(super) fn new(channel: &'a Arc<ChannelInner>, method: &'static MethodDescriptor) -> Self {
-        Wire { channel, method, started: None, entered: None, moves: 0, step: Step::Done }
+    pub(super) fn new(
+        channel: &'a Arc<ChannelInner>,
+        method: &'static MethodDescriptor,
+        timeout: Duration,
+        prefer: Option<u32>,
+    ) -> (Self, Instant) {
+        let (started, deadline) = local::now_and_after(timeout);
+        let slot = prefer.unwrap_or_else(|| channel.pick() as u32);
+        (Wire { channel, method, started, slot, moves: 0, counted: false, step: Step::Done }, deadline)
     }
 
     /// Hands the request to a connection; once.
     #[inline]
-    pub(super) fn begin<B: Body>(&mut self, cx: &mut TaskContext<'_>, options: Options, body: B) {
-        debug_assert!(self.started.is_none(), "a request is begun once");
-        let Options { timeout, metadata, prefer } = options;
+    pub(super) fn begin<B: Body>(
+        &mut self,
+        cx: &mut TaskContext<'_>,
+        timeout: Duration,
+        deadline: Instant,
+        metadata: Option<&(Metadata, Metadata)>,
+        body: B,
+    ) {
         let mut extra = Vec::new();
-        if let Some((persistent, transient)) = &metadata {
+        if let Some((persistent, transient)) = metadata {
             match request_metadata(persistent, transient) {
                 Ok(pairs) => extra = pairs,
                 Err(error) => {
@@ -88,17 +90,14 @@ impl<'a> Wire<'a> {
         if timeout.is_zero() {
             return self.fail(expired(timeout));
         }
-        let started = local::now();
-        self.started = Some(started);
-        let mut spec = Spec { method: self.method, extra, timeout, deadline: deadline_of(started, timeout) };
+        let mut spec = Spec { method: self.method, extra, timeout, deadline };
         let mut body = Some(body);
-        let slot = prefer.unwrap_or_else(|| self.channel.pick());
-        let begun = match self.channel.slots[slot].conn() {
-            Some(conn) => self.start_local(cx, slot, conn, &mut spec, &mut body),
+        let begun = match self.slot().conn() {
+            Some(conn) => self.start_local(cx, conn, &mut spec, &mut body),
             None => false,
         };
         if !begun && let Some(body) = body {
-            self.begin_elsewhere(cx, slot, spec, body);
+            self.begin_elsewhere(cx, spec, body);
         }
     }
 
@@ -108,24 +107,23 @@ impl<'a> Wire<'a> {
     fn start_local<B: Body>(
         &mut self,
         cx: &mut TaskContext<'_>,
-        slot: usize,
         conn: ConnId,
         spec: &mut Spec,
         body: &mut Option<B>,
     ) -> bool {
-        let reactor = &self.channel.slots[slot].reactor;
+        let reactor = &self.channel.slots[self.slot as usize].reactor;
         let step = &mut self.step;
         let submitted = local::visit::<ClientHandler, _>(reactor, conn, |handler, io| {
             let Some(body) = body.take_if(|_| handler.admits(io)) else { return false };
             let waiter = Waiter::new(io, cx.waker());
             *step = match handler.submit(io, spec, body, waiter) {
-                Ok(seq) => Step::Local { slot, conn, seq },
+                Ok(seq) => Step::Local { conn, seq },
                 Err(error) => Step::Failed(error),
             };
             true
         });
         match submitted {
-            Some(true) => self.enter(slot),
+            Some(true) => self.enter(),
             None if body.is_none() => {
                 self.fail(Error::closed("the connection's handler panicked").with_phase(Phase::Write));
             }
@@ -136,18 +134,17 @@ impl<'a> Wire<'a> {
 
     /// The connection is another thread's, or there is none yet, or it takes no call now.
     #[cold]
-    fn begin_elsewhere<B: Body>(&mut self, cx: &mut TaskContext<'_>, slot: usize, mut spec: Spec, body: B) {
-        let channel = self.channel;
+    fn begin_elsewhere<B: Body>(&mut self, cx: &mut TaskContext<'_>, mut spec: Spec, body: B) {
         let mut body = Some(body);
-        if channel.slots[slot].reactor.is_current() {
-            match channel.ensure(slot) {
-                Ok(conn) if self.start_local(cx, slot, conn, &mut spec, &mut body) => return,
+        if self.slot().reactor.is_current() {
+            match self.channel.ensure(self.slot as usize) {
+                Ok(conn) if self.start_local(cx, conn, &mut spec, &mut body) => return,
                 Ok(_) => {} // its handler is running just now: through the outbox, then
                 Err(error) => return self.fail(error),
             }
         }
         if let Some(body) = body {
-            self.start_foreign(cx, slot, spec, body);
+            self.start_foreign(cx, spec, body);
         }
     }
 
@@ -162,33 +159,49 @@ impl<'a> Wire<'a> {
         matches!(self.step, Step::Local { .. } | Step::Foreign { .. })
     }
 
+    /// Waits for the reply, and takes from it what is asked for. A reply is large: it stays where it is meanwhile.
+    ///
     /// # Panics
     /// After it has ended.
     #[inline]
-    pub(super) fn poll(&mut self, cx: &mut TaskContext<'_>) -> Poll<Result<Reply>> {
-        if let Step::Local { slot, conn, seq } = self.step {
-            let reactor = &self.channel.slots[slot].reactor;
-            let plain = local::peek::<ClientHandler, _>(reactor, conn, |handler| handler.collect_plainly(seq));
-            if let Some(Some(outcome)) = plain {
+    pub(super) fn poll<T>(
+        &mut self,
+        cx: &mut TaskContext<'_>,
+        of_reply: impl FnOnce(&mut Reply) -> Result<T>,
+    ) -> Poll<Result<T>> {
+        let mut of_reply = Some(of_reply);
+        if let Step::Local { conn, seq } = self.step {
+            let reactor = &self.slot().reactor;
+            let plain = local::peek::<ClientHandler, _>(reactor, conn, |handler| {
+                handler.collect_plainly(seq, |reply| of_reply.take().map(|of_reply| of_reply(reply)))
+            });
+            if let Some(Some(result)) = plain {
                 self.step = Step::Done;
-                return Poll::Ready(outcome);
+                return Poll::Ready(result);
             }
         }
-        self.poll_steps(cx)
+        match self.poll_steps(cx) {
+            Poll::Ready(Ok(mut reply)) => match of_reply {
+                Some(of_reply) => Poll::Ready(of_reply(&mut reply)),
+                None => Poll::Ready(Err(Error::closed("its reply was lost"))),
+            },
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Pending => Poll::Pending,
+        }
     }
 
     #[inline(never)]
     fn poll_steps(&mut self, cx: &mut TaskContext<'_>) -> Poll<Result<Reply>> {
         loop {
-            if let Step::Local { slot, conn, seq } = self.step {
-                match self.collect(cx, slot, conn, seq) {
+            if let Step::Local { conn, seq } = self.step {
+                match self.collect(cx, conn, seq) {
                     Collected::Pending => return Poll::Pending,
                     Collected::Found(Found::Done(outcome)) => {
                         self.step = Step::Done;
                         return Poll::Ready(outcome);
                     }
                     Collected::Found(Found::Returned(request)) => self.step = Step::Again(request),
-                    Collected::Elsewhere(cell) => self.step = Step::Foreign { slot, cell, ticket: None },
+                    Collected::Elsewhere(cell) => self.step = Step::Foreign { cell, ticket: None },
                 }
                 continue;
             }
@@ -200,21 +213,22 @@ impl<'a> Wire<'a> {
                     if now >= spec.deadline {
                         return Poll::Ready(Err(expired(spec.timeout)));
                     }
-                    self.moves += 1;
-                    if self.moves > self.channel.moves_in(self.elapsed(now)) {
+                    self.moves = self.moves.saturating_add(1);
+                    if self.moves as usize > self.channel.moves_in(self.elapsed(now)) {
                         let text = "each of several connections ended before the request could be sent";
                         return Poll::Ready(Err(Error::closed(text).with_sent(Sent::No).with_phase(Phase::Queue)));
                     }
-                    self.start_foreign(cx, self.channel.pick(), spec, body);
+                    self.move_to(self.channel.pick());
+                    self.start_foreign(cx, spec, body);
                 }
-                Step::Foreign { slot, cell, ticket } => match cell.poll(cx) {
+                Step::Foreign { cell, ticket } => match cell.poll(cx) {
                     Poll::Ready(Found::Done(outcome)) => {
                         cell.keep();
                         return Poll::Ready(outcome);
                     }
                     Poll::Ready(Found::Returned(request)) => self.step = Step::Again(request),
                     Poll::Pending => {
-                        self.step = Step::Foreign { slot, cell, ticket };
+                        self.step = Step::Foreign { cell, ticket };
                         return Poll::Pending;
                     }
                 },
@@ -227,8 +241,8 @@ impl<'a> Wire<'a> {
     }
 
     /// Asks the connection. A call that was begun on its reactor's thread may be polled on another later: then it waits at a cell.
-    fn collect(&self, cx: &mut TaskContext<'_>, slot: usize, conn: ConnId, seq: SeqId) -> Collected {
-        let channel = self.channel;
+    fn collect(&self, cx: &mut TaskContext<'_>, conn: ConnId, seq: SeqId) -> Collected {
+        let (channel, slot) = (self.channel, self.slot as usize);
         let reactor = &channel.slots[slot].reactor;
         match local::visit::<ClientHandler, _>(reactor, conn, |handler, io| handler.collect(io, seq, cx.waker())) {
             Some(None) => return Collected::Pending,
@@ -248,24 +262,40 @@ impl<'a> Wire<'a> {
         Collected::Elsewhere(cell)
     }
 
-    fn start_foreign<B: Body>(&mut self, cx: &mut TaskContext<'_>, slot: usize, spec: Spec, body: B) {
-        self.enter(slot);
+    fn start_foreign<B: Body>(&mut self, cx: &mut TaskContext<'_>, spec: Spec, body: B) {
+        self.enter();
         let cell = ReplyCell::take();
         cell.wait(cx.waker());
-        let ticket = Some(self.channel.post(slot, &cell, spec, body));
-        self.step = Step::Foreign { slot, cell, ticket };
+        let ticket = Some(self.channel.post(self.slot as usize, &cell, spec, body));
+        self.step = Step::Foreign { cell, ticket };
     }
 
     #[inline]
-    fn enter(&mut self, slot: usize) {
-        if self.channel.config.multiplexed {
-            return; // nobody counts
+    fn slot(&self) -> &'a Slot {
+        &self.channel.slots[self.slot as usize]
+    }
+
+    /// Its slot counts it from now on, if anybody counts.
+    #[inline]
+    fn enter(&mut self) {
+        if !self.channel.config.multiplexed && !std::mem::replace(&mut self.counted, true) {
+            self.channel.enter(self.slot as usize);
         }
-        let before = self.entered.replace(slot);
-        let channel = self.channel;
-        channel.enter(slot);
-        if let Some(before) = before {
-            channel.leave(before);
+    }
+
+    fn move_to(&mut self, slot: usize) {
+        let before = std::mem::replace(&mut self.slot, slot as u32);
+        if self.counted {
+            self.channel.enter(slot);
+            self.channel.leave(before as usize);
+        }
+    }
+
+    /// Lets go of the connection.
+    #[inline]
+    pub(super) fn end(&mut self) {
+        if self.counted || !matches!(self.step, Step::Done) {
+            self.leave();
         }
     }
 
@@ -274,16 +304,14 @@ impl<'a> Wire<'a> {
     }
 
     fn elapsed(&self, now: Instant) -> Duration {
-        self.started.map_or(Duration::ZERO, |started| now.saturating_duration_since(started))
+        now.saturating_duration_since(self.started)
     }
 }
 
 impl Drop for Wire<'_> {
     #[inline]
     fn drop(&mut self) {
-        if self.entered.is_some() || !matches!(self.step, Step::Done) {
-            self.leave();
-        }
+        self.end();
     }
 }
 
@@ -292,11 +320,12 @@ impl Wire<'_> {
     #[inline(never)]
     fn leave(&mut self) {
         let channel = self.channel;
-        if let Some(slot) = self.entered {
+        let slot = self.slot as usize;
+        if std::mem::take(&mut self.counted) {
             channel.leave(slot);
         }
-        match &self.step {
-            &Step::Local { slot, conn, seq } => {
+        match &std::mem::replace(&mut self.step, Step::Done) {
+            &Step::Local { conn, seq } => {
                 let give_up = move |channel: &ChannelInner| {
                     let slot = &channel.slots[slot];
                     let cancel = |handler: &mut ClientHandler, io: &mut Cx<'_>| handler.cancel(io, seq);
@@ -309,8 +338,8 @@ impl Wire<'_> {
                     channel.slots[slot].reactor.run(move || _ = give_up(&there));
                 }
             }
-            Step::Foreign { slot, cell, ticket } => {
-                let slot = &channel.slots[*slot];
+            Step::Foreign { cell, ticket } => {
+                let slot = &channel.slots[slot];
                 match (cell.drop_call(), ticket) {
                     (Some(conn), _) => slot.reactor.send(conn, Arc::clone(cell)),
                     (None, Some(ticket)) => slot.outbox.remove(*ticket),
@@ -357,12 +386,6 @@ impl Drop for Moved {
             caught(|| waker.wake());
         }
     }
-}
-
-/// A timeout that no clock can tell is one of 136 years.
-#[inline]
-pub(super) fn deadline_of(now: Instant, timeout: Duration) -> Instant {
-    now.checked_add(timeout).unwrap_or_else(|| now + Duration::from_secs(u32::MAX.into()))
 }
 
 /// An error of this call, with what is known of it.

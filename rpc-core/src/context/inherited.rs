@@ -8,7 +8,7 @@
 //! What is entered changes places with what the thread had, and back when the poll is over: nothing is allocated or counted, and a
 //! handler that makes no call pays for two such exchanges and nothing else.
 
-use std::cell::RefCell;
+use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::mem::ManuallyDrop;
 use std::pin::pin;
@@ -40,21 +40,56 @@ pub(crate) enum Origin {
 
 thread_local! {
     /// Never dropped, as who enters restores it; so no look has to see whether it has been.
-    static CURRENT: RefCell<ManuallyDrop<Inherited>> = const { RefCell::new(ManuallyDrop::new(Inherited::NOTHING)) };
+    static CURRENT: ManuallyDrop<Cell<Heritage>> = const { ManuallyDrop::new(Cell::new(Heritage(None))) };
 }
 
-impl Inherited {
-    pub(crate) const NOTHING: Inherited = Inherited { deadline: None, persistent: Metadata::new(), watched: None };
+/// What can be entered: [`Inherited`] in a box, so that entering moves one word.
+#[derive(Default)]
+pub(crate) struct Heritage(Option<Box<Inherited>>);
 
+impl Heritage {
     /// For calls of a future that is dropped when its call is cancelled.
     #[inline]
     pub(crate) fn set(&mut self, deadline: Option<Instant>, persistent: &Metadata) {
-        self.deadline = deadline;
-        if !(self.persistent.is_empty() && persistent.is_empty()) {
-            self.persistent = persistent.clone();
+        let inherited = self.0.get_or_insert_default();
+        inherited.deadline = deadline;
+        if !(inherited.persistent.is_empty() && persistent.is_empty()) {
+            inherited.persistent = persistent.clone();
         }
     }
 
+    /// Lets calls that begin on this thread take over from here, until the guard is dropped.
+    #[inline]
+    pub(crate) fn enter(&mut self) -> Entered<'_> {
+        exchange(self);
+        Entered(self)
+    }
+
+    /// What there is, if there is anything.
+    #[inline]
+    fn something(&self) -> Option<&Inherited> {
+        self.0.as_deref().filter(|inherited| !inherited.is_nothing())
+    }
+}
+
+impl From<Inherited> for Heritage {
+    fn from(inherited: Inherited) -> Self {
+        Heritage(Some(Box::new(inherited)))
+    }
+}
+
+/// Looks at what a call would take over that begins on this thread now.
+#[inline]
+fn look<R>(f: impl FnOnce(&Heritage) -> R) -> R {
+    CURRENT.with(|current| {
+        let heritage = current.take();
+        let seen = f(&heritage);
+        std::mem::forget(current.replace(heritage)); // nothing stood there meanwhile
+        seen
+    })
+}
+
+impl Inherited {
     /// For calls of code that is not: they watch.
     pub(crate) fn watching(cx: &Context) -> Inherited {
         Inherited { deadline: cx.deadline(), persistent: cx.persistent().clone(), watched: Some(cx.clone()) }
@@ -66,23 +101,19 @@ impl Inherited {
         match origin {
             Origin::Nobody => None,
             Origin::Of(cx) => Some(Inherited::watching(cx)),
-            Origin::Current => CURRENT.with(|current| {
-                let current = current.borrow();
-                (!current.is_nothing()).then(|| Inherited::clone(&current))
-            }),
+            Origin::Current => look(|current| current.something().cloned()),
         }
+    }
+
+    /// Whether a call that begins on this thread now takes over nothing.
+    #[inline]
+    pub(crate) fn is_none_here() -> bool {
+        look(|current| current.something().is_none())
     }
 
     #[inline]
     fn is_nothing(&self) -> bool {
         self.deadline.is_none() && self.watched.is_none() && self.persistent.is_empty()
-    }
-
-    /// Lets calls that begin on this thread take over from here, until the guard is dropped.
-    #[inline]
-    pub(crate) fn enter(&mut self) -> Entered<'_> {
-        exchange(self);
-        Entered(self)
     }
 
     /// What is left of the deadline, in whole milliseconds as they travel: rounded down, so that each hop has less than the one
@@ -118,7 +149,7 @@ fn left_until(deadline: Instant, now: Instant) -> Duration {
 }
 
 /// Restores what was to be taken over before.
-pub(crate) struct Entered<'a>(&'a mut Inherited);
+pub(crate) struct Entered<'a>(&'a mut Heritage);
 
 impl Entered<'_> {
     /// What was to be taken over before is so again, until the guard is dropped.
@@ -136,12 +167,13 @@ impl Drop for Entered<'_> {
 }
 
 #[inline]
-fn exchange(with: &mut Inherited) {
-    CURRENT.with(|current| std::mem::swap(with, &mut **current.borrow_mut()));
+fn exchange(with: &mut Heritage) {
+    CURRENT.with(|current| with.0 = current.replace(Heritage(with.0.take())).0);
 }
 
 /// Polls `future` so that the calls it makes take over from `inherited`.
-pub(crate) async fn scope<F: Future>(mut inherited: Inherited, future: F) -> F::Output {
+pub(crate) async fn scope<F: Future>(inherited: Inherited, future: F) -> F::Output {
+    let mut inherited = Heritage::from(inherited);
     let mut future = pin!(future);
     poll_fn(|cx| {
         let _entered = inherited.enter();
@@ -174,12 +206,12 @@ mod tests {
         check(1_999,       1_000);
         check(5_000_001,   5_000_000);
         assert_eq!(left_until(now, now + Duration::from_secs(1)), Duration::ZERO);
-        assert_eq!(Inherited::NOTHING.remaining(), None);
+        assert_eq!(Inherited::default().remaining(), None);
     }
 
     #[test]
     fn own_pairs_win() {
-        let inherited = Inherited { persistent: pairs(&[("a", "theirs"), ("b", "theirs")]), ..Inherited::NOTHING };
+        let inherited = Inherited { persistent: pairs(&[("a", "theirs"), ("b", "theirs")]), ..Inherited::default() };
         assert_eq!(inherited.persistent(Metadata::new()), inherited.persistent);
         let merged = inherited.persistent(pairs(&[("a", "own"), ("c", "own")]));
         assert_eq!(merged, pairs(&[("a", "own"), ("b", "theirs"), ("c", "own")]));
@@ -188,8 +220,8 @@ mod tests {
     #[test]
     fn what_is_entered_ends_with_its_poll_and_nests() {
         let seen = || Inherited::of(&Origin::Current).unwrap_or_default().persistent;
-        let mut outer = Inherited { persistent: pairs(&[("hop", "outer")]), ..Inherited::NOTHING };
-        let mut inner = Inherited { persistent: pairs(&[("hop", "inner")]), ..Inherited::NOTHING };
+        let mut outer = Heritage::from(Inherited { persistent: pairs(&[("hop", "outer")]), ..Inherited::default() });
+        let mut inner = Heritage::from(Inherited { persistent: pairs(&[("hop", "inner")]), ..Inherited::default() });
         {
             let _outer = outer.enter();
             let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
@@ -201,6 +233,6 @@ mod tests {
             assert_eq!(seen(), pairs(&[("hop", "outer")]), "a panic restores it, too");
         }
         assert!(seen().is_empty());
-        assert_eq!(outer.persistent, pairs(&[("hop", "outer")]), "and it can be entered again");
+        assert_eq!(outer.0.unwrap().persistent, pairs(&[("hop", "outer")]), "and it can be entered again");
     }
 }

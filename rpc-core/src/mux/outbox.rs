@@ -319,8 +319,8 @@ mod tests {
         cell
     }
 
-    fn message(len: usize) -> Encoded<Vec<u8>> {
-        Encoded::new(vec![7; len])
+    fn message(len: usize) -> Encoded<'static, Vec<u8>> {
+        Encoded::new(Box::leak(Box::new(vec![7; len])))
     }
 
     /// What a call's message is when it has been sent.
@@ -553,7 +553,7 @@ mod model {
         let cell = Arc::new(ReplyCell::default());
         cell.wait(waker);
         let spec = Spec { method: &METHOD, extra: Vec::new(), timeout: Duration::ZERO, deadline: Instant::now() };
-        let (ticket, first) = outbox.post(Arc::clone(&cell), spec, Encoded::new(vec![7_u8]));
+        let (ticket, first) = outbox.post(Arc::clone(&cell), spec, Encoded::new(&vec![7_u8]));
         if first {
             told(outbox);
         }

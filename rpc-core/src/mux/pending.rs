@@ -64,28 +64,31 @@ impl<T> Pending<T> {
         Pending { slots, gone, first_free: NIL, last_free: NIL, waiting: 0, abandoned: 0, limit }
     }
 
-    /// Gives a call an id; gives it back when all are taken.
-    pub(crate) fn insert(&mut self, call: T) -> Result<SeqId, T> {
-        let slot = self.first_free as usize;
-        let Some(entry) = self.slots.get_mut(slot) else { return self.insert_anew(call) };
-        let State::Free(next) = entry.state else { return Err(call) };
+    /// Gives a call an id; `None` when all are taken. The call is made where it stays: it is large.
+    #[inline]
+    pub(crate) fn insert(&mut self, call: impl FnOnce() -> T) -> Option<SeqId> {
+        let mut slot = self.first_free as usize;
+        if slot >= self.slots.len() {
+            slot = self.slot_more()?;
+        }
+        let entry = &mut self.slots[slot];
+        let State::Free(next) = entry.state else { return None };
         self.first_free = next;
         entry.version = SeqId::next_version(entry.version);
-        entry.state = State::Waiting(call);
+        entry.state = State::Waiting(call());
         self.waiting += 1;
-        Ok(SeqId::new(slot, entry.version))
+        Some(SeqId::new(slot, entry.version))
     }
 
-    /// As [`insert`](Pending::insert), with a slot more.
+    /// Another slot, when none is free.
     #[cold]
-    fn insert_anew(&mut self, call: T) -> Result<SeqId, T> {
+    fn slot_more(&mut self) -> Option<usize> {
         if self.slots.len() >= self.limit {
-            return Err(call);
+            return None;
         }
-        let version = SeqId::next_version(self.gone.pop().map_or_else(SeqId::before_first, u32::from));
-        self.slots.push(Slot { version, state: State::Waiting(call) });
-        self.waiting += 1;
-        Ok(SeqId::new(self.slots.len() - 1, version))
+        let version = self.gone.pop().map_or_else(SeqId::before_first, u32::from);
+        self.slots.push(Slot { version, state: State::Free(NIL) });
+        Some(self.slots.len() - 1)
     }
 
     #[inline]
@@ -170,7 +173,7 @@ impl<T> Pending<T> {
     }
 
     /// Adds a slot that has become free at the end of their list.
-    #[inline]
+    #[inline(always)]
     fn is_free(&mut self, slot: usize) {
         let slot = slot as u32;
         match self.slots.get_mut(self.last_free as usize) {
@@ -206,16 +209,16 @@ mod tests {
     #[test]
     fn an_abandoned_id_is_not_given_out_again_before_its_late_reply() {
         let mut pending = Pending::new(2);
-        let a = pending.insert('a').unwrap();
-        let b = pending.insert('b').unwrap();
-        assert_eq!(pending.insert('c'), Err('c'), "all ids are taken");
+        let a = pending.insert(|| 'a').unwrap();
+        let b = pending.insert(|| 'b').unwrap();
+        assert_eq!(pending.insert(|| 'c'), None, "all ids are taken");
         assert_eq!(pending.abandon(a, Abandon::OnWire), Some('a'));
-        assert_eq!(pending.insert('c'), Err('c'), "an abandoned id stays occupied");
+        assert_eq!(pending.insert(|| 'c'), None, "an abandoned id stays occupied");
         assert_eq!((pending.waiting(), pending.abandoned()), (1, 1));
 
         assert_eq!(pending.late(a), Late::Abandoned);
         assert_eq!(pending.late(a), Late::Unknown, "a second late reply is nobody's");
-        let c = pending.insert('c').unwrap();
+        let c = pending.insert(|| 'c').unwrap();
         assert_eq!(c.slot(), a.slot());
         assert_eq!(pending.get(a), None, "I7: the old id must not reach the new call");
         assert_eq!(pending.abandon(c, Abandon::Unsent), Some('c'));
@@ -227,20 +230,20 @@ mod tests {
     #[test]
     fn an_unsent_call_frees_its_id_at_once() {
         let mut pending = Pending::new(1);
-        let a = pending.insert('a').unwrap();
+        let a = pending.insert(|| 'a').unwrap();
         assert_eq!(pending.abandon(a, Abandon::Unsent), Some('a'));
         assert_eq!(pending.late(a), Late::Unknown);
-        assert!(pending.insert('b').is_ok());
+        assert!(pending.insert(|| 'b').is_some());
     }
 
     #[test]
     fn free_slots_are_reused_first_in_first_out() {
         let mut pending = Pending::new(8);
-        let ids: Vec<_> = (0..4).map(|n| pending.insert(n).unwrap()).collect();
+        let ids: Vec<_> = (0..4).map(|n| pending.insert(|| n).unwrap()).collect();
         for i in [2, 0, 3, 1] {
             pending.abandon(ids[i], Abandon::Unsent);
         }
-        let slots: Vec<_> = (0..4).map(|n| pending.insert(n).unwrap().slot()).collect();
+        let slots: Vec<_> = (0..4).map(|n| pending.insert(|| n).unwrap().slot()).collect();
         assert_eq!(slots, [2, 0, 3, 1]);
     }
 
@@ -250,7 +253,7 @@ mod tests {
         let mut pending = Pending::new(MAX_SLOTS);
         let mut seen = HashSet::new();
         for burst in [5 * KEPT, 2 * KEPT + 1, 7 * KEPT, 2 * KEPT, 10] {
-            let ids: Vec<_> = (0..burst).map(|n| pending.insert(n).unwrap()).collect();
+            let ids: Vec<_> = (0..burst).map(|n| pending.insert(|| n).unwrap()).collect();
             assert!(ids.iter().all(|id| seen.insert(*id)), "{burst} calls: each has an id of its own");
             let (last, others) = ids.split_last().unwrap();
             others.iter().for_each(|id| assert!(pending.abandon(*id, Abandon::Unsent).is_some()));
@@ -266,7 +269,7 @@ mod tests {
     #[test]
     fn unknown_ids_are_nobody_s() {
         let mut pending = Pending::new(4);
-        let a = pending.insert('a').unwrap();
+        let a = pending.insert(|| 'a').unwrap();
         for wire in [0, 1, -1, i32::MIN, i32::MAX, a.to_wire() ^ 1 << 20] {
             assert_eq!(pending.get(SeqId::from_wire(wire)), None);
             assert_eq!(pending.late(SeqId::from_wire(wire)), Late::Unknown);

@@ -33,23 +33,26 @@ pub(crate) trait Body {
 }
 
 /// A protobuf message that was measured once.
-pub(crate) struct Encoded<T> {
-    message: T,
+pub(crate) struct Encoded<'m, T> {
+    message: &'m T,
     len: usize,
 }
 
-impl<T: prost::Message> Encoded<T> {
-    pub(crate) fn new(message: T) -> Self {
+impl<'m, T: prost::Message> Encoded<'m, T> {
+    #[inline]
+    pub(crate) fn new(message: &'m T) -> Self {
         let len = message.encoded_len();
         Encoded { message, len }
     }
 }
 
-impl<T: prost::Message> Body for Encoded<T> {
+impl<T: prost::Message> Body for Encoded<'_, T> {
+    #[inline]
     fn len(&self) -> usize {
         self.len
     }
 
+    #[inline]
     fn write(self, out: &mut LinkBuffer) {
         self.message.encode_raw(out);
     }

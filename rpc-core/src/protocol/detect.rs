@@ -74,24 +74,10 @@ impl KitexFraming {
     /// `magic`, `too_large`, `length`, `header_size`, `unsupported`, as soon as the bytes at hand tell.
     #[inline]
     pub fn find(&mut self, input: &[u8]) -> Result<Next, ProtocolError> {
-        let Some(head) = input.first_chunk::<8>() else {
-            return self.wait(input);
-        };
-        let length = u32::from_be_bytes([head[0], head[1], head[2], head[3]]);
-        let magic = u16::from_be_bytes([head[4], head[5]]);
-        let unary = match magic {
-            layout::MAGIC => u16::from_be_bytes([head[6], head[7]]) & FLAG_STREAMING == 0,
-            payload::MAGIC => true,
-            _ => false,
-        };
-        if unary && length >= MIN_LENGTH && length <= self.max_frame_size {
-            let len = length as usize + 4;
-            if len <= input.len() {
-                self.spoken = Some(Spoken::Unary);
-                return Ok(Next::Frame(Span { skip: 0, len, tail: 0 }));
-            }
+        match self.whole(input) {
+            Some(span) => Ok(Next::Frame(span)),
+            None => self.wait(input),
         }
-        self.wait(input)
     }
 
     /// Not a whole frame: what is wrong with it, or how much more is needed to say.
@@ -146,6 +132,24 @@ impl Framing for KitexFraming {
     #[inline]
     fn next(&mut self, input: &[u8]) -> Result<Next, FrameError> {
         self.find(input).map_err(|error| error.into_frame_error(input))
+    }
+
+    #[inline]
+    fn whole(&mut self, input: &[u8]) -> Option<Span> {
+        let head = input.first_chunk::<8>()?;
+        let length = u32::from_be_bytes([head[0], head[1], head[2], head[3]]);
+        let magic = u16::from_be_bytes([head[4], head[5]]);
+        let unary = match magic {
+            layout::MAGIC => u16::from_be_bytes([head[6], head[7]]) & FLAG_STREAMING == 0,
+            payload::MAGIC => true,
+            _ => false,
+        };
+        let len = length as usize + 4;
+        if !unary || length < MIN_LENGTH || length > self.max_frame_size || len > input.len() {
+            return None;
+        }
+        self.spoken = Some(Spoken::Unary);
+        Some(Span { skip: 0, len, tail: 0 })
     }
 }
 

@@ -269,7 +269,7 @@ impl<M: Middleware> Services<M> {
             let methods: Vec<_> = entries.iter().map(|e| TableEntry { method: e.method, runner: (e.make)() }).collect();
             let polling = methods.iter().filter_map(|entry| Some((entry.method, entry.runner.polling()?)));
             let polling = polling.collect();
-            Arc::new(OnReactor::new(Table { methods, reserved: None }, polling))
+            Arc::new(OnReactor::new(Table { methods, ..Table::default() }, polling))
         });
         let memory = Arc::new(MemoryBudget::new(settings.limits.max_buffered_bytes));
         let shared = Arc::new(ServerShared::new(settings.limits, settings.checksum, router, tables.collect(), workers));

@@ -42,7 +42,7 @@ impl ServerHandler {
     #[cold]
     pub(super) fn confirmed(&mut self, cx: &mut Cx<'_>) {
         self.control = Control::On(Box::new(Agreed {
-            keepalive: Keepalive::new(Arc::clone(&self.shared.keepalive)),
+            keepalive: Keepalive::new(Arc::clone(&self.caller.shared.keepalive)),
             look: None,
             cancels: None,
         }));
@@ -77,7 +77,7 @@ impl ServerHandler {
                 if agreed.keepalive.on_ping(number, cx.now()) == Err(TooManyPings) {
                     static PINGS: LogLimit = LogLimit::new();
                     if let Some(skipped) = PINGS.pass(cx.now()) {
-                        tracing::info!(peer = %self.peer, skipped, "too many pings; closing");
+                        tracing::info!(peer = %self.caller.peer, skipped, "too many pings; closing");
                     }
                     // 0: what runs is not waited for.
                     self.go_away(cx, 0, "too_many_pings");
@@ -123,7 +123,7 @@ impl ServerHandler {
             Next::Dead => {
                 static SILENT: LogLimit = LogLimit::new();
                 if let Some(skipped) = SILENT.pass(cx.now()) {
-                    tracing::info!(peer = %self.peer, skipped, "the peer is silent; closing");
+                    tracing::info!(peer = %self.caller.peer, skipped, "the peer is silent; closing");
                 }
                 return cx.abort(CloseReason::Limit("keepalive_timeout"));
             }
@@ -203,10 +203,10 @@ impl ServerHandler {
     fn unfinished(&mut self, cx: &mut Cx<'_>, began: Instant) {
         let Control::On(agreed) = &mut self.control else { return };
         let cancels = agreed.cancels.get_or_insert_default();
-        if cancels.on_unfinished(self.shared.limits.cancel_budget, self.calls, began, cx.now()) {
+        if cancels.on_unfinished(self.caller.shared.limits.cancel_budget, self.calls, began, cx.now()) {
             static CUT: LogLimit = LogLimit::new();
             if let Some(skipped) = CUT.pass(cx.now()) {
-                tracing::info!(peer = %self.peer, skipped, "more than half of its calls are cut short at once; closing");
+                tracing::info!(peer = %self.caller.peer, skipped, "more than half of its calls are cut short at once; closing");
             }
             self.drain_for(cx, Reason::CancelBudget);
         }

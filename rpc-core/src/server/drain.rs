@@ -190,7 +190,7 @@ impl ServerHandler {
     pub(super) fn go_on_draining(&mut self, cx: &mut Cx<'_>) {
         if self.drain != Drain::No {
             if self.leaving.is_none() {
-                self.begin_step(cx, self.shared.limits.shutdown_grace / 2); // taken in while the server stops
+                self.begin_step(cx, self.caller.shared.limits.shutdown_grace / 2); // taken in while the server stops
             }
             self.take_step(cx, Traffic::Idle);
         }

@@ -11,27 +11,32 @@ use super::drain::{DRAIN, Drain, Leaving, Reason};
 use super::reply::{self, ReplyTo};
 use super::runner::{Finished, Incoming, Started};
 use super::running::{CallKey, Running, RunningCall, What};
-use super::shared::{InFlight, LARGE_HEADER, OnReactor, Open, ServerShared, Table, TableEntry};
+use super::shared::{LARGE_HEADER, OnReactor, Open, ServerShared, Table, TableEntry};
 use crate::error::{Error, Peer, Refusal, Sent};
 use crate::glitch::{Glitches, Verdict};
 use crate::metadata::Metadata;
 use crate::protocol::ttheader::layout::{FLAG_OUT_OF_ORDER, capability};
-use crate::protocol::ttheader::{ControlFrame, RequestInfo, TtFrame};
+use crate::protocol::ttheader::{ControlFrame, KnownFrame, RequestInfo, TtFrame};
 use crate::protocol::{Checksum, Form, MessageType, Payload, ProtocolError, form_of};
 use crate::status::Code;
 
 /// No more than this of a method's name goes back with a refusal, in bytes.
 const LONGEST_NAME: usize = 255;
 
+/// What all requests of a connection have in common, until one comes with another header.
+pub(crate) struct Caller {
+    pub(crate) shared: Arc<ServerShared>,
+    pub(crate) peer: Peer,
+    /// The last request's header: most have the same, which costs one comparison. Other connections may share it.
+    pub(crate) info: Arc<RequestInfo>,
+}
+
 pub(crate) struct ServerHandler {
-    pub(super) shared: Arc<ServerShared>,
+    pub(super) caller: Caller,
     pub(super) here: Arc<OnReactor>,
     /// The reactor's methods, while a batch is handled.
     table: Option<Box<Table>>,
-    pub(super) peer: Peer,
-    /// The last request's header: most have the same, which costs one comparison. Other connections may share it.
-    info: Arc<RequestInfo>,
-    /// It is too large to be kept any longer than for a batch.
+    /// The last request's header is too large to be kept any longer than for a batch.
     large: bool,
     /// The method that the last header and name led to.
     last: Option<u32>,
@@ -57,8 +62,6 @@ impl ServerHandler {
     pub(crate) fn new(shared: Arc<ServerShared>, here: Arc<OnReactor>, peer: Peer) -> Self {
         ServerHandler {
             table: None,
-            peer,
-            info: Arc::clone(&here.no_header),
             large: false,
             last: None,
             checked: false,
@@ -73,14 +76,14 @@ impl ServerHandler {
             drain: if shared.is_draining() { Drain::Serving } else { Drain::No },
             glitches: Glitches::new(shared.limits.max_glitches),
             _open: Open::new(&shared),
+            caller: Caller { shared, peer, info: Arc::clone(&here.no_header) },
             here,
-            shared,
         }
     }
 
     #[cfg(feature = "testing")]
     pub(crate) fn is_of(&self, shared: &Arc<ServerShared>) -> bool {
-        Arc::ptr_eq(&self.shared, shared)
+        Arc::ptr_eq(&self.caller.shared, shared)
     }
 
     /// How many calls run, if what is known of them agrees.
@@ -98,7 +101,37 @@ impl ServerHandler {
         }
     }
 
+    #[inline]
     fn request(&mut self, cx: &mut Cx<'_>, frame: Frame<'_>) -> Result<(), Error> {
+        let Some(Table { known, .. }) = self.table.as_deref() else { return self.request_anew(cx, frame) };
+        let Some(KnownFrame { seq, body }) = known.head.matches(frame.bytes()) else {
+            return self.request_anew(cx, frame);
+        };
+        let same = known.info.as_ref().is_some_and(|info| Arc::ptr_eq(info, &self.caller.info));
+        if !same || self.checked || self.drain != Drain::No {
+            return self.request_anew(cx, frame);
+        }
+        let to = ReplyTo {
+            form: Form::TtHeader,
+            seq,
+            oneway: false,
+            ours: self.caller.info.capabilities().is_some(),
+            confirm: matches!(self.control, Control::Announced),
+            checksum: self.caller.shared.checksum,
+            closing: false,
+            max_frame_size: self.caller.shared.limits.max_frame_size,
+        };
+        let index = known.index;
+        self.multiplexed = true;
+        self.here.counters.accepted.add(1);
+        self.calls += 1;
+        self.last_seq = seq;
+        self.start(cx, index, frame, body, to, FLAG_OUT_OF_ORDER)
+    }
+
+    /// A request whose head the reactor does not know.
+    #[inline(never)]
+    fn request_anew(&mut self, cx: &mut Cx<'_>, frame: Frame<'_>) -> Result<(), Error> {
         let form = form_of(frame.bytes())?;
         let (info, flags, payload) = match form {
             Form::TtHeader => {
@@ -117,7 +150,7 @@ impl ServerHandler {
             MessageType::Oneway => true,
             MessageType::Reply | MessageType::Exception => {
                 // A malformed header ends the connection whatever the frame is.
-                match RequestInfo::parse(info, &self.shared.limits.header()) {
+                match RequestInfo::parse(info, &self.caller.shared.limits.header()) {
                     Err(error) if error.is_fatal() => return Err(error.into()),
                     _ => {}
                 }
@@ -132,11 +165,11 @@ impl ServerHandler {
             oneway,
             ours: false,
             confirm: matches!(self.control, Control::Announced), // by a reply to whatever request comes next
-            checksum: self.shared.checksum,
+            checksum: self.caller.shared.checksum,
             closing: self.drain != Drain::No && flags & FLAG_OUT_OF_ORDER == 0,
-            max_frame_size: self.shared.limits.max_frame_size,
+            max_frame_size: self.caller.shared.limits.max_frame_size,
         };
-        let known = self.info.raw() == info;
+        let known = self.caller.info.raw() == info;
         if !known {
             self.last = None;
             if let Err(error) = self.read_info(info) {
@@ -148,14 +181,14 @@ impl ServerHandler {
                 self.glitch(cx, "a header over a limit");
                 return Ok(());
             }
-            let controls = self.info.capabilities().is_some_and(|bits| bits & capability::CONTROL_FRAMES != 0);
+            let controls = self.caller.info.capabilities().is_some_and(|bits| bits & capability::CONTROL_FRAMES != 0);
             if controls && flags & FLAG_OUT_OF_ORDER != 0 && matches!(self.control, Control::No) {
                 self.control = Control::Announced;
             }
         }
         self.here.counters.accepted.add(1);
         self.calls += 1;
-        to.ours = self.info.capabilities().is_some();
+        to.ours = self.caller.info.capabilities().is_some();
         to.confirm = matches!(self.control, Control::Announced);
         if self.drain.refuses() {
             // A oneway message is dropped: nothing can be said to it.
@@ -167,7 +200,7 @@ impl ServerHandler {
         }
         self.last_seq = payload.seq;
         if self.checked
-            && let Some(Err(corrupt)) = self.info.checksum().map(|announced| Checksum::check(announced, message))
+            && let Some(Err(corrupt)) = self.caller.info.checksum().map(|announced| Checksum::check(announced, message))
         {
             self.refuse(cx, payload.method, to, &Error::from(corrupt).with_sent(Sent::No));
             self.glitch(cx, "a request that is not what its checksum says");
@@ -176,6 +209,11 @@ impl ServerHandler {
         match self.find(payload.method) {
             Ok(index) => {
                 self.last = u32::try_from(index).ok();
+                let plain =
+                    form == Form::TtHeader && !oneway && flags == FLAG_OUT_OF_ORDER && !self.checked && !self.large;
+                if let Some(Table { known, .. }) = self.table.as_deref_mut().filter(|_| plain) {
+                    known.learn(index, &self.caller.info, frame, message.len(), payload.body.len());
+                }
                 self.start(cx, index, frame, payload.body, to, flags)
             }
             Err(error) => {
@@ -191,7 +229,7 @@ impl ServerHandler {
             let table = self.table.as_ref();
             table.is_some_and(|table| table.methods[*index].method.name().as_bytes() == name)
         });
-        last.map_or_else(|| self.shared.router.find(self.info.service(), name), Ok)
+        last.map_or_else(|| self.caller.shared.router.find(self.caller.info.service(), name), Ok)
     }
 
     /// A frame whose payload is no message: a control frame, or an error.
@@ -208,20 +246,21 @@ impl ServerHandler {
 
     /// Reads a header that differs from the last one.
     fn read_info(&mut self, info: &[u8]) -> Result<(), crate::InfoError> {
-        self.info = self.here.read_header(info, &self.shared.limits.header())?;
-        self.checked = self.shared.checksum && self.info.checksum().is_some();
-        self.large = self.info.memory() > LARGE_HEADER;
+        self.caller.info = self.here.read_header(info, &self.caller.shared.limits.header())?;
+        self.checked = self.caller.shared.checksum && self.caller.info.checksum().is_some();
+        self.large = self.caller.info.memory() > LARGE_HEADER;
         Ok(())
     }
 
     /// As before the first request.
     #[cold]
     fn forget_info(&mut self) {
-        self.info = Arc::clone(&self.here.no_header);
+        self.caller.info = Arc::clone(&self.here.no_header);
         (self.large, self.checked, self.last) = (false, false, None);
     }
 
     #[allow(clippy::too_many_arguments, reason = "the parts of one request, taken apart a moment ago")]
+    #[inline(always)]
     fn start(
         &mut self,
         cx: &mut Cx<'_>,
@@ -235,39 +274,36 @@ impl ServerHandler {
         let Some(table) = &mut self.table else { return Err(Error::closed("no methods outside of a batch")) };
         let TableEntry { method, runner } = &mut table.methods[index];
         let method = *method;
-        let limits = &self.shared.limits;
+        let limits = &self.caller.shared.limits;
         let full = match cx.memory() {
             memory if memory.refuses_work() => Some(("max_buffered_bytes", memory.limit())),
             // Only answered ones make it so: with the others it would not have been taken.
             _ if self.running.len() >= limits.max_inflight_per_conn => {
                 Some(("max_inflight_per_conn", limits.max_inflight_per_conn))
             }
-            _ => self.shared.is_full().then_some(("max_inflight", limits.max_inflight)),
+            _ => self.caller.shared.is_full().then_some(("max_inflight", limits.max_inflight)),
         };
         if let Some((name, limit)) = full {
             let error = Refusal::TooManyInFlight { name, limit }.into();
             self.refuse(cx, method.name().as_bytes(), to, &error);
             return Ok(());
         }
-        let now = cx.now();
-        let timeout = self.info.timeout().unwrap_or_default();
-        let deadline = self.info.timeout().map(|timeout| now + timeout);
+        let timeout = self.caller.info.timeout().unwrap_or_default();
+        let deadline = match self.caller.info.timeout() {
+            Some(timeout) => Some(local::now_and_after(timeout).1),
+            None => None,
+        };
         let key = self.running.next();
-        let shared = &self.shared;
         let started = runner.start(
             Incoming {
                 frame,
                 body,
                 to,
-                info: &self.info,
+                caller: &self.caller,
                 large: self.large,
-                peer: &self.peer,
-                now,
                 deadline,
                 key,
                 reserved: &mut table.reserved,
-                in_flight: &|| InFlight::begin(shared),
-                workers: shared.workers(),
             },
             cx,
         );
@@ -287,7 +323,7 @@ impl ServerHandler {
             Started::Blocking(context) => What::Blocking(context),
         };
         // First of all it is known and counted: whatever panics from here on, the end of the connection finds it.
-        let call = RunningCall { what, began: now, timer: None, timeout, method, to, answered: false };
+        let call = RunningCall { what, began: cx.now(), timer: None, timeout, method, to, answered: false };
         self.running.insert(call, &self.here.spare);
         self.here.counters.in_flight.add(1);
         if let Some(at) = deadline {
@@ -315,8 +351,9 @@ impl ServerHandler {
         }
     }
 
+    #[inline]
     fn has_room(&self) -> bool {
-        self.drain.refuses() || self.running.unanswered() < self.shared.limits.max_inflight_per_conn
+        self.drain.refuses() || self.running.unanswered() < self.caller.shared.limits.max_inflight_per_conn
     }
 
     /// Where a reply that is written now goes: what its header says of the connection is what holds now, not at the request's start.
@@ -385,7 +422,7 @@ impl ServerHandler {
 
     pub(super) fn glitch(&mut self, cx: &mut Cx<'_>, what: &'static str) {
         self.here.counters.glitches.add(1);
-        tracing::debug!(peer = %self.peer, what, "glitch");
+        tracing::debug!(peer = %self.caller.peer, what, "glitch");
         match self.glitches.add(cx.now()) {
             Verdict::Tolerate => {}
             Verdict::Drain => self.drain_for(cx, Reason::Glitches),
@@ -399,7 +436,7 @@ impl Handler for ServerHandler {
     fn on_open(&mut self, cx: &mut Cx<'_>) {
         #[cfg(feature = "tls")]
         if let Some(tls) = cx.tls() {
-            self.peer = self.peer.proved(tls);
+            self.caller.peer = self.caller.peer.proved(tls);
         }
         self.go_on_draining(cx);
     }
@@ -417,7 +454,7 @@ impl Handler for ServerHandler {
         if let Err(error) = self.request(cx, frame) {
             static JUNK: LogLimit = LogLimit::new();
             if let Some(skipped) = JUNK.pass(cx.now()) {
-                tracing::info!(peer = %self.peer, %error, skipped, "the peer's bytes are not requests; closing");
+                tracing::info!(peer = %self.caller.peer, %error, skipped, "the peer's bytes are not requests; closing");
             }
             cx.close(CloseReason::Local("the peer's bytes are not requests"));
         }

@@ -14,20 +14,20 @@ use std::time::Instant;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use rpc_transport::{
-    ConnRef, Cx, Frame, Lane, LinkBuffer, LocalTask, Message, Refused, ReservedTask, TaskId, WorkerPool, caught, local,
+    ConnRef, Cx, Frame, Lane, LinkBuffer, LocalTask, Message, Refused, ReservedTask, TaskId, caught, local,
 };
 
-use super::handler::ServerHandler;
+use super::handler::{Caller, ServerHandler};
 use super::reply::{self, Encode, ReplyTo};
 use super::running::CallKey;
 use super::runtime::Runtime;
 use super::shared::InFlight;
 use super::watchdog::Polling;
 use crate::codegen::MethodDescriptor;
-use crate::context::{self, Cancellation, Context, Inherited};
-use crate::error::{Error, Peer, Refusal, Result, Sent};
+use crate::context::{self, Cancellation, Context, Heritage, Inherited};
+use crate::error::{Error, Refusal, Result, Sent};
 use crate::metadata::Metadata;
-use crate::protocol::ttheader::{ReplyHead, RequestInfo};
+use crate::protocol::ttheader::ReplyHead;
 use crate::status::type_id;
 
 /// Boxes of one method kept by one reactor.
@@ -48,17 +48,13 @@ pub(crate) struct Incoming<'a> {
     pub(crate) frame: Frame<'a>,
     pub(crate) body: &'a [u8],
     pub(crate) to: ReplyTo,
-    pub(crate) info: &'a Arc<RequestInfo>,
+    pub(crate) caller: &'a Caller,
     /// The header is too large to be kept after the call.
     pub(crate) large: bool,
-    pub(crate) peer: &'a Peer,
-    pub(crate) now: Instant,
     pub(crate) deadline: Option<Instant>,
     /// The name the call has if it does not end at once.
     pub(crate) key: CallKey,
     pub(crate) reserved: &'a mut Option<ReservedTask>,
-    pub(crate) in_flight: &'a dyn Fn() -> Result<InFlight, Refusal>,
-    pub(crate) workers: Option<&'a Arc<WorkerPool>>,
 }
 
 /// What became of it.
@@ -112,7 +108,7 @@ struct Slot<S, Fut, E> {
     future: Pin<Box<Option<Fut>>>,
     parts: Option<(Arc<S>, Context)>,
     /// What the handler's own calls take over.
-    inherited: Inherited,
+    inherited: Heritage,
     /// The context's, for the case that the future does not come to its end.
     cancellation: Arc<Cancellation>,
     method: &'static MethodDescriptor,
@@ -146,39 +142,40 @@ where
         };
         let mut slot = self.spare.take().or_else(|| self.kept.lock().pop()).unwrap_or_else(|| self.new_slot());
         let (service, mut context) = slot.parts.take().unwrap_or_else(|| (Arc::clone(&self.service), Context::take()));
-        context.receive(self.method, call.peer, call.info, call.now, call.deadline);
-        slot.inherited.set(call.deadline, call.info.persistent());
+        context.receive(self.method, &call.caller.peer, &call.caller.info, cx.now(), call.deadline);
+        slot.inherited.set(call.deadline, call.caller.info.persistent());
         slot.once = call.large;
         if !Arc::ptr_eq(&slot.cancellation, context.cancellation()) {
             slot.cancellation = Arc::clone(context.cancellation());
         }
         slot.future.set(Some((self.run)(service, context, prepared)));
 
-        let Some(reserved) = call.reserved.take().or_else(local::reserve) else {
-            unreachable!("frames are handled on a reactor's thread")
-        };
-        match slot.poll_once(reserved.waker()) {
+        if call.reserved.is_none() {
+            *call.reserved = local::reserve();
+        }
+        let waker = call.reserved.as_ref().map_or(Waker::noop(), ReservedTask::waker);
+        match slot.poll_once(waker) {
             Polled::Ready(result, mut backward) => {
-                *call.reserved = Some(reserved);
                 slot.write(cx, call.to, &mut backward, result);
                 self.keep(slot);
                 Started::Done
             }
             Polled::Panicked => {
-                *call.reserved = Some(reserved);
                 slot.write(cx, call.to, &mut Metadata::new(), Err::<R, _>(panicked()));
                 self.keep(slot);
                 Started::Done
             }
-            Polled::Pending => match (call.in_flight)() {
+            Polled::Pending => match InFlight::begin(&call.caller.shared) {
                 Ok(in_flight) => {
+                    let Some(reserved) = call.reserved.take() else {
+                        unreachable!("frames are handled on a reactor's thread")
+                    };
                     let task = reserved.id();
                     slot.to = Some((cx.conn_ref(), call.key, call.to));
                     local::spawn_reserved(reserved, slot);
                     Started::Task(task, in_flight)
                 }
                 Err(refusal) => {
-                    *call.reserved = Some(reserved);
                     slot.clear();
                     // It has begun, so it is not called unexecuted.
                     let error = Error::from(refusal).with_sent(Sent::Maybe);
@@ -200,7 +197,7 @@ impl<S, Prepare, Run, Fut, E> Local<S, Prepare, Run, Fut, E> {
         Box::new(Slot {
             future: Box::pin(None),
             parts: None,
-            inherited: Inherited::NOTHING,
+            inherited: Heritage::default(),
             cancellation: Arc::default(),
             method: self.method,
             head: Arc::clone(&self.head),
@@ -235,7 +232,7 @@ where
     E: Encode<R>,
     Fut: Future<Output = (Arc<S>, Context, Result<R>)> + Send + 'static,
 {
-    #[inline]
+    #[inline(always)]
     fn poll_once(&mut self, waker: &Waker) -> Polled<R> {
         self.polling.set(true);
         let Slot { future, inherited, runtime, .. } = self;
@@ -265,6 +262,7 @@ where
         }
     }
 
+    #[inline]
     fn write(&self, cx: &mut Cx<'_>, to: ReplyTo, backward: &mut Metadata, result: Result<R>) {
         reply::write::<E, R>(cx.output(), &self.head, self.method.name(), to, backward, result);
     }
@@ -390,13 +388,13 @@ where
             reply::write_error(cx.output(), self.method.name().as_bytes(), call.to, &Metadata::new(), &error);
             Started::Done
         };
-        let Some(workers) = call.workers else { return refused(cx, Refusal::ShuttingDown) };
-        let in_flight = match (call.in_flight)() {
+        let Some(workers) = call.caller.shared.workers() else { return refused(cx, Refusal::ShuttingDown) };
+        let in_flight = match InFlight::begin(&call.caller.shared) {
             Ok(in_flight) => in_flight,
             Err(refusal) => return refused(cx, refusal),
         };
         let mut context = Context::take();
-        context.receive(self.method, call.peer, call.info, call.now, call.deadline);
+        context.receive(self.method, &call.caller.peer, &call.caller.info, cx.now(), call.deadline);
         let (method, head, service) = (self.method, Arc::clone(&self.head), Arc::clone(&self.service));
         let (prepare, run, runtime) = (self.prepare.clone(), self.run.clone(), self.runtime.clone());
         let body = call.frame.slice(call.body);

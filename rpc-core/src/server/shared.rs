@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rpc_transport::{Counter, ReservedTask, WorkerPool};
+use rpc_transport::{Counter, Frame, ReservedTask, WorkerPool};
 
 use super::router::Router;
 use super::runner::Runner;
@@ -13,7 +13,7 @@ use crate::codegen::MethodDescriptor;
 use crate::error::Refusal;
 use crate::limits::Limits;
 use crate::mux::Rules;
-use crate::protocol::ttheader::{HeaderLimits, InfoError, RequestInfo};
+use crate::protocol::ttheader::{HeaderLimits, InfoError, KnownHead, RequestInfo};
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::sync::{Condvar, Mutex, put_back};
 
@@ -85,6 +85,36 @@ pub(crate) struct Table {
     pub(crate) methods: Vec<TableEntry>,
     /// A task slot at hand, for the next handler that does not end at once.
     pub(crate) reserved: Option<ReservedTask>,
+    pub(crate) known: Known,
+}
+
+/// The head of plain requests that followed each other, on whatever connections of the reactor, and what it says.
+#[derive(Default)]
+pub(crate) struct Known {
+    pub(crate) head: KnownHead,
+    pub(crate) info: Option<Arc<RequestInfo>>,
+    /// The method's index.
+    pub(crate) index: usize,
+    /// Method and header of the last plain request that was taken apart.
+    pub(crate) last: Option<(usize, Arc<RequestInfo>)>,
+}
+
+impl Known {
+    /// A plain request with another head: the second one to the same method in a row makes it known.
+    pub(super) fn learn(
+        &mut self,
+        index: usize,
+        info: &Arc<RequestInfo>,
+        frame: Frame<'_>,
+        payload_len: usize,
+        body_len: usize,
+    ) {
+        let before = self.last.replace((index, Arc::clone(info)));
+        if before.is_some_and(|(last, of)| last == index && Arc::ptr_eq(&of, info)) {
+            (self.index, self.info) = (index, Some(Arc::clone(info)));
+            self.head.learn(frame.bytes(), payload_len, body_len);
+        }
+    }
 }
 
 pub(crate) struct TableEntry {

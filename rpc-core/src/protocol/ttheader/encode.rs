@@ -154,7 +154,14 @@ impl RequestHead {
         template.write(out, seq, timeout, extra, body_len)
     }
 
+    /// The timeout that costs least to write, in milliseconds.
+    #[inline]
+    pub fn usual_timeout_ms(&self) -> u32 {
+        self.usual_timeout_ms
+    }
+
     /// What LENGTH will say of a frame with a timeout, `extra_len` bytes of extra blocks and a message of `body_len` bytes.
+    #[inline]
     pub fn frame_len(&self, extra_len: usize, body_len: usize) -> usize {
         self.timed.frame_len(extra_len, body_len)
     }
@@ -378,6 +385,9 @@ impl Template {
 
     #[inline]
     fn frame_len(&self, extra_len: usize, body_len: usize) -> usize {
+        if extra_len == 0 {
+            return self.bytes.len() - 4 + body_len;
+        }
         let variable = self.blocks_end - FIXED + extra_len;
         FIXED - 4 + variable.next_multiple_of(4) + (self.bytes.len() - self.payload_at) + body_len
     }
@@ -391,11 +401,23 @@ impl Template {
         extra: &[u8],
         body_len: usize,
     ) -> Result<(), HeaderError> {
+        if extra.is_empty() && self.write_in_place(out, seq, timeout_ms, body_len) {
+            return Ok(());
+        }
+        let length = self.bytes.len() - 4 + body_len;
+        check_frame(length)?;
+        self.write_in_pieces(out, seq, timeout_ms, extra, body_len)
+    }
+
+    /// Writes a copy and patches it. False, and nothing is written, if there is no room in one piece, or the frame is too long.
+    #[inline]
+    fn write_in_place<B: HeadBuf>(&self, out: &mut B, seq: i32, timeout_ms: Option<u32>, body_len: usize) -> bool {
         let len = self.bytes.len();
         let length = len - 4 + body_len;
-        check_frame(length)?;
-        let in_place = if extra.is_empty() { out.put_in_place(&self.bytes) } else { None };
-        let Some(head) = in_place else { return self.write_in_pieces(out, seq, timeout_ms, extra, body_len) };
+        if length > MAX_FRAME as usize {
+            return false;
+        }
+        let Some(head) = out.put_in_place(&self.bytes) else { return false };
         let n = length - self.payload_at;
         put_at(head, 0, (length as u32).to_be_bytes());
         put_at(head, 8, seq.to_be_bytes());
@@ -404,7 +426,7 @@ impl Template {
         }
         put_at(head, self.payload_at, (n as u32).to_be_bytes());
         put_at(head, len - 4, seq.to_be_bytes());
-        Ok(())
+        true
     }
 
     #[cold]

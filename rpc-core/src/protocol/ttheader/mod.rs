@@ -4,6 +4,7 @@
 //!  frame ─► TtFrame::decode ─► info (raw slice) ─► equal to the last one's? keep its summary
 //!                 │                                 else InfoEntries ─► RequestInfo | ReplyInfo
 //!                 └─► payload ─► protocol::Payload
+//!  frame ─► KnownHead::matches ─► all of it like the last one: id and message, nothing else is looked at
 //!
 //!  RequestHead::write, ReplyHead::write ─► header and payload head, the message follows
 //! ```
@@ -18,6 +19,7 @@ mod encode;
 mod control;
 mod info;
 mod json;
+mod known;
 pub mod layout;
 mod pairs;
 
@@ -27,4 +29,5 @@ pub(super) use decode::check_fixed;
 pub(super) use encode::put_payload_head;
 pub use encode::{CONFIRMATION, HeaderError, ReplyHead, ReplyKind, RequestHead, RequestHeadSpec, write_frame_head};
 pub use info::{EXCEPTION_INFO, HeaderLimits, InfoError, REPLY_INFO, ReplyInfo, RequestInfo};
+pub use known::{KnownFrame, KnownHead};
 pub use pairs::{Entry, InfoEntries, StringBlock, request_metadata};
