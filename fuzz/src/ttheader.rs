@@ -1,6 +1,8 @@
 //! A frame that claims to be TTHeader: taken apart twice, and put together again.
 
-use rpc_core::protocol::ttheader::{ControlFrame, Entry, InfoEntries, TtFrame, write_frame_head};
+use rpc_core::protocol::ttheader::{
+    ControlFrame, Entry, InfoEntries, KnownFrame, KnownHead, TtFrame, write_frame_head,
+};
 use rpc_core::protocol::{Checksum, Form, MessageType, Payload, form_of};
 
 use crate::{meter, reach, reference};
@@ -46,6 +48,35 @@ pub fn ttheader(data: &[u8]) {
     }
     control(&frame, data);
     checksum(&frame, &entries);
+    known(&frame, data);
+}
+
+/// A head that is known is recognised where both ids agree, and nothing is that would not be taken apart to the same.
+fn known(frame: &TtFrame<'_>, data: &[u8]) {
+    let Ok(payload) = Payload::decode(frame.payload) else { return };
+    let mut known = KnownHead::default();
+    known.learn(data, frame.payload.len(), payload.body.len());
+    let found = known.matches(data);
+    let agree = frame.seq == payload.seq;
+    assert_eq!(found, agree.then_some(KnownFrame { seq: frame.seq, body: payload.body }));
+    reach::note("rpc-core/src/protocol/ttheader/known.rs", "learn", &true);
+    reach::note("rpc-core/src/protocol/ttheader/known.rs", "matches", &found);
+    if data.len() > 1024 {
+        return;
+    }
+    for at in 0..data.len() - payload.body.len() {
+        let mut other = data.to_vec();
+        other[at] ^= data[0] | 1;
+        let found = known.matches(&other);
+        reach::note("rpc-core/src/protocol/ttheader/known.rs", "matches", &found);
+        if let Some(found) = found {
+            let again = TtFrame::decode(&other).expect("a recognised frame can be taken apart");
+            let message = Payload::decode(again.payload).expect("and so can its payload");
+            assert_eq!((again.flags, again.info), (frame.flags, frame.info));
+            assert_eq!((message.kind, message.method), (payload.kind, payload.method));
+            assert_eq!((again.seq, message.seq, message.body), (found.seq, found.seq, found.body));
+        }
+    }
 }
 
 /// Every text of the header, and the whole of it, as the payload's checksum.

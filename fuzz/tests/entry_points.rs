@@ -42,6 +42,8 @@ const REACHED: &[(&str, &str, &[&str])] = &[
     ("rpc-core/src/protocol/ttheader/info.rs",   "parse",          &["metadata"]),
     ("rpc-core/src/protocol/ttheader/info.rs",   "update",         &["metadata"]),
     ("rpc-core/src/protocol/ttheader/json.rs",   "read",           &["extras"]),
+    ("rpc-core/src/protocol/ttheader/known.rs",  "learn",          &["ttheader"]),
+    ("rpc-core/src/protocol/ttheader/known.rs",  "matches",        &["ttheader"]),
     ("rpc-core/src/protocol/ttheader/pairs.rs",  "new",            &["ttheader"]),
     ("rpc-core/src/protocol/ttheader/pairs.rs",  "push",           &["ttheader_write", "extras"]),
     ("rpc-core/src/protocol/ttheader/pairs.rs",  "push_backward",  &["ttheader_write"]),
@@ -75,6 +77,7 @@ const REFUSES_NOTHING: &[(&str, &str, &str, &str)] = &[
     ("ttheader_write", "rpc-core/src/protocol/detect.rs",         "find",   "it reads what was written: to refuse it is a finding"),
     ("ttheader_write", "rpc-core/src/protocol/payload.rs",        "decode", "as above"),
     ("fixed_length",   "rpc-transport/src/framing/fixed_length.rs", "next", "any bytes are a frame"),
+    ("ttheader",       "rpc-core/src/protocol/ttheader/known.rs", "learn",  "what it learns has been taken apart"),
 ];
 
 /// What refuses nothing, and which of the above hands its input on to it: what reaches that one reaches both.
