@@ -289,10 +289,7 @@ impl ServerHandler {
             return Ok(());
         }
         let timeout = self.caller.info.timeout().unwrap_or_default();
-        let deadline = match self.caller.info.timeout() {
-            Some(timeout) => Some(local::now_and_after(timeout).1),
-            None => None,
-        };
+        let deadline = self.caller.info.timeout().map(|timeout| local::now_and_after(timeout).1);
         let key = self.running.next();
         let started = runner.start(
             Incoming {
