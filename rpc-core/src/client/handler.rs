@@ -335,7 +335,7 @@ impl ClientHandler {
                 if let Some(waker) = cell.complete(found) {
                     cx.wake(waker);
                 }
-                self.pending.abandon(seq, how);
+                self.pending.end(seq, how);
             }
             Waiter::Task(task) => {
                 let task = *task;
@@ -495,11 +495,11 @@ impl ClientHandler {
             }
             return;
         }
-        let Posted { cell, mut spec, body } = posted;
+        let Posted { cell, spec, body } = posted;
         let accepted = if cx.now() >= spec.deadline {
             Err(expired(spec.timeout))
         } else {
-            cell.accept(cx.id(), || self.submit(cx, &mut spec, body, Waiter::Foreign(Arc::clone(&cell))))
+            cell.accept(cx.id(), || self.submit(cx, spec, body, Waiter::Foreign(Arc::clone(&cell))))
         };
         if let Err(error) = accepted
             && let Some(waker) = cell.complete(Found::Done(Err(error)))

@@ -11,6 +11,7 @@ use std::task::Waker;
 use bytes::BufMut;
 use rpc_transport::{ConnId, LINK_MIN, LinkBuffer, Message, caught};
 
+use super::tickets::Walk;
 use super::{Body, Found, ReplyCell, Request, Spec, Ticket, TicketQueue};
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::{Mutex, MutexGuard, put_back, thread_local};
@@ -41,6 +42,8 @@ pub(crate) struct Outbox<C = ConnId> {
 #[derive(Debug)]
 pub(crate) struct Mail<C = ConnId> {
     calls: TicketQueue<Call<C>>,
+    /// How far its calls have been taken out, by [`next`](Mail::next); they stay where they are meanwhile.
+    walk: Walk,
     /// The connection has been told and has not looked since.
     announced: bool,
     /// Small messages, one after the other.
@@ -52,7 +55,8 @@ pub(crate) struct Mail<C = ConnId> {
 
 #[derive(Debug)]
 struct Call<C> {
-    cell: Arc<ReplyCell<C>>,
+    /// Gone when the call has been taken out.
+    cell: Option<Arc<ReplyCell<C>>>,
     spec: Spec,
     place: Place,
 }
@@ -68,7 +72,7 @@ enum Place {
 /// A call that comes out of an outbox.
 pub(crate) struct Posted<'a, C = ConnId> {
     pub(crate) cell: Arc<ReplyCell<C>>,
-    pub(crate) spec: Spec,
+    pub(crate) spec: &'a mut Spec,
     pub(crate) body: PostedBody<'a>,
 }
 
@@ -88,6 +92,7 @@ impl<C> Default for Mail<C> {
     fn default() -> Self {
         Mail {
             calls: TicketQueue::default(),
+            walk: Walk::default(),
             announced: false,
             staged: Vec::new(),
             links: Vec::new(),
@@ -116,7 +121,7 @@ impl<C> Outbox<C> {
             place = mail.link(link);
         }
         let ticket = mail.calls.next_ticket();
-        mail.calls.push(Call { cell, spec, place });
+        mail.calls.push(Call { cell: Some(cell), spec, place });
         self.waiting.store(mail.calls.len(), Ordering::Relaxed);
         (ticket, early.unwrap_or_else(|| mail.announce()))
     }
@@ -194,22 +199,25 @@ impl<C> Mail<C> {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.calls.is_empty()
+        self.calls.is_walked(&self.walk)
     }
 
     /// Takes the oldest call out.
+    #[inline]
     pub(crate) fn next(&mut self) -> Option<Posted<'_, C>> {
-        let Call { cell, spec, place } = self.calls.pop()?;
+        let Call { cell, spec, place } = self.calls.walk(&mut self.walk)?;
         let body = match place {
-            Place::Staged(range) => PostedBody::Staged(&self.staged[range]),
-            Place::Link(index) => PostedBody::Link(&mut self.links[index]),
+            Place::Staged(range) => PostedBody::Staged(&self.staged[range.start..range.end]),
+            Place::Link(index) => PostedBody::Link(&mut self.links[*index]),
         };
-        Some(Posted { cell, spec, body })
+        Some(Posted { cell: cell.take()?, spec, body })
     }
 
     /// All calls have been taken out: makes the memory ready for others, unless a burst has made it large.
     pub(crate) fn recycle(&mut self) {
         self.announced = false;
+        self.calls.clear();
+        self.walk = Walk::default();
         self.staged.clear();
         self.links.clear();
         self.free_links.clear();
@@ -240,6 +248,7 @@ impl<C> Posted<'_, C> {
     /// No connection takes it: its caller may try another. Returns whom to wake.
     pub(crate) fn give_back(self) -> Option<Waker> {
         let Posted { cell, spec, body } = self;
+        let spec = Spec { extra: std::mem::take(&mut spec.extra), ..*spec };
         cell.complete(Found::Returned(Box::new(Request { spec, body: body.into_link() })))
     }
 }

@@ -112,6 +112,25 @@ impl<T> Pending<T> {
         Some(call)
     }
 
+    /// As [`abandon`](Pending::abandon), of a call that nobody wants any more.
+    #[inline]
+    pub(crate) fn end(&mut self, seq: SeqId, how: Abandon) {
+        if self.get(seq).is_none() {
+            return;
+        }
+        self.waiting -= 1;
+        match how {
+            Abandon::OnWire => {
+                self.slots[seq.slot()].state = State::Abandoned;
+                self.abandoned += 1;
+            }
+            Abandon::Unsent => {
+                self.slots[seq.slot()].state = State::Free(NIL);
+                self.is_free(seq.slot());
+            }
+        }
+    }
+
     /// Takes something out of a waiting call whose id the peer does not know any more. If there is something, that ends it.
     #[inline]
     pub(crate) fn end_with<R>(&mut self, seq: SeqId, take: impl FnOnce(&mut T) -> Option<R>) -> Option<R> {

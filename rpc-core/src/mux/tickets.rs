@@ -19,6 +19,13 @@ pub(crate) struct TicketQueue<T> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Ticket(u64);
 
+/// How far a [`walk`](TicketQueue::walk) has come.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Walk {
+    place: usize,
+    seen: usize,
+}
+
 impl<T> Default for TicketQueue<T> {
     fn default() -> Self {
         TicketQueue { places: VecDeque::new(), next: Ticket::default(), len: 0 }
@@ -47,6 +54,28 @@ impl<T> TicketQueue<T> {
             }
         }
         None
+    }
+
+    /// What comes next on a walk from the oldest to the youngest. Nothing leaves before the end of the walk, when the queue is
+    /// [cleared](TicketQueue::clear).
+    #[inline]
+    pub(crate) fn walk(&mut self, walk: &mut Walk) -> Option<&mut T> {
+        while self.places.get(walk.place)?.1.is_none() {
+            walk.place += 1;
+        }
+        (walk.place, walk.seen) = (walk.place + 1, walk.seen + 1);
+        self.places[walk.place - 1].1.as_mut()
+    }
+
+    /// Whether a walk has come to the end.
+    pub(crate) fn is_walked(&self, walk: &Walk) -> bool {
+        walk.seen == self.len
+    }
+
+    /// Drops all that waits. Its tickets do not come again.
+    pub(crate) fn clear(&mut self) {
+        self.places.clear();
+        self.len = 0;
     }
 
     /// Takes what has this ticket, wherever it is; `None` if it has left.
