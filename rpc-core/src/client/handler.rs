@@ -277,13 +277,18 @@ impl ClientHandler {
         if frame_len > limit {
             return Err(too_large(frame_len, limit));
         }
-        let usual = spec.timeout == self.channel.config.limits.default_timeout;
-        let timeout = if usual { head.usual_timeout_ms() } else { timeout_ms(spec.timeout) };
+        let config = &self.channel.config;
+        let usual = spec.timeout == config.limits.default_timeout && spec.extra.is_empty() && !config.checksum;
+        if usual && head.write_usual(cx.output(), seq.to_wire(), len) {
+            body.write(cx.output());
+            return Ok(());
+        }
         let unsendable = |e| Error::from(e).with_phase(Phase::Encode).with_sent(Sent::No);
-        if self.channel.config.checksum {
+        if config.checksum {
             return checksum::write(cx, head, seq, spec, body.into_link(), limit);
         }
-        head.write(cx.output(), seq.to_wire(), Some(timeout), &spec.extra, len).map_err(unsendable)?;
+        let timeout = Some(timeout_ms(spec.timeout));
+        head.write(cx.output(), seq.to_wire(), timeout, &spec.extra, len).map_err(unsendable)?;
         body.write(cx.output());
         Ok(())
     }

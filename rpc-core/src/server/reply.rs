@@ -102,7 +102,9 @@ pub(crate) fn write<E: Encode<R>, R>(
 fn write_plain<E: Encode<R>, R>(out: &mut LinkBuffer, head: &ReplyHead, to: ReplyTo, body: R) -> Result<()> {
     let len = E::len(&body);
     within_limit(head, to, 0, len)?;
-    head.write(out, to.form, ReplyKind::Reply, to.seq, len, b"").map_err(unsendable)?;
+    if to.form != Form::TtHeader || !head.write_plain(out, to.seq, len) {
+        head.write(out, to.form, ReplyKind::Reply, to.seq, len, b"").map_err(unsendable)?;
+    }
     E::write(body, out);
     Ok(())
 }

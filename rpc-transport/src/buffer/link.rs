@@ -371,13 +371,13 @@ impl LinkBuffer {
     /// is written, if not.
     #[inline]
     pub fn put_in_place(&mut self, src: &[u8]) -> Option<&mut [u8]> {
-        let tail = self.tail_with_room();
-        if tail.spare() < src.len() {
+        if self.tail.as_ref().is_none_or(|tail| tail.spare() < src.len()) && self.tail_with_room().spare() < src.len() {
             return None;
         }
+        let tail = self.tail.as_mut()?;
         let at = tail.len();
         tail.put_slice(src);
-        Some(&mut tail.as_mut_slice()[at..])
+        tail.as_mut_slice().get_mut(at..)
     }
 
     fn release_tail(&mut self) {
@@ -479,6 +479,10 @@ unsafe impl BufMut for LinkBuffer {
     /// without a copy, and copies shorter ones.
     #[inline]
     fn put<T: Buf>(&mut self, mut src: T) {
+        let (piece, all) = (src.chunk(), src.remaining());
+        if piece.len() == all && all < LINK_MIN {
+            return self.put_slice(piece);
+        }
         while src.has_remaining() {
             let piece = src.chunk();
             let n = piece.len();
@@ -493,6 +497,11 @@ unsafe impl BufMut for LinkBuffer {
 
     #[inline]
     fn put_slice(&mut self, mut src: &[u8]) {
+        if let Some(tail) = &mut self.tail
+            && tail.spare() >= src.len()
+        {
+            return tail.put_slice(src);
+        }
         while !src.is_empty() {
             let tail = self.tail_with_room();
             let (now, later) = src.split_at(src.len().min(tail.spare()));

@@ -154,10 +154,11 @@ impl RequestHead {
         template.write(out, seq, timeout, extra, body_len)
     }
 
-    /// The timeout that costs least to write, in milliseconds.
+    /// As [`write`](RequestHead::write) with the usual timeout and nothing extra. False, and nothing is written, if there is no room for
+    /// that in one piece, or it is too long.
     #[inline]
-    pub fn usual_timeout_ms(&self) -> u32 {
-        self.usual_timeout_ms
+    pub fn write_usual<B: HeadBuf>(&self, out: &mut B, seq: i32, body_len: usize) -> bool {
+        self.timed.write_in_place(out, seq, None, body_len)
     }
 
     /// What LENGTH will say of a frame with a timeout, `extra_len` bytes of extra blocks and a message of `body_len` bytes.
@@ -225,6 +226,13 @@ impl ReplyHead {
             return self.reply.write(out, seq, None, b"", body_len);
         }
         ReplyHead::write_for(&self.method, out, form, kind, seq, body_len, extra)
+    }
+
+    /// As [`write`](ReplyHead::write) of a reply with a TTHeader and nothing extra. False, and nothing is written, if there is no room for
+    /// that in one piece, or it is too long.
+    #[inline]
+    pub fn write_plain<B: HeadBuf>(&self, out: &mut B, seq: i32, body_len: usize) -> bool {
+        self.reply.write_in_place(out, seq, None, body_len)
     }
 
     /// What the length field of a reply will say.
