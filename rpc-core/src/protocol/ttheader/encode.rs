@@ -427,13 +427,17 @@ impl Template {
         }
         let Some(head) = out.put_in_place(&self.bytes) else { return false };
         let n = length - self.payload_at;
-        put_at(head, 0, (length as u32).to_be_bytes());
-        put_at(head, 8, seq.to_be_bytes());
+        if let Some(fixed) = head.first_chunk_mut::<FIXED>() {
+            fixed[..4].copy_from_slice(&(length as u32).to_be_bytes());
+            fixed[8..12].copy_from_slice(&seq.to_be_bytes());
+        }
+        if let Some(last) = head.last_chunk_mut() {
+            *last = seq.to_be_bytes();
+        }
         if let Some(ms) = timeout_ms {
             put_at(head, self.timeout_at, ten_digits(ms));
         }
         put_at(head, self.payload_at, (n as u32).to_be_bytes());
-        put_at(head, len - 4, seq.to_be_bytes());
         true
     }
 
