@@ -39,8 +39,13 @@ mod with {
             self.asked.extend((0..listeners).map(|_| address.asked().to_owned()));
         }
 
-        /// Hands the listeners over to a new process, whose number it returns, unless the server stops before.
-        pub(in crate::server) fn to(&self, how: &Upgrade, listeners: &[ListenerHandle]) -> Result<u32, UpgradeError> {
+        /// Hands the listeners over to a new process, whose number it returns, unless the server stops before. Says, too, whether that was
+        /// asked for meanwhile.
+        pub(in crate::server) fn to(
+            &self,
+            how: &Upgrade,
+            listeners: &[ListenerHandle],
+        ) -> (Result<u32, UpgradeError>, bool) {
             let mut armed = false;
             let arm = |canceller| {
                 let mut state = self.state.lock();
@@ -51,9 +56,10 @@ mod with {
             };
             let outcome = how.hand_over(self.asked.iter().map(String::as_str).zip(listeners), arm);
             if !armed {
-                return outcome.map(|successor| successor.pid()); // an error: it was cancelled, or never begun
+                return (outcome.map(|successor| successor.pid()), false); // an error: it was cancelled, or never begun
             }
             let mut state = self.state.lock();
+            let stop = matches!(*state, State::HandingOver(None));
             let (next, outcome) = match (outcome, &*state) {
                 (Ok(successor), _) => {
                     let pid = successor.pid();
@@ -64,19 +70,22 @@ mod with {
             };
             *state = next;
             self.settled.notify_all();
-            outcome
+            (outcome, stop)
         }
 
-        /// Cancels an upgrade that is under way, unless it is too late for that: whether there is one. Does not wait; whose the listeners are
-        /// is known when it has come to its end.
+        /// The server is to stop: cancels an upgrade that is under way, unless it is too late for that, and says whether there is one. Does not
+        /// wait; whose the listeners are is known when it has come to its end. From now on none begins.
         pub(in crate::server) fn cancel(&self) -> bool {
-            match &mut *self.state.lock() {
+            let mut state = self.state.lock();
+            match &mut *state {
+                State::Serving => *state = State::Stopping,
                 State::HandingOver(canceller) => {
                     *canceller = None;
-                    true
+                    return true;
                 }
-                _ => false,
+                State::Stopping | State::HandedOver(_) => {}
             }
+            false
         }
 
         /// The server stops: an upgrade that is under way is cancelled, unless it is too late for that. Whether the service stops with it,

@@ -175,8 +175,8 @@ impl ServerHandle {
     /// Hands the listeners over to a new process, whose number it returns; who serves comes to the end then.
     #[cfg(all(feature = "upgrade", target_os = "linux"))]
     pub(super) fn hand_over(&self, how: &Upgrade) -> Result<u32, UpgradeError> {
-        let outcome = self.0.hand_over.to(how, &self.0.listeners);
-        if self.0.shared.draining.load(Ordering::Acquire) {
+        let (outcome, stop) = self.0.hand_over.to(how, &self.0.listeners);
+        if stop {
             self.begin_shutdown(); // it was asked for meanwhile, and left to this
         }
         let pid = outcome?;
@@ -187,10 +187,10 @@ impl ServerHandle {
     /// The first step of [`ServerHandle::shutdown`], which does not wait: stops accepting, and asks every connection to finish. An upgrade that
     /// is under way is cancelled, and this done at its end.
     pub fn begin_shutdown(&self) {
-        self.0.shared.draining.store(true, Ordering::Release);
         if self.0.hand_over.cancel() {
-            return;
+            return; // nobody is told to go while everybody who comes is let in
         }
+        self.0.shared.draining.store(true, Ordering::Release);
         for (place, listener) in self.0.listeners.iter().enumerate() {
             self.0.hand_over.end(place, listener);
         }

@@ -227,7 +227,7 @@ impl Conn {
             if !matches!(self.phase, Phase::Connecting) || !tls.is_handshaking() || !self.readable {
                 return Ok(()); // it has ended, is over, or waits for the peer
             }
-            if tls.waits && self.hangup {
+            if self.admission.is_some() && self.hangup && !tls.has_answered() {
                 let error = TlsError::new(TlsErrorKind::ClosedInHandshake, ""); // nobody is there to answer
                 return Err(self.reason_for(tls, error));
             }

@@ -14,13 +14,22 @@ pub(super) struct Outcome {
 }
 
 impl Outcome {
-    /// Without what depends on how the bytes came: how much of a frame was there when it was refused.
+    /// Without what depends on how the bytes came: how many of a refused frame's first were there.
     pub(super) fn however_it_came(mut self) -> Outcome {
         self.error = self.error.map(|error| match error {
             FrameError::Invalid { reason, .. } => FrameError::invalid(reason, &[]),
-            FrameError::TooLarge { limit, .. } => FrameError::TooLarge { len: 0, limit },
+            too_large => too_large,
         });
         self
+    }
+
+    /// As [`however_it_came`](Outcome::however_it_came), of a framing that looks for an end: how far it looked in vain depends on that, too.
+    pub(super) fn however_it_was_sought(self) -> Outcome {
+        let mut outcome = self.however_it_came();
+        if let Some(FrameError::TooLarge { len, .. }) = &mut outcome.error {
+            *len = 0;
+        }
+        outcome
     }
 }
 

@@ -184,7 +184,7 @@ mod tests {
             let many = stream.repeat(1000);
             let delimiter = Delimiter::new(&end).max_frame_size(limit);
             let line = Line::new().max_frame_size(limit);
-            let seen = |outcome: Outcome| outcome.however_it_came();
+            let seen = |outcome: Outcome| outcome.however_it_was_sought();
             prop_assert_eq!(seen(run(&delimiter, [begin, rest])), seen(run(&delimiter, stream.chunks(1))));
             prop_assert_eq!(seen(run(&line, [begin, rest])), seen(run(&line, stream.chunks(1))));
             prop_assert_eq!(seen(run(&line, [&many[..]])), seen(run(&line, many.chunks(7))));

@@ -1,7 +1,7 @@
 //! The books of a listener: who is in, from where, and on which reactor.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
@@ -69,11 +69,20 @@ impl Books {
     }
 }
 
-/// Who is behind an address: of IPv6 everybody within a /64, for that is what one host is given, to number itself as it likes.
+/// IPv4 addresses behind a translator (RFC 6052): in the last 32 bits.
+const TRANSLATED: u128 = 0x64_ff9b << 96;
+
+/// Who is behind an address: of IPv6 everybody within a /64, for that is what one host is given, to number itself as it likes. Not of
+/// link-local addresses, of which a whole network has one /64, nor where an IPv4 address is within.
 fn peer_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
-        v4 => v4,
+        IpAddr::V6(address) if address.to_bits() >> 32 == TRANSLATED >> 32 => {
+            Ipv4Addr::from_bits(address.to_bits() as u32).into()
+        }
+        IpAddr::V6(address) if !address.is_unicast_link_local() => {
+            Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into()
+        }
+        as_it_is => as_it_is,
     }
 }
 
@@ -154,6 +163,9 @@ mod tests {
                      ("2001:db8:1:2:3:4:5:6",    "2001:db8:1:2::"),
                      ("2001:db8:1:2:ffff::1",    "2001:db8:1:2::"),
                      ("2001:db8:1:3::1",         "2001:db8:1:3::"),
+                     ("fe80::1:2:3:4",           "fe80::1:2:3:4"),
+                     ("64:ff9b::c000:207",       "192.0.2.7"),
+                     ("64:ff9b:1::1",            "64:ff9b:1::"),
                      ("::1",                     "::")];
         for (from, expected) in table {
             assert_eq!(peer_of(from.parse().unwrap()).to_string(), expected, "{from}");

@@ -33,7 +33,7 @@ impl ReactorPool {
     /// go, none of them is left out and none is added, and connections go to each reactor in turn: a log line says so. Sockets
     /// that a process hands over are not accepted from before [`upgrade::ready`](crate::upgrade::ready).
     ///
-    /// The backlog is set anew, by the options. With `tls` in them TCP sockets speak it.
+    /// The backlog is set anew, by the options, when the sockets are accepted from. With `tls` in them TCP sockets speak it.
     ///
     /// # Errors
     /// No socket, a Unix socket and `tls` in the options, or what the system says to registering one.
@@ -55,7 +55,7 @@ impl ReactorPool {
         };
         #[cfg(feature = "tls")]
         if options.tls.is_some() && matches!(url, Url::Unix(_)) {
-            let why = "a Unix socket that was given is served without TLS, and `tls` is set: ask for it by its address, or without `tls`";
+            let why = "a Unix socket is served without TLS, and `tls` is set: listen on it without `tls`, apart from the TCP sockets of its name";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("cannot listen at {url}: {why}")));
         }
         let (count, reactors) = (sockets.len(), self.handles().len());
@@ -91,7 +91,9 @@ impl ReactorPool {
 fn take_over(socket: ListeningSocket, count: usize, shared: Arc<ListenerShared>) -> io::Result<()> {
     let (held, sole) = (socket.is_held(), socket.is_sole());
     let (socket, endpoint) = socket.into_parts()?;
-    socket.listen(shared.socket.backlog)?; // again: that is how the length of its queue is changed
+    if !held {
+        socket.listen(shared.socket.backlog)?; // again: that is how the length of its queue is changed
+    }
     if shared.placement == Placement::IncomingCpu {
         prefer_core(&socket, own_core()?)?;
     }
@@ -104,9 +106,10 @@ fn tenure_of(sole: bool) -> Tenure {
     if sole { Tenure::Sole } else { Tenure::Shared }
 }
 
-/// A listener's socket a second time, and whether it was this process's alone.
-fn share(core: &Core, index: usize) -> io::Result<(Socket, bool)> {
-    let listener = core.listeners.get(index).and_then(Option::as_ref).ok_or(io::ErrorKind::NotConnected)?;
+/// A listener's socket a second time, and whether it was this process's alone; unless it has been closed, and another may have its place.
+fn share(core: &Core, index: usize, shared: &Arc<ListenerShared>) -> io::Result<(Socket, bool)> {
+    let listener = core.listeners.get(index).and_then(Option::as_ref).filter(|it| Arc::ptr_eq(&it.shared, shared));
+    let listener = listener.ok_or(io::ErrorKind::NotConnected)?;
     Ok((core.driver.share(listener.key)?, listener.tenure == Tenure::Sole))
 }
 
@@ -120,10 +123,11 @@ impl ListenerHandle {
     /// On a reactor's thread, where it would wait for itself.
     pub fn share(&self) -> io::Result<Vec<ListeningSocket>> {
         if self.shared.closed.load(Ordering::Acquire) {
-            return Err(io::ErrorKind::NotConnected.into()); // another may have its places by now
+            return Err(io::ErrorKind::NotConnected.into());
         }
         let one = |(reactor, index): (ReactorHandle, usize)| {
-            let shared = reactor.ask(move || with(|core| share(core, index)));
+            let of = Arc::clone(&self.shared);
+            let shared = reactor.ask(move || with(|core| share(core, index, &of)));
             let (socket, sole) = shared.unwrap_or_else(|| Err(io::ErrorKind::NotConnected.into()))?;
             ListeningSocket::given(socket.into(), sole)
         };
@@ -146,7 +150,14 @@ impl ListenerHandle {
                     // It may have been closed, and another have its place.
                     if Arc::ptr_eq(&listener.shared, &shared) {
                         listener.tenure = tenure_of(sole);
+                        let key = listener.key;
                         resume(core, index);
+                        // Not before: the queue is the socket's, and so the other process's until now.
+                        if let Err(error) =
+                            core.driver.share(key).and_then(|socket| socket.listen(shared.socket.backlog))
+                        {
+                            tracing::warn!(url = %shared.url, %error, "the backlog stays as the process before had it");
+                        }
                     }
                 });
             });

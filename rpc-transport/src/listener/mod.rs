@@ -359,6 +359,9 @@ pub(crate) fn resume(core: &mut Core, index: usize) {
     if let Some(Some(listener)) = core.listeners.get_mut(index) {
         listener.paused = listener.tenure.is_held();
         listener.ready = true;
+        if let Some(timer) = listener.timer.take() {
+            core.timers.cancel(timer); // unless it is what has come: the next pause has its own
+        }
     }
 }
 

@@ -386,8 +386,6 @@ fn doze() -> Option<Duration> {
             true => core.timers.next_at().map(|at| {
                 // The turn has taken time, too: of what is left to a timer that is near, perhaps all.
                 let now = if at < core.now + NEAR { clock::now() } else { core.now };
-                #[cfg(feature = "tls")]
-                core.rations.falls_asleep(now); // who waits there is called by a timer
                 at.saturating_duration_since(now)
             }),
             false => Some(Duration::ZERO),
@@ -398,6 +396,10 @@ fn doze() -> Option<Duration> {
 /// Sleeps until something happens or the time is over, and ends the announcement.
 fn wake_up(timeout: Option<Duration>) {
     with(|core| {
+        #[cfg(feature = "tls")]
+        if core.rations.has_waiting() {
+            core.rations.falls_asleep(clock::now());
+        }
         if let Err(error) = core.driver.wait(timeout, &mut core.events) {
             static FAILURES: LogLimit = LogLimit::new();
             if let Some(skipped) = FAILURES.pass(core.now) {

@@ -158,9 +158,14 @@ impl Rations {
         self.credit = self.credit.saturating_add(nanos).min(SAVED);
     }
 
-    /// The reactor goes to sleep.
+    /// Whether there is anybody whom a reactor's sleep helps.
+    pub(crate) fn has_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// The reactor goes to sleep, in its own wait: a runtime that turns it has others to run meanwhile.
     pub(crate) fn falls_asleep(&mut self, now: Instant) {
-        self.asleep = (!self.waiting.is_empty()).then_some(now);
+        self.asleep = Some(now);
     }
 
     /// It goes on.
@@ -175,6 +180,8 @@ impl Rations {
         // A reactor that was held for long is none of its handshakes' doing.
         self.credit -= (took.as_nanos() as i64).min(MOST);
         self.credit = self.credit.max(-MOST);
+        // Nobody's frames could be handled meanwhile: that there were none does not make it quiet.
+        self.traffic_until = self.traffic_until.map(|until| until + took);
     }
 
     /// The next of those that wait.
@@ -268,6 +275,26 @@ mod tests {
             let share = Asking::new().share(Duration::from_secs(1), step, busy);
             assert!(share.abs_diff(expected) <= 2, "{step:?}, {busy:?}: {share} %");
         }
+    }
+
+    /// Steps of those that were answered are not rationed, and no frame is handled while they take their time.
+    #[test]
+    fn a_long_batch_of_handshakes_is_no_quiet_time() {
+        let (mut asking, step) = (Asking::new(), Duration::from_micros(300));
+        asking.share(Duration::from_millis(50), step, Some(100));
+        for _ in 0..100 {
+            asking.rations.spend(step);
+            asking.now += step;
+        }
+        let answered = (0..100).filter(|n| {
+            let turn = asking.rations.turn(id(*n), &mut 0, asking.frames, asking.now);
+            if let Turn::Now = turn {
+                asking.rations.spend(step);
+                asking.now += step;
+            }
+            matches!(turn, Turn::Now)
+        });
+        assert_eq!(answered.count(), 0, "they wait until what the batch took is made up for");
     }
 
     #[test]
