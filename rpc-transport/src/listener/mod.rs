@@ -230,6 +230,11 @@ impl Listener {
         self.paused
     }
 
+    #[cfg(feature = "testing")]
+    pub(crate) fn has_timer(&self) -> bool {
+        self.timer.is_some()
+    }
+
     /// Connections may wait.
     pub(crate) fn is_ready(&self) -> bool {
         self.ready && !self.paused

@@ -104,8 +104,9 @@ fn look(core: &mut Core) -> Result<ReactorAudit, String> {
         return Err(format!("a reminder of connection {id:?}, which is gone"));
     }
     let paused = core.listeners.iter().flatten().filter(|listener| Listener::is_paused(listener)).count();
-    if accepts < paused {
-        return Err(format!("{paused} listeners paused, {accepts} timers to end that"));
+    let timed = core.listeners.iter().flatten().filter(|listener| Listener::has_timer(listener)).count();
+    if accepts < paused || accepts != timed {
+        return Err(format!("{paused} listeners paused, {timed} of them until a timer, {accepts} timers to end that"));
     }
     if core.work != armed + wakers + busy {
         let counted = core.work;
