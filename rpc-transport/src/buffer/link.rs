@@ -367,8 +367,7 @@ impl LinkBuffer {
         }
     }
 
-    /// Copies `src` to the end and gives the copy to be changed, if it fits into the block that the last bytes lie in. `None`, and nothing
-    /// is written, if not.
+    /// Copies `src` to the end and gives the copy to be changed; `None`, and nothing is written, if the last block has no room for it.
     #[inline]
     pub fn put_in_place(&mut self, src: &[u8]) -> Option<&mut [u8]> {
         if self.tail.as_ref().is_none_or(|tail| tail.spare() < src.len()) && self.tail_with_room().spare() < src.len() {
@@ -381,9 +380,7 @@ impl LinkBuffer {
     }
 
     fn release_tail(&mut self) {
-        if let Some(tail) = self.tail.take() {
-            tail.release();
-        }
+        self.tail.take().into_iter().for_each(Block::release);
     }
 
     /// Puts a block with room for `n` bytes, and some in any case, in the tail's place.
@@ -403,9 +400,15 @@ impl LinkBuffer {
         self.tail.get_or_insert_with(Block::take)
     }
 
+    /// Bytes that the tail has no room for.
     #[cold]
-    fn put_u8_in_new_tail(&mut self, byte: u8) {
-        self.tail_with_room().push(byte);
+    fn put_in_blocks(&mut self, mut src: &[u8]) {
+        while !src.is_empty() {
+            let tail = self.tail_with_room();
+            let (now, later) = src.split_at(src.len().min(tail.spare()));
+            tail.put_slice(now);
+            src = later;
+        }
     }
 }
 
@@ -479,9 +482,8 @@ unsafe impl BufMut for LinkBuffer {
     /// without a copy, and copies shorter ones.
     #[inline]
     fn put<T: Buf>(&mut self, mut src: T) {
-        let (piece, all) = (src.chunk(), src.remaining());
-        if piece.len() == all && all < LINK_MIN {
-            return self.put_slice(piece);
+        if src.remaining() < LINK_MIN && src.chunk().len() == src.remaining() {
+            return self.put_slice(src.chunk());
         }
         while src.has_remaining() {
             let piece = src.chunk();
@@ -496,28 +498,18 @@ unsafe impl BufMut for LinkBuffer {
     }
 
     #[inline]
-    fn put_slice(&mut self, mut src: &[u8]) {
-        if let Some(tail) = &mut self.tail
-            && tail.spare() >= src.len()
-        {
-            return tail.put_slice(src);
-        }
-        while !src.is_empty() {
-            let tail = self.tail_with_room();
-            let (now, later) = src.split_at(src.len().min(tail.spare()));
-            tail.put_slice(now);
-            src = later;
+    fn put_slice(&mut self, src: &[u8]) {
+        match &mut self.tail {
+            Some(tail) if tail.spare() >= src.len() => tail.put_slice(src),
+            _ => self.put_in_blocks(src),
         }
     }
 
     #[inline]
     fn put_u8(&mut self, byte: u8) {
-        if let Some(tail) = &mut self.tail
-            && tail.push(byte)
-        {
-            return;
+        if !self.tail.as_mut().is_some_and(|tail| tail.push(byte)) {
+            self.put_in_blocks(&[byte]);
         }
-        self.put_u8_in_new_tail(byte);
     }
 }
 
