@@ -119,8 +119,9 @@ impl<T> Slab<T> {
     /// As [`put`](Slab::put); what stands in front goes back to its slot.
     #[inline(never)]
     fn put_first(&mut self, id: ConnId, value: T) {
-        if let Some(before) = self.front.take()
-            && let Some(slot) = self.slot(self.front_id)
+        let (before, before_id) = (self.front.take(), std::mem::replace(&mut self.front_id, NOBODY));
+        if let Some(before) = before
+            && let Some(slot) = self.slot(before_id)
         {
             slot.state = State::In(before);
         }
@@ -219,6 +220,8 @@ mod tests {
         assert_eq!(slab.get(new), Some(&mut "new"));
         slab.release(old);
         assert_eq!(slab.get(new), Some(&mut "new"), "a stale release frees nothing");
+        slab.put(old, "old");
+        assert_eq!(slab.take(new), Some("new"), "what is put under a stale id takes nobody's place");
     }
 
     /// I14: who stands in front is found, taken, counted and replaced like all others.
