@@ -602,7 +602,7 @@ fn a_unix_socket_that_was_given_is_not_served_in_plain_text() {
     let listened = pool(1).listen_on(sockets, secure(server(&authority)), |_| (framing(), Script::new()));
     let error = listened.map(drop).unwrap_err();
     assert!(
-        error.kind() == ErrorKind::InvalidInput && error.to_string().contains("ask for it by its address"),
+        error.kind() == ErrorKind::InvalidInput && error.to_string().contains("a Unix socket is served without TLS"),
         "{error}"
     );
 }
