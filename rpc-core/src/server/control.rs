@@ -175,7 +175,7 @@ impl ServerHandler {
                     task.finished();
                 }
                 if let Some(to) = self.ended(cx, key, to) {
-                    reply::write_error(cx.output(), method, to, &Metadata::new(), error);
+                    reply::write_error(cx.output(), method, &to, &Metadata::new(), error);
                 }
             }
             What::Blocking(context) => {
@@ -184,7 +184,7 @@ impl ServerHandler {
                 self.in_order.take_if(|awaited| *awaited == key);
                 self.here.counters.replied.add(1);
                 let to = self.as_of_now(to);
-                reply::write_error(cx.output(), method, to, &Metadata::new(), error);
+                reply::write_error(cx.output(), method, &to, &Metadata::new(), error);
                 self.wrote(cx, to);
             }
         }

@@ -295,7 +295,7 @@ impl ServerHandler {
             Incoming {
                 frame,
                 body,
-                to,
+                to: &to,
                 caller: &self.caller,
                 large: self.large,
                 deadline,
@@ -413,7 +413,7 @@ impl ServerHandler {
         self.here.counters.replied.add(1);
         // A name that no method has may be as long as a frame; callers know a refused call by its id.
         let method = &method[..method.len().min(LONGEST_NAME)];
-        reply::write_error(cx.output(), method, to, &Metadata::new(), error);
+        reply::write_error(cx.output(), method, &to, &Metadata::new(), error);
         self.wrote(cx, to);
     }
 

@@ -81,7 +81,7 @@ pub(crate) fn write<E: Encode<R>, R>(
     out: &mut LinkBuffer,
     head: &ReplyHead,
     method: &str,
-    to: ReplyTo,
+    to: &ReplyTo,
     backward: &Metadata,
     result: Result<R>,
 ) {
@@ -99,7 +99,7 @@ pub(crate) fn write<E: Encode<R>, R>(
 }
 
 #[inline]
-fn write_plain<E: Encode<R>, R>(out: &mut LinkBuffer, head: &ReplyHead, to: ReplyTo, body: R) -> Result<()> {
+fn write_plain<E: Encode<R>, R>(out: &mut LinkBuffer, head: &ReplyHead, to: &ReplyTo, body: R) -> Result<()> {
     let len = E::len(&body);
     within_limit(head, to, 0, len)?;
     if to.form != Form::TtHeader || !head.write_plain(out, to.seq, len) {
@@ -115,7 +115,7 @@ fn write_with_extras<E: Encode<R>, R>(
     out: &mut LinkBuffer,
     head: &ReplyHead,
     method: &str,
-    to: ReplyTo,
+    to: &ReplyTo,
     backward: &Metadata,
     body: R,
 ) -> Result<()> {
@@ -144,7 +144,7 @@ fn write_with_extras<E: Encode<R>, R>(
 }
 
 #[inline]
-fn within_limit(head: &ReplyHead, to: ReplyTo, extra_len: usize, len: usize) -> Result<()> {
+fn within_limit(head: &ReplyHead, to: &ReplyTo, extra_len: usize, len: usize) -> Result<()> {
     match head.frame_len(to.form, extra_len, len) {
         frame_len if frame_len > to.max_frame_size as usize => Err(too_large(frame_len, to.max_frame_size)),
         _ => Ok(()),
@@ -166,7 +166,7 @@ fn unsendable(error: HeaderError) -> Error {
 }
 
 /// Writes an error: a business status as a reply, everything else as an exception.
-pub(crate) fn write_error(out: &mut LinkBuffer, method: &[u8], to: ReplyTo, backward: &Metadata, error: &Error) {
+pub(crate) fn write_error(out: &mut LinkBuffer, method: &[u8], to: &ReplyTo, backward: &Metadata, error: &Error) {
     if to.oneway {
         return;
     }
@@ -189,8 +189,8 @@ pub(crate) fn write_error(out: &mut LinkBuffer, method: &[u8], to: ReplyTo, back
             tracing::warn!(error = %header, skipped, "a reply's header cannot be sent");
         }
         let exception = Exception { type_id: 6, message: format!("the reply cannot be sent: {header}") };
-        let plain = ReplyTo { ours: false, closing: false, ..to };
-        if let Err(error) = write_exception(out, method, plain, error, exception) {
+        let plain = ReplyTo { ours: false, closing: false, ..*to };
+        if let Err(error) = write_exception(out, method, &plain, error, exception) {
             static LOST: LogLimit = LogLimit::new();
             if let Some(skipped) = LOST.pass(local::now()) {
                 tracing::error!(%error, skipped, "an exception cannot be sent; its caller will time out");
@@ -202,7 +202,7 @@ pub(crate) fn write_error(out: &mut LinkBuffer, method: &[u8], to: ReplyTo, back
 fn write_exception(
     out: &mut LinkBuffer,
     method: &[u8],
-    to: ReplyTo,
+    to: &ReplyTo,
     error: &Error,
     exception: Exception,
 ) -> Result<(), HeaderError> {
@@ -232,7 +232,7 @@ fn shortened(mut exception: Exception, max_frame_size: u32) -> Exception {
     exception
 }
 
-fn closing_block(to: ReplyTo) -> Result<StringBlock, HeaderError> {
+fn closing_block(to: &ReplyTo) -> Result<StringBlock, HeaderError> {
     let mut strings = StringBlock::new();
     if to.closing {
         strings.push(str_key::CLOSING, b"1")?;
@@ -242,7 +242,7 @@ fn closing_block(to: ReplyTo) -> Result<StringBlock, HeaderError> {
 
 fn push_checksum<'a>(
     strings: &mut StringBlock,
-    to: ReplyTo,
+    to: &ReplyTo,
     kind: MessageType,
     method: &[u8],
     body: impl Iterator<Item = &'a [u8]> + Clone,
@@ -254,7 +254,7 @@ fn push_checksum<'a>(
 }
 
 /// The info blocks of a reply, with the word that control frames are known here if it is due.
-fn with_confirmation(strings: StringBlock, to: ReplyTo) -> Vec<u8> {
+fn with_confirmation(strings: StringBlock, to: &ReplyTo) -> Vec<u8> {
     let mut extra = strings.into_bytes();
     if to.confirm {
         extra.extend(CONFIRMATION);

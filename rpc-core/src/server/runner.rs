@@ -47,7 +47,7 @@ pub(crate) trait Runner: Send {
 pub(crate) struct Incoming<'a> {
     pub(crate) frame: Frame<'a>,
     pub(crate) body: &'a [u8],
-    pub(crate) to: ReplyTo,
+    pub(crate) to: &'a ReplyTo,
     pub(crate) caller: &'a Caller,
     /// The header is too large to be kept after the call.
     pub(crate) large: bool,
@@ -155,13 +155,13 @@ where
         }
         let waker = call.reserved.as_ref().map_or(Waker::noop(), ReservedTask::waker);
         match slot.poll_once(waker) {
-            Polled::Ready(result, mut backward) => {
-                slot.write(cx, call.to, &mut backward, result);
+            Polled::Ready(result) => {
+                slot.write(cx, call.to, result);
                 self.keep(slot);
                 Started::Done
             }
             Polled::Panicked => {
-                slot.write(cx, call.to, &mut Metadata::new(), Err::<R, _>(panicked()));
+                slot.write(cx, call.to, Err::<R, _>(panicked()));
                 self.keep(slot);
                 Started::Done
             }
@@ -171,7 +171,7 @@ where
                         unreachable!("frames are handled on a reactor's thread")
                     };
                     let task = reserved.id();
-                    slot.to = Some((cx.conn_ref(), call.key, call.to));
+                    slot.to = Some((cx.conn_ref(), call.key, *call.to));
                     local::spawn_reserved(reserved, slot);
                     Started::Task(task, in_flight)
                 }
@@ -179,7 +179,7 @@ where
                     slot.clear();
                     // It has begun, so it is not called unexecuted.
                     let error = Error::from(refusal).with_sent(Sent::Maybe);
-                    slot.write(cx, call.to, &mut Metadata::new(), Err::<R, _>(error));
+                    slot.write(cx, call.to, Err::<R, _>(error));
                     self.keep(slot);
                     Started::Done
                 }
@@ -220,7 +220,7 @@ impl<S, Prepare, Run, Fut, E> Local<S, Prepare, Run, Fut, E> {
 }
 
 enum Polled<R> {
-    Ready(Result<R>, Metadata),
+    Ready(Result<R>),
     Pending,
     Panicked,
 }
@@ -249,10 +249,9 @@ where
         });
         self.polling.set(false);
         match polled {
-            Some(Poll::Ready((service, mut context, result))) => {
-                let backward = context.take_backward();
+            Some(Poll::Ready((service, context, result))) => {
                 self.parts = Some((service, context));
-                Polled::Ready(result.map_err(executed), backward)
+                Polled::Ready(result.map_err(executed))
             }
             Some(Poll::Pending) => Polled::Pending,
             None => {
@@ -262,9 +261,11 @@ where
         }
     }
 
-    #[inline]
-    fn write(&self, cx: &mut Cx<'_>, to: ReplyTo, backward: &mut Metadata, result: Result<R>) {
-        reply::write::<E, R>(cx.output(), &self.head, self.method.name(), to, backward, result);
+    /// Writes what the handler has returned, and the pairs that it set to go back.
+    #[inline(always)]
+    fn write(&mut self, cx: &mut Cx<'_>, to: &ReplyTo, result: Result<R>) {
+        let backward = self.parts.as_mut().map_or_else(Metadata::new, |(_, context)| context.take_backward());
+        reply::write::<E, R>(cx.output(), &self.head, self.method.name(), to, &backward, result);
     }
 }
 
@@ -299,15 +300,15 @@ where
     Fut: Future<Output = (Arc<S>, Context, Result<R>)> + Send + 'static,
 {
     fn poll(&mut self, cx: &mut TaskContext<'_>) -> Poll<()> {
-        let (result, mut backward) = match self.poll_once(cx.waker()) {
+        let result = match self.poll_once(cx.waker()) {
             Polled::Pending => return Poll::Pending,
-            Polled::Ready(result, backward) => (result, backward),
-            Polled::Panicked => (Err(panicked()), Metadata::new()),
+            Polled::Ready(result) => result,
+            Polled::Panicked => Err(panicked()),
         };
         if let Some((conn, key, to)) = self.to.take() {
             local::visit::<ServerHandler, _>(conn.reactor(), conn.id(), |handler, cx| {
                 if let Some(to) = handler.ended(cx, key, to) {
-                    self.write(cx, to, &mut backward, result);
+                    self.write(cx, &to, result);
                 }
                 handler.after(cx);
             });
@@ -398,7 +399,7 @@ where
         let (method, head, service) = (self.method, Arc::clone(&self.head), Arc::clone(&self.service));
         let (prepare, run, runtime) = (self.prepare.clone(), self.run.clone(), self.runtime.clone());
         let body = call.frame.slice(call.body);
-        let (to, key, conn, deadline) = (call.to, call.key, cx.conn_ref(), call.deadline);
+        let (to, key, conn, deadline) = (*call.to, call.key, cx.conn_ref(), call.deadline);
         let watched = context.clone();
         let taken = workers.run(self.lane, move || {
             let _entered = runtime.enter();
@@ -419,12 +420,12 @@ where
                     })
                 };
                 let mut out = LinkBuffer::new();
-                reply::write::<E, R>(&mut out, &head, method.name(), to, &backward, result);
+                reply::write::<E, R>(&mut out, &head, method.name(), &to, &backward, result);
                 out
             };
             let mut out = caught(answer).unwrap_or_else(|| {
                 let mut out = LinkBuffer::new();
-                reply::write_error(&mut out, method.name().as_bytes(), to, &Metadata::new(), &panicked());
+                reply::write_error(&mut out, method.name().as_bytes(), &to, &Metadata::new(), &panicked());
                 out
             });
             out.seal();
