@@ -17,10 +17,10 @@ use rpc_core::protocol::MessageType;
 use rpc_core::protocol::ttheader::ControlFrame::GoAway;
 use rpc_core::protocol::ttheader::write_frame_head;
 use rpc_core::transport::{PoolOptions, ReactorHandle, ReactorPool};
-use rpc_core::{Channel, Code, Phase, Result, Sent};
+use rpc_core::{Channel, Code, Phase, Result, Sent, Server};
 use support::{
-    Blob, EchoClient, GOODBYE, blob, call_apart, confirming_reply, control, on_reactor, peer, raw_frame, raw_reply,
-    read_raw,
+    Blob, ECHO_BLOB, EchoClient, EchoServer, GOODBYE, blob, call_apart, confirming_reply, control, on_reactor, peer,
+    raw_frame, raw_reply, read_raw,
 };
 
 const LIMIT: Duration = Duration::from_secs(10);
@@ -513,4 +513,51 @@ fn the_largest_request_fits_into_an_output_just_below_write_high() {
         let more = on_reactor(&channel, call(&channel, &PAYLOAD[..=largest], LIMIT)).unwrap_err();
         assert_eq!((more.code(), channel.stats().connects.get()), (Code::ResourceExhausted, 1), "{more}");
     }
+}
+
+/// A reply whose decoding makes a call, and waits for it.
+#[derive(Debug, Default)]
+struct Curious;
+
+/// What [`Curious`] asks, and what it was told.
+static ASKED: Mutex<Option<(EchoClient, Option<Result<Blob>>)>> = Mutex::new(None);
+
+impl prost::Message for Curious {
+    fn encode_raw(&self, _: &mut impl bytes::BufMut) {}
+
+    fn merge_field(
+        &mut self,
+        tag: u32,
+        kind: prost::encoding::WireType,
+        buf: &mut impl bytes::Buf,
+        cx: prost::encoding::DecodeContext,
+    ) -> std::result::Result<(), prost::DecodeError> {
+        if let Some((client, told)) = &mut *ASKED.lock().expect("nobody panics with it") {
+            *told = Some(client.blob(Blob::default()).wait());
+        }
+        prost::encoding::skip_field(kind, tag, buf, cx)
+    }
+
+    fn encoded_len(&self) -> usize {
+        0
+    }
+
+    fn clear(&mut self) {}
+}
+
+/// The reactor would wait for itself, for ever.
+#[test]
+fn a_message_that_waits_for_a_call_when_it_is_decoded_is_refused() {
+    let server = Server::builder().reactors(1).add(EchoServer::new()).bind("tcp://127.0.0.1:0").unwrap();
+    let channel = Channel::builder(server.url().to_string()).connections(1).pool(one_reactor()).build().unwrap();
+    *ASKED.lock().unwrap() = Some((EchoClient(channel.clone()), None));
+    let curious = channel.clone();
+    on_reactor(&channel, async move {
+        let blob = Blob { payload: Bytes::from_static(b"anything") };
+        curious.unary::<_, Curious>(&ECHO_BLOB, blob).await
+    })
+    .expect("it was decoded");
+    let (_, told) = ASKED.lock().unwrap().take().unwrap();
+    let refused = told.expect("it has asked").unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
 }

@@ -6,12 +6,17 @@ use std::time::{Duration, Instant};
 use crate::clock;
 use crate::conn::{self, ConnId, Cx};
 use crate::handler::Handler;
-use crate::reactor::core::{Core, after, try_with, with};
+use crate::reactor::core::{self, Core, after, try_with, with};
 use crate::reactor::{LocalTask, ReactorHandle, ReservedTask, TaskId};
 
 /// The reactor this thread is turning, if any. Clones a reference count.
 pub fn current() -> Option<ReactorHandle> {
     try_with(|core| core.handle.clone())
+}
+
+/// Whether this thread is turning a reactor, and so must not wait for one. It is so within [`peek`], too, where [`current`] knows of none.
+pub fn is_on_reactor() -> bool {
+    core::turns()
 }
 
 /// Runs `f` on the handler of a connection of `reactor`, with that connection's [`Cx`]. `None` if this thread does not turn `reactor`, if
@@ -27,7 +32,7 @@ pub fn visit<H: Handler, R>(
 }
 
 /// As [`visit`] for who only looks: `f` must not write output, wake, arm timers or do anything else that concerns the reactor, and
-/// gets no [`Cx`] therefore. It costs a third.
+/// gets no [`Cx`] therefore; what it asks of this module meanwhile is answered as on a thread that turns no reactor. It costs a third.
 #[inline]
 pub fn peek<H: Handler, R>(reactor: &ReactorHandle, id: ConnId, f: impl FnOnce(&mut H) -> R) -> Option<R> {
     let look = |core: &mut Core| {

@@ -418,6 +418,19 @@ fn small_writes_are_copied_and_large_ones_linked() {
     assert_eq!(buffer.segments(), 2, "the two small ones are one segment");
 }
 
+/// What is read from a source that somebody keeps is read: `put` of the rest ends.
+#[test]
+fn a_borrowed_source_is_consumed_whatever_its_length() {
+    for len in [0, 1, LINK_MIN - 1, LINK_MIN, 3 * LINK_MIN] {
+        let (mut buffer, mut source) = (LinkBuffer::new(), Bytes::from(vec![9; len]));
+        buffer.put((&mut source).take(len / 3));
+        assert_eq!(source.len(), len - len / 3, "{len}");
+        buffer.put(&mut source);
+        assert!(source.is_empty(), "{len}");
+        assert_eq!(buffer, &vec![9; len][..]);
+    }
+}
+
 #[test]
 fn appending_many_small_buffers_makes_one_segment() {
     let mut out = LinkBuffer::new();

@@ -137,7 +137,7 @@ where
     pub fn wait(self) -> Result<Response<Resp>> {
         let Call { channel, method, .. } = self.0;
         let channel = channel.inner();
-        if local::current().is_some() {
+        if local::is_on_reactor() {
             let error = Error::from(Refusal::WaitOnReactor).with_phase(Phase::Queue);
             return Err(explain(error, channel, method, Duration::ZERO));
         }

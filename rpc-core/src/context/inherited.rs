@@ -5,8 +5,8 @@
 //!            (around each poll of the handler's future)
 //! ```
 //!
-//! What is entered changes places with what the thread had, and back when the poll is over: nothing is allocated or counted, and a
-//! handler that makes no call pays for two such exchanges and nothing else.
+//! What is entered changes places with what the thread had, and back when the poll is over: nothing is counted, and a handler that makes no call pays for
+//! two such exchanges and nothing else. What a method's slot keeps for that is allocated once; each [`Context::scope`] allocates its own.
 
 use std::cell::Cell;
 use std::future::{Future, poll_fn};

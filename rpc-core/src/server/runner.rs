@@ -322,6 +322,10 @@ where
         if self.once {
             return;
         }
+        // What its handler set to go back and nobody was there to hear.
+        if let Some((_, context)) = &mut self.parts {
+            drop(context.take_backward());
+        }
         if let Some(kept) = self.kept.upgrade() {
             let mut kept = kept.lock();
             if kept.len() < KEPT {

@@ -482,8 +482,10 @@ unsafe impl BufMut for LinkBuffer {
     /// without a copy, and copies shorter ones.
     #[inline]
     fn put<T: Buf>(&mut self, mut src: T) {
-        if src.remaining() < LINK_MIN && src.chunk().len() == src.remaining() {
-            return self.put_slice(src.chunk());
+        let n = src.remaining();
+        if n < LINK_MIN && src.chunk().len() == n {
+            self.put_slice(src.chunk());
+            return src.advance(n);
         }
         while src.has_remaining() {
             let piece = src.chunk();

@@ -13,12 +13,16 @@ use bytes::{Buf, Bytes};
 
 use super::{Cx, Inbound};
 use crate::error::CloseReason;
-use crate::framing::{Framing, Next};
+use crate::framing::{Framing, Next, Span};
 use crate::handler::{Frame, Handler, Load};
 
 /// Frames after which the output is flushed before the batch is over, if the read was short: the peer has nothing
 /// more to do until it hears from us, so two cores would otherwise take turns. Measured at 32 B × 100 in flight.
 pub(crate) const EARLY_FLUSH_FRAMES: usize = 50;
+
+/// As [`EARLY_FLUSH_FRAMES`], after each so many of a large batch, whatever the read was: a peer with a thousand calls in flight has
+/// the next ones written while its last ones are handled. Measured at 32 B × 1000, where it makes two fifths more calls.
+const FLUSH_FRAMES: usize = 128;
 
 /// Output, in bytes, that is flushed without waiting for the end of the batch.
 const FLUSH_BYTES: usize = 256 * 1024;
@@ -47,6 +51,15 @@ pub(crate) struct Framed<F, H> {
 }
 
 impl<F: Framing + 'static, H: Handler> Framed<F, H> {
+    /// The frame that [`cut`](Framed::cut) has found here.
+    #[inline]
+    fn again(&mut self, input: &[u8]) -> Option<Span> {
+        match self.framing.next(input) {
+            Ok(Next::Frame(span)) => Some(span),
+            _ => None,
+        }
+    }
+
     /// Cuts the whole frames off the front of the block, as one frozen batch.
     fn cut(&mut self, inbound: &mut Inbound, most: usize) -> Result<Option<CloseReason>, CloseReason> {
         let Some(block) = inbound.block.as_mut() else { return Ok(None) };
@@ -59,31 +72,29 @@ impl<F: Framing + 'static, H: Handler> Framed<F, H> {
                 inbound.more_frames = true;
                 break;
             }
-            if let Some(span) = self.framing.whole(&bytes[end..]) {
-                // A framing of the user's may err: a frame past the end, or of nothing at all, is its error.
-                let total = span.consumed();
-                if total == 0 || total > bytes.len() - end {
-                    error = Some(CloseReason::Local("the framing returned a frame outside its input"));
-                    break;
-                }
-                end += total;
-                frames += 1;
-                continue;
+            let rest = &bytes[end..];
+            let span = match self.framing.whole(rest) {
+                Some(span) => span,
+                None => match self.framing.next(rest) {
+                    Ok(Next::Frame(span)) => span,
+                    Ok(Next::More { need }) => {
+                        inbound.need = need;
+                        break;
+                    }
+                    Err(e) => {
+                        error = Some(CloseReason::Framing(e));
+                        break;
+                    }
+                },
+            };
+            // A framing of the user's may err: a frame past the end, or of nothing at all, is its error.
+            let total = span.consumed();
+            if total == 0 || total > rest.len() {
+                error = Some(CloseReason::Local("the framing returned a frame outside its input"));
+                break;
             }
-            match self.framing.next(&bytes[end..]) {
-                Ok(Next::Frame(_)) => {
-                    error = Some(CloseReason::Local("the framing changed its mind about a frame"));
-                    break;
-                }
-                Ok(Next::More { need }) => {
-                    inbound.need = need;
-                    break;
-                }
-                Err(e) => {
-                    error = Some(CloseReason::Framing(e));
-                    break;
-                }
-            }
+            end += total;
+            frames += 1;
         }
         if end > 0 {
             inbound.batch = block.split_to(end);
@@ -109,7 +120,7 @@ impl<F: Framing + 'static, H: Handler> Pipeline for Framed<F, H> {
             let mut rest = 0;
             self.handler.on_batch(cx);
             while rest < batch.len() && handled < frames && !cx.must_stop() {
-                let Some(span) = self.framing.whole(&batch[rest..]) else {
+                let Some(span) = self.framing.whole(&batch[rest..]).or_else(|| self.again(&batch[rest..])) else {
                     return Err(CloseReason::Local("the framing changed its mind about a frame"));
                 };
                 let start = rest + span.skip;
@@ -121,7 +132,8 @@ impl<F: Framing + 'static, H: Handler> Pipeline for Framed<F, H> {
                 rest = start + span.len + span.tail; // cut() has seen that this is within the batch
                 handled += 1;
                 self.handler.on_frame(cx, frame);
-                if (handled == EARLY_FLUSH_FRAMES && inbound.short) || cx.output_len() >= FLUSH_BYTES {
+                let early = (handled == EARLY_FLUSH_FRAMES && inbound.short) || handled % FLUSH_FRAMES == 0;
+                if early || cx.output_len() >= FLUSH_BYTES {
                     cx.flush();
                 }
             }
@@ -194,3 +206,43 @@ impl<F: Framing + 'static, H: Handler> Pipeline for Framed<F, H> {
 
 /// Foreign wakers beyond this number fire after the flush instead of before it.
 pub(crate) const WAKERS_AT_ONCE: usize = 32;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::buffer::Block;
+    use crate::framing::{FrameError, LengthField, LengthWidth};
+
+    /// Counts how often it is asked.
+    struct Counted(LengthField, usize);
+
+    impl Framing for Counted {
+        fn next(&mut self, input: &[u8]) -> Result<Next, FrameError> {
+            self.1 += 1;
+            self.0.next(input)
+        }
+    }
+
+    struct Nobody;
+
+    impl Handler for Nobody {
+        fn on_frame(&mut self, _: &mut Cx<'_>, _: Frame<'_>) {}
+    }
+
+    /// A search through an unfinished frame may be long: twice would be twice as long.
+    #[test]
+    fn a_framing_is_asked_once_for_what_has_come() {
+        let mut framed = Framed { framing: Counted(LengthField::new(LengthWidth::U32), 0), handler: Nobody };
+        let mut inbound = Inbound::default();
+        let mut block = Block::take();
+        for (n, byte) in [0, 0, 0, 2, b'a', b'b', 0].into_iter().enumerate() {
+            block.put_slice(&[byte]);
+            inbound.block = Some(block);
+            assert!(matches!(framed.cut(&mut inbound, 9), Ok(None)));
+            let asked = framed.framing.1;
+            assert_eq!(asked, n + 1, "byte {n}");
+            block = inbound.block.take().unwrap();
+        }
+        assert_eq!(inbound.batch, &[0, 0, 0, 2, b'a', b'b'][..]);
+    }
+}

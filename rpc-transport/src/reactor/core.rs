@@ -1,7 +1,8 @@
 //! What a reactor owns, and how code that runs on it reaches it.
 //!
-//! During a turn the core stands in a thread-local; it is taken out for a moment at a time, never while code of a
-//! handler or a task runs. So a handler, and a future polled under it, can both arm timers and reach connections.
+//! During a turn the core stands in a thread-local; it is taken out for a moment at a time, but not while code of a handler or a task
+//! runs. So a handler, and a future polled under it, can both arm timers and reach connections. Code of a user's that runs within such a moment,
+//! as the decoding of a reply does, finds no core; [`turns`] tells it still that this thread must not wait.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -25,6 +26,8 @@ use crate::tls::Rations;
 thread_local! {
     /// Never dropped, as whoever puts a core there takes it out again; so no look has to see whether it has been.
     static CORE: ManuallyDrop<Cell<Option<Box<Core>>>> = const { ManuallyDrop::new(Cell::new(None)) };
+    /// A core stands there, or would if it were not out for a moment.
+    static TURNS: Cell<bool> = const { Cell::new(false) };
 }
 
 pub(crate) struct Core {
@@ -216,7 +219,13 @@ pub(crate) fn after(now: Instant, time: Duration) -> Instant {
 
 /// Puts a core, or none, into its place for a turn, and returns what stood there.
 pub(crate) fn exchange(core: Option<Box<Core>>) -> Option<Box<Core>> {
+    TURNS.with(|turns| turns.set(core.is_some()));
     CORE.with(|place| place.replace(core))
+}
+
+/// Whether this thread is turning a reactor.
+pub(crate) fn turns() -> bool {
+    TURNS.with(Cell::get)
 }
 
 /// The core, out of its place for a moment: a few instructions there and back, unlike a `RefCell`'s borrow.

@@ -216,7 +216,7 @@ impl ReactorHandle {
         if self.host().runtime.is_some() && super::on_tokio::in_a_runtime() {
             return true;
         }
-        core::try_with(|_| ()).is_some()
+        core::turns()
     }
 
     /// Whether its host sleeps elsewhere than in the reactor's driver.
@@ -394,7 +394,7 @@ impl ReactorHandle {
     /// On a thread that is turning a reactor: it would wait for itself. Check [`local::current`](crate::local::current). If a tokio
     /// runtime turns this reactor, also on a thread that drives a runtime, for the same reason.
     pub fn block_on<F: Future>(&self, future: F) -> F::Output {
-        assert!(core::try_with(|_| ()).is_none(), "block_on on a reactor's thread would wait for itself");
+        assert!(!core::turns(), "block_on on a reactor's thread would wait for itself");
         #[cfg(feature = "tokio")]
         if let Some(runtime) = &self.host().runtime {
             return runtime.block_on(future);
