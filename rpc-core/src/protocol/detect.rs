@@ -138,11 +138,14 @@ impl Framing for KitexFraming {
     fn whole(&mut self, input: &[u8]) -> Option<Span> {
         let head = input.first_chunk::<8>()?;
         let length = u32::from_be_bytes([head[0], head[1], head[2], head[3]]);
-        // Bare ones are left to `next`.
-        let usual = [head[4], head[5]] == layout::MAGIC.to_be_bytes()
-            && u16::from_be_bytes([head[6], head[7]]) & FLAG_STREAMING == 0;
+        let magic = u16::from_be_bytes([head[4], head[5]]);
+        let unary = match magic {
+            layout::MAGIC => u16::from_be_bytes([head[6], head[7]]) & FLAG_STREAMING == 0,
+            payload::MAGIC => true,
+            _ => false,
+        };
         let len = length as usize + 4;
-        if !usual || length < MIN_LENGTH || length > self.max_frame_size || len > input.len() {
+        if !unary || length < MIN_LENGTH || length > self.max_frame_size || len > input.len() {
             return None;
         }
         self.spoken = Some(Spoken::Unary);
