@@ -2,16 +2,19 @@
 
 mod support;
 
-use std::sync::{Arc, mpsc};
+use std::future::{Future, IntoFuture, poll_fn};
+use std::pin::Pin;
+use std::sync::{Arc, Barrier, mpsc};
+use std::task::Poll;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use rpc_core::KitexFraming;
 use rpc_core::codegen::Blocking;
 use rpc_core::protocol::ttheader::TtFrame;
-use rpc_core::transport::{FrameCodec, PoolOptions, ReactorPool, WholeFrame};
+use rpc_core::transport::{FrameCodec, PoolOptions, ReactorHandle, ReactorPool, WholeFrame};
 use rpc_core::{Channel, Code, Context, Error, Result, Server, ServerHandle};
 use support::{AnyServer, Blob, EchoClient};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -351,6 +354,89 @@ fn the_end_of_the_pool_is_the_end_of_its_connections() {
         assert!(started.elapsed() < LIMIT, "its connections stay open");
         thread::sleep(Duration::from_millis(1)); // between questions: nothing depends on its length
     }
+}
+
+/// A client on a runtime of one thread, which nothing turns but the test's own waiting.
+fn alone(server: &ServerHandle) -> (Runtime, Arc<EchoClient>, ReactorHandle) {
+    let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let client = hosted(server, &runtime, 1);
+    let reactor = client.0.reactors().next().expect("it has one").clone();
+    runtime.block_on(async { client.blob(blob("connects")).await.expect("an echo") });
+    (runtime, client, reactor)
+}
+
+/// Polls it once.
+async fn waits(call: &mut (impl Future + Unpin)) -> bool {
+    poll_fn(|cx| Poll::Ready(Pin::new(&mut *call).poll(cx).is_pending())).await
+}
+
+/// A call begins as a guest between two turns. Whoever comes while another guest is there is no worse off: a call that is begun takes the
+/// long way, and one that asks for its reply waits elsewhere for it.
+#[test]
+fn who_finds_another_guest_there_is_answered_all_the_same() {
+    let (server, _begun) = echo_server();
+    let (runtime, client, reactor) = alone(&server);
+    runtime.block_on(async {
+        let guest = reactor.enter().expect("nobody turns it");
+        assert!(reactor.is_current() && reactor.enter().is_none(), "it is in");
+        drop(guest);
+        assert!(!reactor.is_current());
+
+        let mut before = client.blob(blob("before")).into_future();
+        assert!(waits(&mut before).await);
+        let (meet, reactor) = (Arc::new(Barrier::new(2)), reactor.clone());
+        let other = thread::spawn({
+            let meet = Arc::clone(&meet);
+            move || {
+                let _guest = reactor.look_in().expect("nobody turns it");
+                meet.wait(); // it is in
+                meet.wait(); // it goes
+            }
+        });
+        meet.wait();
+        let mut meanwhile = client.blob(blob("meanwhile")).into_future();
+        assert!(waits(&mut meanwhile).await && waits(&mut before).await);
+        meet.wait();
+        other.join().expect("no panic");
+        assert_eq!(before.await.expect("an echo").payload, "before");
+        assert_eq!(meanwhile.await.expect("an echo").payload, "meanwhile");
+    });
+}
+
+/// A future is polled for any reason, as in a `select!`. Who only looks for a reply makes the reactor do nothing.
+#[test]
+fn a_look_for_a_reply_takes_no_turn() {
+    let (server, _begun) = echo_server();
+    let (runtime, client, reactor) = alone(&server);
+    runtime.block_on(async {
+        let mut held = client.blob(blob("held")).into_future();
+        assert!(waits(&mut held).await);
+        client.blob(blob("echo")).await.expect("what is held was written before");
+        let before = reactor.stats().polls.get();
+        for _ in 0..100 {
+            assert!(waits(&mut held).await);
+            tokio::task::yield_now().await;
+        }
+        let turns = reactor.stats().polls.get() - before;
+        assert!(turns <= 3, "{turns} turns for nothing");
+    });
+}
+
+/// A guest does not take the time of a turn that was long ago for its own: its call would end before its time.
+#[test]
+fn a_guest_s_time_is_the_clock_s() {
+    const WHILE: Duration = Duration::from_millis(60);
+    let (server, _begun) = echo_server();
+    let (runtime, client, _) = alone(&server);
+    runtime.block_on(async {
+        let mut first = client.blob(blob("held")).into_future();
+        assert!(waits(&mut first).await, "a turn is due");
+        let busy = Instant::now();
+        while busy.elapsed() < WHILE {} // the runtime's only thread: no turn comes
+        let begun = Instant::now();
+        let error = client.blob(blob("held")).timeout(WHILE).await.expect_err("held");
+        assert!(error.code() == Code::DeadlineExceeded && begun.elapsed() >= WHILE, "after {:?}: {error}", begun.elapsed());
+    });
 }
 
 /// Whoever would block the very thread that has to turn the reactor is told, instead of waiting for ever.

@@ -359,7 +359,9 @@ where
         let Way::New { method, timeout, prefer } = self.way else { return };
         let channel = self.channel.inner();
         let timeout = timeout.unwrap_or(channel.config.limits.default_timeout);
-        let (wire, deadline) = Wire::new(channel, method, timeout, prefer);
+        let slot = prefer.unwrap_or_else(|| channel.pick() as u32);
+        let _guest = channel.slots[slot as usize].reactor.enter();
+        let (wire, deadline) = Wire::new(channel, method, timeout, slot);
         self.way = Way::Wire(wire);
         if let (Way::Wire(wire), Some(message)) = (&mut self.way, &self.message) {
             wire.begin(cx, timeout, deadline, metadata, Encoded::new(message));
@@ -445,10 +447,12 @@ impl Next for Terminal<'_> {
         if let Some(at) = cx.deadline() {
             options.timeout = options.timeout.min(at.saturating_duration_since(local::now()));
         }
-        let (mut wire, deadline) = Wire::new(channel, method, options.timeout, options.prefer);
+        let slot = options.prefer.unwrap_or_else(|| channel.pick() as u32);
+        let (mut wire, deadline) = Wire::new(channel, method, options.timeout, slot);
         let mut new = Some(req.into_link());
         let reply = std::future::poll_fn(|task| {
             if let Some(body) = new.take() {
+                let _guest = channel.slots[slot as usize].reactor.enter();
                 wire.begin(task, options.timeout, deadline, options.metadata.as_ref(), body);
                 if wire.waits() {
                     return Poll::Pending;

@@ -97,6 +97,8 @@ pub(crate) enum Waiter {
     Waker(Waker),
     /// A caller elsewhere.
     Foreign(Arc<ReplyCell>),
+    /// It has been told.
+    Told,
 }
 
 impl ClientHandler {
@@ -335,39 +337,35 @@ impl ClientHandler {
         }
         self.deadlines.clear(seq.slot());
         cx.set_busy(self.on_wire > 0 || !self.queue.is_empty());
-        match &entry.waiter {
-            Waiter::Foreign(cell) => {
-                if let Some(waker) = cell.complete(found) {
-                    cx.wake(waker);
-                }
-                self.pending.end(seq, how);
-            }
-            Waiter::Task(task) => {
-                let task = *task;
-                (entry.place, entry.found) = (Place::Done(how), Some(found));
-                self.unfetched += usize::from(how == Abandon::OnWire);
-                local::wake(task);
-            }
-            Waiter::Waker(waker) => {
-                let waker = waker.clone();
-                (entry.place, entry.found) = (Place::Done(how), Some(found));
-                self.unfetched += usize::from(how == Abandon::OnWire);
+        let waiter = std::mem::replace(&mut entry.waiter, Waiter::Told);
+        if let Waiter::Foreign(cell) = waiter {
+            if let Some(waker) = cell.complete(found) {
                 cx.wake(waker);
             }
+            self.pending.end(seq, how);
+            return;
         }
+        (entry.place, entry.found) = (Place::Done(how), Some(found));
+        self.unfetched += usize::from(how == Abandon::OnWire);
+        waiter.wake(cx);
     }
 
-    /// As [`collect`](ClientHandler::collect), of a reply, if it is there, a task waits for it, and taking it changes nothing for other calls:
-    /// the common case. Touches nothing of the reactor.
+    /// As [`collect`](ClientHandler::collect), of a reply, if it is there, and taking it changes nothing for other calls: the common case.
+    /// Touches nothing of the reactor.
     #[inline]
     pub(crate) fn collect_plainly<T>(&mut self, seq: SeqId, take: impl FnOnce(&mut Reply) -> Option<T>) -> Option<T> {
         if self.retired || !self.queue.is_empty() {
             return None;
         }
-        self.pending.end_with(seq, |entry| match (&mut entry.found, entry.place, &entry.waiter) {
-            (Some(Found::Done(Ok(reply))), Place::Done(Abandon::Unsent), Waiter::Task(_)) => take(reply),
+        self.pending.end_with(seq, |entry| match (&mut entry.found, entry.place) {
+            (Some(Found::Done(Ok(reply))), Place::Done(Abandon::Unsent)) => take(reply),
             _ => None,
         })
+    }
+
+    /// Whether the call is still under way, and who waits for it will be woken by this waker. Touches nothing of the reactor.
+    pub(crate) fn waits_with(&mut self, seq: SeqId, waker: &Waker) -> bool {
+        self.pending.get(seq).is_some_and(|entry| matches!(&entry.waiter, Waiter::Waker(known) if known.will_wake(waker)))
     }
 
     /// A local caller asks what came of its call.
@@ -618,13 +616,9 @@ impl Handler for ClientHandler {
                         cx.wake(waker);
                     }
                 }
-                Waiter::Task(task) => {
+                here => {
                     self.slot().orphan(cx.id(), seq, found);
-                    local::wake(task);
-                }
-                Waiter::Waker(waker) => {
-                    self.slot().orphan(cx.id(), seq, found);
-                    cx.wake(waker);
+                    here.wake(cx);
                 }
             }
         }
@@ -638,6 +632,16 @@ impl Waiter {
         match cx.task_of(waker) {
             Some(task) => Waiter::Task(task),
             None => Waiter::Waker(waker.clone()),
+        }
+    }
+
+    /// For whoever looks by himself for what has come.
+    #[inline]
+    fn wake(self, cx: &mut Cx<'_>) {
+        match self {
+            Waiter::Task(task) => local::wake(task),
+            Waiter::Waker(waker) => cx.wake(waker),
+            Waiter::Foreign(_) | Waiter::Told => {}
         }
     }
 }

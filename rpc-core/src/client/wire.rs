@@ -55,16 +55,15 @@ enum Step {
 }
 
 impl<'a> Wire<'a> {
-    /// A request that is to [`begin`](Wire::begin) with this timeout, at the slot `prefer` if one has been chosen. Returns its deadline, too.
+    /// A request that is to [`begin`](Wire::begin) with this timeout, at this slot. Returns its deadline, too.
     #[inline]
     pub(super) fn new(
         channel: &'a Arc<ChannelInner>,
         method: &'static MethodDescriptor,
         timeout: Duration,
-        prefer: Option<u32>,
+        slot: u32,
     ) -> (Self, Instant) {
         let (started, deadline) = local::now_and_after(timeout);
-        let slot = prefer.unwrap_or_else(|| channel.pick() as u32);
         (Wire { channel, method, started, slot, moves: 0, counted: false, step: Step::Done }, deadline)
     }
 
@@ -172,12 +171,17 @@ impl<'a> Wire<'a> {
         let mut of_reply = Some(of_reply);
         if let Step::Local { conn, seq } = self.step {
             let reactor = &self.slot().reactor;
+            let guest = reactor.look_in();
             let plain = local::peek::<ClientHandler, _>(reactor, conn, |handler| {
                 handler.collect_plainly(seq, |reply| of_reply.take().map(|of_reply| of_reply(reply)))
             });
             if let Some(Some(result)) = plain {
                 self.step = Step::Done;
                 return Poll::Ready(result);
+            }
+            let waits = |handler: &mut ClientHandler| handler.waits_with(seq, cx.waker());
+            if guest.is_some() && local::peek::<ClientHandler, _>(reactor, conn, waits) == Some(true) {
+                return Poll::Pending;
             }
         }
         match self.poll_steps(cx) {
@@ -244,6 +248,7 @@ impl<'a> Wire<'a> {
     fn collect(&self, cx: &mut TaskContext<'_>, conn: ConnId, seq: SeqId) -> Collected {
         let (channel, slot) = (self.channel, self.slot as usize);
         let reactor = &channel.slots[slot].reactor;
+        let _guest = reactor.enter();
         match local::visit::<ClientHandler, _>(reactor, conn, |handler, io| handler.collect(io, seq, cx.waker())) {
             Some(None) => return Collected::Pending,
             Some(Some(found)) => return Collected::Found(found),
@@ -326,6 +331,7 @@ impl Wire<'_> {
         }
         match &std::mem::replace(&mut self.step, Step::Done) {
             &Step::Local { conn, seq } => {
+                let _guest = channel.slots[slot].reactor.enter();
                 let give_up = move |channel: &ChannelInner| {
                     let slot = &channel.slots[slot];
                     let cancel = |handler: &mut ClientHandler, io: &mut Cx<'_>| handler.cancel(io, seq);

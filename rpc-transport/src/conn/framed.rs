@@ -13,7 +13,7 @@ use bytes::{Buf, Bytes};
 
 use super::{Cx, Inbound};
 use crate::error::CloseReason;
-use crate::framing::{Framing, Next, Span};
+use crate::framing::{FrameError, Framing, Next, Span};
 use crate::handler::{Frame, Handler, Load};
 
 /// Frames after which the output is flushed before the batch is over, if the read was short: the peer has nothing
@@ -51,10 +51,16 @@ pub(crate) struct Framed<F, H> {
 }
 
 impl<F: Framing + 'static, H: Handler> Framed<F, H> {
+    /// For what the framing does not see at a glance: few frames, so their path stays out of the others'.
+    #[cold]
+    #[inline(never)]
+    fn next(&mut self, input: &[u8]) -> Result<Next, FrameError> {
+        self.framing.next(input)
+    }
+
     /// The frame that [`cut`](Framed::cut) has found here.
-    #[inline]
     fn again(&mut self, input: &[u8]) -> Option<Span> {
-        match self.framing.next(input) {
+        match self.next(input) {
             Ok(Next::Frame(span)) => Some(span),
             _ => None,
         }
@@ -75,7 +81,7 @@ impl<F: Framing + 'static, H: Handler> Framed<F, H> {
             let rest = &bytes[end..];
             let span = match self.framing.whole(rest) {
                 Some(span) => span,
-                None => match self.framing.next(rest) {
+                None => match self.next(rest) {
                     Ok(Next::Frame(span)) => span,
                     Ok(Next::More { need }) => {
                         inbound.need = need;
@@ -211,7 +217,7 @@ pub(crate) const WAKERS_AT_ONCE: usize = 32;
 mod tests {
     use super::*;
     use crate::buffer::Block;
-    use crate::framing::{FrameError, LengthField, LengthWidth};
+    use crate::framing::{LengthField, LengthWidth};
 
     /// Counts how often it is asked.
     struct Counted(LengthField, usize);

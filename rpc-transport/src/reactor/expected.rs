@@ -20,6 +20,8 @@ const LONGEST: Duration = Duration::from_millis(1);
 pub(crate) struct Expected {
     /// Who has been woken and not made a call since, as far as numbers tell.
     woken: usize,
+    /// Calls that guests have made since the last turn.
+    guests: usize,
     /// How often the turn has been put off, since when, and how many calls had come the last time.
     put_off: u8,
     since: Option<Instant>,
@@ -32,12 +34,19 @@ impl Expected {
         self.woken += callers;
     }
 
-    /// Until when to put the turn off, at most; `calls` counts those that have come. If not at all, the turn takes them.
-    pub(crate) fn more(&mut self, now: impl FnOnce() -> Instant, calls: impl FnOnce() -> usize) -> Option<Instant> {
+    /// A guest makes a call.
+    pub(crate) fn guest(&mut self) {
+        self.guests += 1;
+    }
+
+    /// Until when to put the turn off, at most; `sent` counts the calls that wait for it, beside those of guests. If not at all, the turn takes
+    /// them.
+    pub(crate) fn more(&mut self, now: impl FnOnce() -> Instant, sent: impl FnOnce() -> usize) -> Option<Instant> {
         if self.woken == 0 {
+            self.guests = 0;
             return None;
         }
-        let calls = calls();
+        let calls = self.guests + sent();
         let grows = 0 < calls && calls < self.woken.min(ENOUGH) && self.put_off < MOST && calls > self.seen;
         if grows {
             let now = now();

@@ -46,7 +46,7 @@ pub(crate) struct Host {
     /// What turns it instead of a thread.
     #[cfg(feature = "tokio")]
     runtime: Option<super::on_tokio::Runtime>,
-    reactor: Mutex<Option<Reactor>>,
+    pub(super) reactor: Mutex<Option<Reactor>>,
     thread: Mutex<Option<Thread>>,
     by: HostedBy,
     stopping: AtomicBool,
@@ -118,7 +118,7 @@ impl Host {
         }
     }
 
-    /// A reactor that a runtime's task owns and turns.
+    /// A reactor that a runtime's task turns.
     #[cfg(feature = "tokio")]
     pub(crate) fn of_runtime(runtime: super::on_tokio::Runtime) -> Self {
         Host { runtime: Some(runtime), ..Host::new(HostedBy::Thread) }
@@ -186,7 +186,7 @@ impl Drop for Lead<'_> {
 }
 
 impl ReactorHandle {
-    fn host(&self) -> &Host {
+    pub(super) fn host(&self) -> &Host {
         &self.0.host
     }
 
@@ -220,6 +220,7 @@ impl ReactorHandle {
     }
 
     /// Whether its host sleeps elsewhere than in the reactor's driver.
+    #[inline]
     pub(crate) fn is_hosted_outside(&self) -> bool {
         #[cfg(feature = "tokio")]
         return self.host().runtime.is_some();

@@ -13,6 +13,7 @@ pub(crate) mod core;
 mod host;
 #[cfg(feature = "tokio")]
 mod expected;
+mod guest;
 mod inbox;
 #[cfg(feature = "tokio")]
 mod on_tokio;
@@ -28,6 +29,7 @@ use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
+pub use guest::Guest;
 pub(crate) use host::Question;
 pub(crate) use inbox::Command;
 pub use pool::{BUSY_POLL_MAX, GLOBAL_MAX, PoolOptions, ReactorPool};

@@ -6,9 +6,10 @@
 //!  something put in ┘
 //! ```
 //!
-//! The reactor is a task of the runtime, and lives in it: when the task is dropped, because the runtime ends, the reactor ends with it
-//! as any other does. What a caller puts in from a task of the same runtime wakes the reactor's task by the runtime's own means, on the
-//! same worker as a rule: there is no hop to another thread, and no write to a wake-up descriptor.
+//! The reactor is turned by a task of the runtime: when the task is dropped, because the runtime ends, the reactor ends with it
+//! as any other does. Whoever makes a call between two turns does so as a [`guest`](super::guest); what comes during a turn is put in.
+//! Either wakes the reactor's task by the runtime's own means, on the same worker as a rule: there is no hop to another thread, and no write
+//! to a wake-up descriptor.
 
 use std::future::Future;
 use std::io;
@@ -24,7 +25,7 @@ use tokio::runtime::Handle;
 use tokio::time::{Instant, Sleep};
 
 use super::host::Host;
-use super::{Reactor, ReactorPool};
+use super::{Reactor, ReactorHandle, ReactorPool};
 use crate::driver::{Descriptor, ReadinessDriver, Wake};
 
 /// Turns in a row before other tasks of the runtime have their turn.
@@ -61,9 +62,11 @@ impl ReactorPool {
             let wake = Arc::new(TaskWake::default());
             let host = Host::of_runtime(Runtime(runtime.clone()));
             let reactor = Reactor::with_waker(Box::new(driver), wake.clone(), format!("tokio-{index}"), index, host);
-            pool.push(reactor.handle().clone());
+            let handle = reactor.handle().clone();
+            handle.give(reactor);
+            pool.push(handle.clone());
             let timer = Box::pin(tokio::time::sleep(Duration::ZERO)); // set anew for each sleep of the reactor
-            runtime.spawn(Hosted { readable, timer, wake, reactor, look: true });
+            runtime.spawn(Hosted { readable, timer, wake, handle, look: true });
         }
         Ok(pool)
     }
@@ -112,7 +115,7 @@ struct Hosted {
     /// and again, and to wake up once in vain is cheaper than to move this one with it.
     timer: Pin<Box<Sleep>>,
     wake: Arc<TaskWake>,
-    reactor: Reactor,
+    handle: ReactorHandle,
     /// The poller may have events.
     look: bool,
 }
@@ -146,23 +149,24 @@ impl Hosted {
         Poll::Pending
     }
 
-    fn turns(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// Turns the reactor as long as it has something to do. A guest may be there just now, for the time of a call's encoding.
+    fn turns(&mut self, reactor: &mut Reactor, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         // Before the reactor says that it sleeps: from then on it may be woken.
         self.wake.register(cx.waker());
         for _ in 0..TURNS {
-            if self.reactor.handle().is_stopping() {
+            if self.handle.is_stopping() {
                 return Poll::Ready(Ok(()));
             }
-            if let Some(until) = self.reactor.expects_more() {
+            if let Some(until) = reactor.expects_more() {
                 return self.step_back(Instant::from_std(until), cx);
             }
             self.note_readiness(cx)?;
-            self.look = self.reactor.rouse_and_look(self.look);
-            let timeout = self.reactor.doze();
+            self.look = reactor.rouse_and_look(self.look);
+            let timeout = reactor.doze();
             if self.look || timeout == Some(Duration::ZERO) {
                 continue;
             }
-            let (Some(timeout), Some(now)) = (timeout, self.reactor.now()) else { return Poll::Pending };
+            let (Some(timeout), Some(now)) = (timeout, reactor.now()) else { return Poll::Pending };
             if self.poll_timer(Instant::from_std(now + timeout.min(LONGEST)), cx).is_pending() {
                 return Poll::Pending;
             }
@@ -176,8 +180,17 @@ impl Future for Hosted {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let handle = self.handle.clone();
+        let mut place = handle.host().reactor.lock(); // a guest may have it, who is quick
+        let Some(reactor) = place.as_mut() else { return Poll::Ready(()) };
         // An error is the end of the runtime.
-        self.turns(cx).map(|_: io::Result<()>| ())
+        self.turns(reactor, cx).map(|_: io::Result<()>| ())
+    }
+}
+
+impl Drop for Hosted {
+    fn drop(&mut self) {
+        self.handle.discard();
     }
 }
 

@@ -67,11 +67,13 @@ pub mod thread {
 #[doc(hidden)]
 #[macro_export]
 macro_rules! model_thread_local {
-    ($(#[$attribute:meta])* $vis:vis static $name:ident: $type:ty = const { $init:expr } $(;)?) => {
-        $crate::model_thread_local!($(#[$attribute])* $vis static $name: $type = $init);
+    () => {};
+    ($(#[$attribute:meta])* $vis:vis static $name:ident: $type:ty = const { $init:expr } $(; $($others:tt)*)?) => {
+        $crate::model_thread_local!($(#[$attribute])* $vis static $name: $type = $init; $($($others)*)?);
     };
-    ($(#[$attribute:meta])* $vis:vis static $name:ident: $type:ty = $init:expr $(;)?) => {
+    ($(#[$attribute:meta])* $vis:vis static $name:ident: $type:ty = $init:expr $(; $($others:tt)*)?) => {
         $crate::sync::model::declare! { $(#[$attribute])* $vis static $name: $type = $init }
+        $($crate::model_thread_local!($($others)*);)?
     };
 }
 pub use checker::thread_local as declare;
