@@ -435,7 +435,11 @@ fn a_guest_s_time_is_the_clock_s() {
         while busy.elapsed() < WHILE {} // the runtime's only thread: no turn comes
         let begun = Instant::now();
         let error = client.blob(blob("held")).timeout(WHILE).await.expect_err("held");
-        assert!(error.code() == Code::DeadlineExceeded && begun.elapsed() >= WHILE, "after {:?}: {error}", begun.elapsed());
+        assert!(
+            error.code() == Code::DeadlineExceeded && begun.elapsed() >= WHILE,
+            "after {:?}: {error}",
+            begun.elapsed()
+        );
     });
 }
 

@@ -337,8 +337,7 @@ impl ClientHandler {
         }
         self.deadlines.clear(seq.slot());
         cx.set_busy(self.on_wire > 0 || !self.queue.is_empty());
-        let waiter = std::mem::replace(&mut entry.waiter, Waiter::Told);
-        if let Waiter::Foreign(cell) = waiter {
+        if let Waiter::Foreign(cell) = &entry.waiter {
             if let Some(waker) = cell.complete(found) {
                 cx.wake(waker);
             }
@@ -347,7 +346,10 @@ impl ClientHandler {
         }
         (entry.place, entry.found) = (Place::Done(how), Some(found));
         self.unfetched += usize::from(how == Abandon::OnWire);
-        waiter.wake(cx);
+        match &entry.waiter {
+            Waiter::Task(task) => local::wake(*task),
+            _ => std::mem::replace(&mut entry.waiter, Waiter::Told).wake(cx),
+        }
     }
 
     /// As [`collect`](ClientHandler::collect), of a reply, if it is there, and taking it changes nothing for other calls: the common case.
@@ -365,7 +367,9 @@ impl ClientHandler {
 
     /// Whether the call is still under way, and who waits for it will be woken by this waker. Touches nothing of the reactor.
     pub(crate) fn waits_with(&mut self, seq: SeqId, waker: &Waker) -> bool {
-        self.pending.get(seq).is_some_and(|entry| matches!(&entry.waiter, Waiter::Waker(known) if known.will_wake(waker)))
+        self.pending
+            .get(seq)
+            .is_some_and(|entry| matches!(&entry.waiter, Waiter::Waker(known) if known.will_wake(waker)))
     }
 
     /// A local caller asks what came of its call.

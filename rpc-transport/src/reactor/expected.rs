@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::conn::EARLY_FLUSH_FRAMES;
+
 /// Calls that are enough for a write of their own, though more are expected: the peer has something to do meanwhile.
 const ENOUGH: usize = 256;
 
@@ -15,7 +17,7 @@ const LONGEST: Duration = Duration::from_millis(1);
 /// have a turn, and a write, for its next call alone.
 ///
 /// It is put off while fewer calls have come than callers were woken, as long as more of them come each time, and no more than a few
-/// times.
+/// times. When none come, half as many are expected from then on: something else may have asked for that turn.
 #[derive(Debug, Default)]
 pub(crate) struct Expected {
     /// Who has been woken and not made a call since, as far as numbers tell.
@@ -34,9 +36,10 @@ impl Expected {
         self.woken += callers;
     }
 
-    /// A guest makes a call.
-    pub(crate) fn guest(&mut self) {
+    /// A guest makes a call. Whether what guests before it have written had better leave first: the peer has something to do meanwhile.
+    pub(crate) fn guest(&mut self) -> bool {
         self.guests += 1;
+        self.guests == EARLY_FLUSH_FRAMES + 1 && (EARLY_FLUSH_FRAMES * 4 / 3..ENOUGH).contains(&self.woken)
     }
 
     /// Until when to put the turn off, at most; `sent` counts the calls that wait for it, beside those of guests. If not at all, the turn takes
@@ -57,8 +60,9 @@ impl Expected {
             }
         }
         if calls > 0 {
-            let left = if calls > self.seen { self.woken.saturating_sub(calls) } else { 0 };
-            *self = Expected { woken: left, ..Expected::default() };
+            let left = self.woken.saturating_sub(calls);
+            let woken = if calls > self.seen { left } else { left / 2 };
+            *self = Expected { woken, ..Expected::default() };
         } else {
             (self.put_off, self.since, self.seen) = (0, None, 0);
         }
@@ -94,12 +98,28 @@ mod tests {
         check(0,    &[1, 1],                &[false, false]);                     // nobody is expected
         check(1,    &[1, 1],                &[false, false]);                     // a lone caller
         check(100,  &[1, 100],              &[true, false]);                      // all have come
-        check(100,  &[1, 1, 1],             &[true, false, false]);               // no others come; nobody is expected any more
+        check(100,  &[1, 1, 1, 100],        &[true, false, true, false]);         // no others come: half as many are expected now
+        check(6,    &[1, 1, 1, 1, 1],       &[true, false, true, false, false]);  // nobody is expected any more
         check(100,  &[0, 0, 1],             &[false, false, true]);               // input has its turn
         check(100,  &[1, 2, 3, 4, 5],       &[true, true, true, true, false]);    // not for ever
         check(1000, &[256, 1, 2, 300],      &[false, true, true, false]);         // enough for a write; others are still expected
         check(300,  &[256, 44, 1],          &[false, false, false]);              // now all have come
         check(100,  &[1, 0, 1, 1],          &[true, false, true, false]);         // the count starts anew after input
+    }
+
+    /// Which of the calls of so many guests finds those before it written.
+    #[test]
+    fn the_first_of_many_guests_do_not_wait_for_all() {
+        let early = |woken, guests| {
+            let mut expected = Expected::default();
+            expected.woke(woken);
+            (1..=guests).filter(|_| expected.guest()).count()
+        };
+        assert_eq!(early(100, 50), 0, "it is they");
+        assert_eq!(early(100, 51), 1);
+        assert_eq!(early(100, 100), 1, "the others have a turn");
+        assert_eq!(early(60, 60), 0, "the others are few");
+        assert_eq!(early(300, 300), 0, "the peer has enough to do");
     }
 
     #[test]

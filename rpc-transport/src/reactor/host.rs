@@ -46,6 +46,8 @@ pub(crate) struct Host {
     /// What turns it instead of a thread.
     #[cfg(feature = "tokio")]
     runtime: Option<super::on_tokio::Runtime>,
+    #[cfg(feature = "tokio")]
+    takes_guests: bool,
     pub(super) reactor: Mutex<Option<Reactor>>,
     thread: Mutex<Option<Thread>>,
     by: HostedBy,
@@ -106,6 +108,8 @@ impl Host {
         Host {
             #[cfg(feature = "tokio")]
             runtime: None,
+            #[cfg(feature = "tokio")]
+            takes_guests: false,
             reactor: Mutex::new(None),
             thread: Mutex::new(None),
             by,
@@ -118,10 +122,10 @@ impl Host {
         }
     }
 
-    /// A reactor that a runtime's task turns.
+    /// A reactor that a runtime's task turns. If that is on one of several threads, guests would only get into the way of each other.
     #[cfg(feature = "tokio")]
-    pub(crate) fn of_runtime(runtime: super::on_tokio::Runtime) -> Self {
-        Host { runtime: Some(runtime), ..Host::new(HostedBy::Thread) }
+    pub(crate) fn of_runtime(runtime: super::on_tokio::Runtime, takes_guests: bool) -> Self {
+        Host { runtime: Some(runtime), takes_guests, ..Host::new(HostedBy::Thread) }
     }
 
     pub(crate) fn call_thread(&self) {
@@ -186,6 +190,7 @@ impl Drop for Lead<'_> {
 }
 
 impl ReactorHandle {
+    #[inline]
     pub(super) fn host(&self) -> &Host {
         &self.0.host
     }
@@ -217,6 +222,15 @@ impl ReactorHandle {
             return true;
         }
         core::turns()
+    }
+
+    /// Whether threads that do not turn it may [`enter`](ReactorHandle::enter) it meanwhile.
+    #[inline]
+    pub(super) fn takes_guests(&self) -> bool {
+        #[cfg(feature = "tokio")]
+        return self.host().takes_guests;
+        #[cfg(not(feature = "tokio"))]
+        false
     }
 
     /// Whether its host sleeps elsewhere than in the reactor's driver.

@@ -7,8 +7,8 @@
 //! ```
 //!
 //! The reactor is turned by a task of the runtime: when the task is dropped, because the runtime ends, the reactor ends with it
-//! as any other does. Whoever makes a call between two turns does so as a [`guest`](super::guest); what comes during a turn is put in.
-//! Either wakes the reactor's task by the runtime's own means, on the same worker as a rule: there is no hop to another thread, and no write
+//! as any other does. On a runtime of one thread a task makes its calls between two turns, as a [`guest`](super::guest); elsewhere they are
+//! put in. Either wakes the reactor's task by the runtime's own means, on the same worker as a rule: there is no hop to another thread, and no write
 //! to a wake-up descriptor.
 
 use std::future::Future;
@@ -41,7 +41,8 @@ impl ReactorPool {
     /// The reactors end with the runtime, or when the pool is dropped: their connections end, and calls on them with an error.
     /// Nothing turns them while nothing drives the runtime: a current-thread one must be blocked on.
     ///
-    /// A task's calls go through the reactor's inbox, as those of any thread that is not turning it. Blocking for a call needs a
+    /// On a runtime with one thread, tasks make their calls on the reactor itself, between two of its turns ([`ReactorHandle::enter`]). With
+    /// several, their calls go through the reactor's inbox, as those of any other thread do. Blocking for a call needs a
     /// thread that is not one of the runtime's workers: [`ReactorHandle::block_on`](super::ReactorHandle::block_on).
     ///
     /// # Errors
@@ -60,7 +61,7 @@ impl ReactorPool {
             )]
             let readable = AsyncFd::with_interest(driver.descriptor()?, Interest::READABLE)?;
             let wake = Arc::new(TaskWake::default());
-            let host = Host::of_runtime(Runtime(runtime.clone()));
+            let host = Host::of_runtime(Runtime(runtime.clone()), runtime.metrics().num_workers() == 1);
             let reactor = Reactor::with_waker(Box::new(driver), wake.clone(), format!("tokio-{index}"), index, host);
             let handle = reactor.handle().clone();
             handle.give(reactor);
@@ -211,7 +212,7 @@ mod tests {
     fn every_turn_counts() {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let driver = ReadinessDriver::new().unwrap();
-        let host = Host::of_runtime(Runtime(runtime.handle().clone()));
+        let host = Host::of_runtime(Runtime(runtime.handle().clone()), true);
         let mut reactor = Reactor::new(Box::new(driver), "counted".to_owned(), 0, host);
         let handle = reactor.handle().clone();
         let (tell, told) = mpsc::channel();
