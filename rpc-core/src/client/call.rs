@@ -360,7 +360,7 @@ where
         let channel = self.channel.inner();
         let timeout = timeout.unwrap_or(channel.config.limits.default_timeout);
         let slot = prefer.unwrap_or_else(|| channel.pick() as u32);
-        let _guest = channel.slots[slot as usize].reactor.enter();
+        let _guest = channel.slots.get(slot as usize).and_then(|slot| slot.reactor.enter());
         let (wire, deadline) = Wire::new(channel, method, timeout, slot);
         self.way = Way::Wire(wire);
         if let (Way::Wire(wire), Some(message)) = (&mut self.way, &self.message) {
@@ -452,7 +452,7 @@ impl Next for Terminal<'_> {
         let mut new = Some(req.into_link());
         let reply = std::future::poll_fn(|task| {
             if let Some(body) = new.take() {
-                let _guest = channel.slots[slot as usize].reactor.enter();
+                let _guest = channel.slots.get(slot as usize).and_then(|slot| slot.reactor.enter());
                 wire.begin(task, options.timeout, deadline, options.metadata.as_ref(), body);
                 if wire.waits() {
                     return Poll::Pending;
