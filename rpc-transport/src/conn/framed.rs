@@ -58,11 +58,16 @@ impl<F: Framing + 'static, H: Handler> Framed<F, H> {
         self.framing.next(input)
     }
 
-    /// The frame that [`cut`](Framed::cut) has found here.
-    fn again(&mut self, input: &[u8]) -> Option<Span> {
-        match self.next(input) {
-            Ok(Next::Frame(span)) => Some(span),
-            _ => None,
+    /// The frame that [`cut`](Framed::cut) has found at the front, and how far it goes.
+    #[inline]
+    fn again<'a>(&mut self, input: &'a [u8]) -> Option<(&'a [u8], usize)> {
+        let of = |span: Span| (&input[span.skip..][..span.len], span.consumed());
+        match self.framing.whole(input) {
+            Some(span) => Some(of(span)),
+            None => match self.next(input) {
+                Ok(Next::Frame(span)) => Some(of(span)),
+                _ => None,
+            },
         }
     }
 
@@ -79,10 +84,10 @@ impl<F: Framing + 'static, H: Handler> Framed<F, H> {
                 break;
             }
             let rest = &bytes[end..];
-            let span = match self.framing.whole(rest) {
-                Some(span) => span,
+            let total = match self.framing.whole(rest) {
+                Some(span) => span.consumed(),
                 None => match self.next(rest) {
-                    Ok(Next::Frame(span)) => span,
+                    Ok(Next::Frame(span)) => span.consumed(),
                     Ok(Next::More { need }) => {
                         inbound.need = need;
                         break;
@@ -94,7 +99,6 @@ impl<F: Framing + 'static, H: Handler> Framed<F, H> {
                 },
             };
             // A framing of the user's may err: a frame past the end, or of nothing at all, is its error.
-            let total = span.consumed();
             if total == 0 || total > rest.len() {
                 error = Some(CloseReason::Local("the framing returned a frame outside its input"));
                 break;
@@ -126,16 +130,15 @@ impl<F: Framing + 'static, H: Handler> Pipeline for Framed<F, H> {
             let mut rest = 0;
             self.handler.on_batch(cx);
             while rest < batch.len() && handled < frames && !cx.must_stop() {
-                let Some(span) = self.framing.whole(&batch[rest..]).or_else(|| self.again(&batch[rest..])) else {
+                let Some((frame, consumed)) = self.again(&batch[rest..]) else {
                     return Err(CloseReason::Local("the framing changed its mind about a frame"));
                 };
-                let start = rest + span.skip;
-                let frame = Frame::new(&batch, &batch[start..start + span.len]);
+                let frame = Frame::new(&batch, frame);
                 if !self.handler.takes(frame) {
                     cx.pause();
                     break;
                 }
-                rest = start + span.len + span.tail; // cut() has seen that this is within the batch
+                rest += consumed; // cut() has seen that this is within the batch
                 handled += 1;
                 self.handler.on_frame(cx, frame);
                 let early = (handled == EARLY_FLUSH_FRAMES && inbound.short) || handled % FLUSH_FRAMES == 0;
