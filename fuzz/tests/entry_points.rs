@@ -101,6 +101,7 @@ const OURS: &[(&str, &str, &str)] = &[
     ("rpc-core/src/server/handler.rs",        "find",   "compares with the name before, then asks the router"),
     ("rpc-core/src/server/handler.rs",        "takes",  "asks ControlFrame::is: target ttheader"),
     ("rpc-core/src/server/router.rs",         "find",   "compares with names that are known"),
+    ("rpc-transport/src/conn/framed.rs",      "next",   "asks the framing of the connection"),
     ("rpc-transport/src/conn/linger.rs",      "next",   "counts what it gets, and asks for more: the connection is over"),
     ("rpc-transport/src/conn/linger.rs",      "on_frame", "drops what it gets, likewise"),
     ("rpc-transport/src/driver/sim/state.rs", "read",   "the simulated network itself"),
