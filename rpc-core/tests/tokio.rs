@@ -4,8 +4,8 @@ mod support;
 
 use std::future::{Future, IntoFuture, poll_fn};
 use std::pin::Pin;
-use std::sync::{Arc, Barrier, mpsc};
-use std::task::Poll;
+use std::sync::{Arc, mpsc};
+use std::task::{Poll, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -370,36 +370,86 @@ async fn waits(call: &mut (impl Future + Unpin)) -> bool {
     poll_fn(|cx| Poll::Ready(Pin::new(&mut *call).poll(cx).is_pending())).await
 }
 
-/// A call begins as a guest between two turns. Whoever comes while another guest is there is no worse off: a call that is begun takes the
-/// long way, and one that asks for its reply waits elsewhere for it.
+/// Who is on the only thread of the runtime that turns the reactor makes his calls there; nobody else does.
 #[test]
-fn who_finds_another_guest_there_is_answered_all_the_same() {
+fn tasks_of_a_runtime_of_one_thread_are_guests() {
     let (server, _begun) = echo_server();
-    let (runtime, client, reactor) = alone(&server);
-    runtime.block_on(async {
-        let guest = reactor.enter().expect("nobody turns it");
-        assert!(reactor.is_current() && reactor.enter().is_none(), "it is in");
-        drop(guest);
-        assert!(!reactor.is_current());
+    let calls = |client: Arc<EchoClient>| async move {
+        for _ in 0..10 {
+            client.blob(blob("guest")).timeout(LIMIT).await.expect("an echo");
+        }
+    };
+    let (current, client, reactor) = alone(&server);
+    let before = reactor.stats().guests.get();
+    current.block_on(calls(client));
+    assert_eq!(reactor.stats().guests.get() - before, 10, "all of them");
 
-        let mut before = client.blob(blob("before")).into_future();
-        assert!(waits(&mut before).await);
-        let (meet, reactor) = (Arc::new(Barrier::new(2)), reactor.clone());
-        let other = thread::spawn({
-            let meet = Arc::clone(&meet);
-            move || {
-                let _guest = reactor.look_in().expect("nobody turns it");
-                meet.wait(); // it is in
-                meet.wait(); // it goes
+    let guests_of = |threads| {
+        let runtime = runtime(threads);
+        let client = hosted(&server, &runtime, 1);
+        let reactor = client.0.reactors().next().expect("it has one").clone();
+        let guests = || reactor.stats().guests.get();
+        runtime.block_on(calls(Arc::clone(&client)));
+        thread::spawn({
+            let client = Arc::clone(&client);
+            move || client.blob(blob("waits")).wait().expect("an echo")
+        })
+        .join()
+        .expect("no panic");
+        assert_eq!(guests(), 0, "they are on other threads");
+        runtime.block_on(runtime.spawn(calls(client))).expect("no panic");
+        guests()
+    };
+    assert_eq!(guests_of(1), 10);
+    assert_eq!(guests_of(2), 0, "they would meet");
+}
+
+/// Its caller may be polled elsewhere later, or by somebody else.
+#[test]
+fn a_call_begun_by_a_guest_ends_wherever_it_is_polled() {
+    let (server, _begun) = echo_server();
+    let (runtime, client, _) = alone(&server);
+    let begin = |text| {
+        let mut call = client.blob(blob(text)).timeout(LIMIT).into_future();
+        let pending = Pin::new(&mut call).poll(&mut std::task::Context::from_waker(Waker::noop())).is_pending();
+        assert!(pending, "its peer has not seen it");
+        call
+    };
+    // With a waker of nobody's: who polls it next must be woken.
+    let (here, there, dropped) = runtime.block_on(async { (begin("here"), begin("there"), begin("held")) });
+    drop(dropped); // where nothing turns the reactor
+    let here = runtime.block_on(async { tokio::time::timeout(LIMIT, here).await.expect("it is woken") });
+    assert_eq!(here.expect("an echo").payload, "here");
+    thread::scope(|threads| {
+        let waits = threads.spawn(|| Builder::new_current_thread().build().expect("a runtime").block_on(there));
+        runtime.block_on(async {
+            while !waits.is_finished() {
+                tokio::task::yield_now().await;
             }
         });
-        meet.wait();
-        let mut meanwhile = client.blob(blob("meanwhile")).into_future();
-        assert!(waits(&mut meanwhile).await && waits(&mut before).await);
-        meet.wait();
-        other.join().expect("no panic");
-        assert_eq!(before.await.expect("an echo").payload, "before");
-        assert_eq!(meanwhile.await.expect("an echo").payload, "meanwhile");
+        assert_eq!(waits.join().expect("no panic").expect("an echo").payload, "there");
+    });
+    // The reactor goes first.
+    let (polled, dropped) = runtime.block_on(async { (begin("held"), begin("held")) });
+    drop(runtime);
+    drop(dropped);
+    let ended = Builder::new_current_thread().build().expect("a runtime").block_on(polled);
+    assert_eq!(ended.expect_err("never answered").code(), Code::Unavailable);
+}
+
+/// T18: a message whose encoding panics is its caller's own trouble, on whatever connection he is a guest.
+#[test]
+fn a_guest_that_panics_leaves_others_their_connection() {
+    let (server, _begun) = echo_server();
+    let (runtime, client, _) = alone(&server);
+    runtime.block_on(async {
+        let mut held = client.blob(blob("held")).into_future();
+        assert!(waits(&mut held).await);
+        let guest = Arc::clone(&client);
+        let bomb = tokio::spawn(async move { guest.0.unary::<_, Blob>(&support::ECHO_BLOB, support::Bomb).await });
+        assert!(bomb.await.expect_err("it panics").is_panic());
+        assert_eq!(client.blob(blob("after")).await.expect("an echo").payload, "after");
+        assert!(waits(&mut held).await, "its connection is as it was");
     });
 }
 

@@ -67,7 +67,7 @@ pub use listener::{Accepted, ListenOptions, ListenerHandle};
 pub use log_limit::LogLimit;
 pub use panics::caught;
 pub use reactor::{
-    BUSY_POLL_MAX, GLOBAL_MAX, Guest, LocalTask, PoolOptions, ReactorHandle, ReactorPool, ReservedTask, TaskId, Timer,
+    BUSY_POLL_MAX, GLOBAL_MAX, LocalTask, PoolOptions, ReactorHandle, ReactorPool, ReservedTask, TaskId, Timer,
 };
 #[cfg(feature = "tls")]
 pub use rustls;

@@ -9,7 +9,7 @@ use crate::handler::Handler;
 use crate::reactor::core::{self, Core, after, try_with, with};
 use crate::reactor::{LocalTask, ReactorHandle, ReservedTask, TaskId};
 
-/// The reactor this thread is turning, if any. Clones a reference count.
+/// The reactor this thread is turning, or is a guest of, if any. Clones a reference count.
 pub fn current() -> Option<ReactorHandle> {
     try_with(|core| core.handle.clone())
 }
@@ -40,6 +40,13 @@ pub fn peek<H: Handler, R>(reactor: &ReactorHandle, id: ConnId, f: impl FnOnce(&
         entry?.handler().downcast_mut::<H>().map(f)
     };
     try_with(look).flatten()
+}
+
+/// As [`peek`], of a reactor that [takes this thread as a guest](ReactorHandle::takes_guests); `None` otherwise.
+#[inline]
+pub fn look_in<H: Handler, R>(reactor: &ReactorHandle, id: ConnId, f: impl FnOnce(&mut H) -> R) -> Option<R> {
+    let _guest = reactor.look_in()?;
+    peek(reactor, id, f)
 }
 
 /// The local task that is being polled, if `waker` is its own: then [`wake`] does the same for less.

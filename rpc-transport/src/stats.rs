@@ -54,6 +54,8 @@ pub struct ReactorStats {
     pub moved_bytes: Counter,
     /// Wake-ups written by other threads because this reactor slept.
     pub wakes: Counter,
+    /// Calls that were made on it between two turns: [`ReactorHandle::enter_to_call`](crate::ReactorHandle::enter_to_call).
+    pub guests: Counter,
     /// Whole frames handed to handlers.
     pub frames: Counter,
     /// Open connections.

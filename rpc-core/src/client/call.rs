@@ -19,7 +19,7 @@ use crate::context::{Cancelled, Context, Heritage, Inherited, Origin};
 use crate::error::{Error, Phase, Refusal, Result, Sent};
 use crate::metadata::Metadata;
 use crate::middleware::{Middleware, Next, Payload};
-use crate::mux::{Encoded, Reply};
+use crate::mux::{Encoded, Reply, with_encoded};
 use crate::protocol::{Exception, MessageType};
 use crate::status::Code;
 
@@ -360,13 +360,38 @@ where
         let channel = self.channel.inner();
         let timeout = timeout.unwrap_or(channel.config.limits.default_timeout);
         let slot = prefer.unwrap_or_else(|| channel.pick() as u32);
-        let _guest = channel.slots.get(slot as usize).and_then(|slot| slot.reactor.enter());
+        if channel.slots.get(slot as usize).is_some_and(|slot| slot.reactor.takes_guests()) {
+            return self.wire_as_guest(cx, metadata, method, timeout, slot);
+        }
         let (wire, deadline) = Wire::new(channel, method, timeout, slot);
         self.way = Way::Wire(wire);
         if let (Way::Wire(wire), Some(message)) = (&mut self.way, &self.message) {
             wire.begin(cx, timeout, deadline, metadata, Encoded::new(message));
         }
         self.message = None;
+    }
+
+    /// As [`wire`](Self::wire), for a guest of the connection's reactor. The message is encoded before, and dropped after.
+    #[inline(never)]
+    fn wire_as_guest(
+        &mut self,
+        cx: &mut TaskContext<'_>,
+        metadata: Option<&(Metadata, Metadata)>,
+        method: &'static MethodDescriptor,
+        timeout: Duration,
+        slot: u32,
+    ) {
+        let channel = self.channel.inner();
+        let Some(message) = self.message.take() else { return };
+        with_encoded(Encoded::new(&message), |body| {
+            channel.slots[slot as usize].reactor.enter_to_call(|| {
+                let (wire, deadline) = Wire::new(channel, method, timeout, slot);
+                self.way = Way::Wire(wire);
+                if let Way::Wire(wire) = &mut self.way {
+                    wire.begin(cx, timeout, deadline, metadata, body);
+                }
+            });
+        });
     }
 
     /// The error of a call that ends because the one on whose behalf it is made does.
@@ -452,8 +477,8 @@ impl Next for Terminal<'_> {
         let mut new = Some(req.into_link());
         let reply = std::future::poll_fn(|task| {
             if let Some(body) = new.take() {
-                let _guest = channel.slots.get(slot as usize).and_then(|slot| slot.reactor.enter());
-                wire.begin(task, options.timeout, deadline, options.metadata.as_ref(), body);
+                let begin = || wire.begin(task, options.timeout, deadline, options.metadata.as_ref(), body);
+                channel.slots[slot as usize].reactor.enter_to_call(begin);
                 if wire.waits() {
                     return Poll::Pending;
                 }

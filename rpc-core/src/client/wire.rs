@@ -171,7 +171,6 @@ impl<'a> Wire<'a> {
         let mut of_reply = Some(of_reply);
         if let Step::Local { conn, seq } = self.step {
             let reactor = &self.slot().reactor;
-            let guest = reactor.look_in();
             let plain = local::peek::<ClientHandler, _>(reactor, conn, |handler| {
                 handler.collect_plainly(seq, |reply| of_reply.take().map(|of_reply| of_reply(reply)))
             });
@@ -179,9 +178,15 @@ impl<'a> Wire<'a> {
                 self.step = Step::Done;
                 return Poll::Ready(result);
             }
-            let waits = |handler: &mut ClientHandler| handler.waits_with(seq, cx.waker());
-            if guest.is_some() && local::peek::<ClientHandler, _>(reactor, conn, waits) == Some(true) {
-                return Poll::Pending;
+            // A guest looks at it outside.
+            let taken = local::look_in(reactor, conn, |handler: &mut ClientHandler| {
+                handler.collect_plainly(seq, |reply| Some(reply.take()))
+            });
+            if let Some(Some(mut reply)) = taken
+                && let Some(of_reply) = of_reply.take()
+            {
+                self.step = Step::Done;
+                return Poll::Ready(of_reply(&mut reply));
             }
         }
         match self.poll_steps(cx) {
@@ -248,8 +253,12 @@ impl<'a> Wire<'a> {
     fn collect(&self, cx: &mut TaskContext<'_>, conn: ConnId, seq: SeqId) -> Collected {
         let (channel, slot) = (self.channel, self.slot as usize);
         let reactor = &channel.slots[slot].reactor;
-        let _guest = reactor.enter();
-        match local::visit::<ClientHandler, _>(reactor, conn, |handler, io| handler.collect(io, seq, cx.waker())) {
+        let waits = |handler: &mut ClientHandler| handler.waits_with(seq, cx.waker());
+        if local::look_in(reactor, conn, waits) == Some(true) {
+            return Collected::Pending;
+        }
+        let ask = |handler: &mut ClientHandler, io: &mut Cx<'_>| handler.collect(io, seq, cx.waker());
+        match reactor.enter(|| local::visit(reactor, conn, ask)) {
             Some(None) => return Collected::Pending,
             Some(Some(found)) => return Collected::Found(found),
             // The connection has ended, or its handler is running just now.
@@ -331,17 +340,16 @@ impl Wire<'_> {
         }
         match &std::mem::replace(&mut self.step, Step::Done) {
             &Step::Local { conn, seq } => {
-                let _guest = channel.slots[slot].reactor.enter();
-                let give_up = move |channel: &ChannelInner| {
-                    let slot = &channel.slots[slot];
-                    let cancel = |handler: &mut ClientHandler, io: &mut Cx<'_>| handler.cancel(io, seq);
+                let slot = &channel.slots[slot];
+                let cancel = |handler: &mut ClientHandler, io: &mut Cx<'_>| handler.cancel(io, seq);
+                let told = slot.reactor.enter(|| {
                     local::visit(&slot.reactor, conn, cancel).is_some()
                         || slot.reactor.is_current() && slot.adopt(conn, seq).is_some()
-                };
-                if !give_up(channel) {
+                });
+                if !told {
                     // Dropped on another thread than it was begun on, or under the connection's own handler.
-                    let there = Arc::clone(channel);
-                    channel.slots[slot].reactor.run(move || _ = give_up(&there));
+                    let given_up = GivenUp { channel: Arc::clone(channel), slot: self.slot as usize, conn, seq };
+                    slot.reactor.run(move || drop(given_up));
                 }
             }
             Step::Foreign { cell, ticket } => {
@@ -390,6 +398,25 @@ impl Drop for Moved {
         let found = slot.adopt(self.conn, self.seq).unwrap_or_else(gone);
         if let Some(waker) = self.cell.complete(found) {
             caught(|| waker.wake());
+        }
+    }
+}
+
+/// A call that was dropped elsewhere, on its way to its connection. Works when it is dropped, like [`Moved`]: what the reactor's end may have
+/// left for the call goes, too.
+struct GivenUp {
+    channel: Arc<ChannelInner>,
+    slot: usize,
+    conn: ConnId,
+    seq: SeqId,
+}
+
+impl Drop for GivenUp {
+    fn drop(&mut self) {
+        let slot = &self.channel.slots[self.slot];
+        let cancel = |handler: &mut ClientHandler, io: &mut Cx<'_>| handler.cancel(io, self.seq);
+        if local::visit(&slot.reactor, self.conn, cancel).is_none() {
+            drop(slot.adopt(self.conn, self.seq));
         }
     }
 }

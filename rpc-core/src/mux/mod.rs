@@ -19,7 +19,7 @@ mod tickets;
 
 pub(crate) use deadlines::{Deadlines, Walk};
 pub(crate) use keepalive::{Keepalive, Next, Pong, Rules, TooManyPings, View};
-pub(crate) use outbox::{Mail, Outbox, Posted};
+pub(crate) use outbox::{Mail, Outbox, Posted, with_encoded};
 pub(crate) use pending::{Abandon, Late, Pending};
 pub(crate) use reply::{Found, Outcome, Reply, ReplyCell};
 pub(crate) use request::{Body, Encoded, Request, Spec};

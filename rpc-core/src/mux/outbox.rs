@@ -106,20 +106,14 @@ impl<C> Outbox<C> {
     pub(crate) fn post<B: Body>(&self, cell: Arc<ReplyCell<C>>, spec: Spec, body: B) -> (Ticket, bool) {
         // Too early: the connection may look, and find nothing, before the call is there.
         let early = put_back!("B32-outbox").then(|| self.mail.lock().announce());
-        let mut mail;
-        let place;
-        if body.len() < LINK_MIN {
-            // Taken, not borrowed: encoding a message may make a call, for all we know.
-            let mut small = SCRATCH.try_with(RefCell::take).unwrap_or_default();
-            small.clear();
-            body.copy(&mut small);
-            (mail, place) = self.stage(&small);
-            _ = SCRATCH.try_with(|scratch| scratch.replace(small));
-        } else {
-            let link = body.into_link();
-            mail = self.mail.lock();
-            place = mail.link(link);
-        }
+        let (mut mail, place) = with_encoded(body, |body| match body {
+            PostedBody::Staged(small) => self.stage(small),
+            PostedBody::Link(link) => {
+                let mut mail = self.mail.lock();
+                let place = mail.link(std::mem::take(link));
+                (mail, place)
+            }
+        });
         let ticket = mail.calls.next_ticket();
         mail.calls.push(Call { cell: Some(cell), spec, place });
         self.waiting.store(mail.calls.len(), Ordering::Relaxed);
@@ -228,6 +222,21 @@ impl<C> Mail<C> {
             self.calls.shrink_to(KEPT_CALLS);
         }
     }
+}
+
+/// Encodes a message here and now, and hands it on: a small one in memory of this thread's.
+#[inline(always)]
+pub(crate) fn with_encoded<B: Body, R>(body: B, f: impl FnOnce(PostedBody<'_>) -> R) -> R {
+    if body.len() >= LINK_MIN {
+        return f(PostedBody::Link(&mut body.into_link()));
+    }
+    // Taken, not borrowed: encoding a message may make a call, for all we know.
+    let mut small = SCRATCH.try_with(RefCell::take).unwrap_or_default();
+    small.clear();
+    body.copy(&mut small);
+    let result = f(PostedBody::Staged(&small));
+    _ = SCRATCH.try_with(|scratch| scratch.replace(small));
+    result
 }
 
 /// Gives an empty vector's memory back, but for some, if it has several times as much.

@@ -28,6 +28,14 @@ pub(crate) struct Reply {
     pub(crate) info: Option<Box<ReplyInfo>>,
 }
 
+impl Reply {
+    /// Takes it, and leaves nothing of it but its id and kind.
+    pub(crate) fn take(&mut self) -> Reply {
+        let (body, info) = (std::mem::take(&mut self.body), self.info.take());
+        Reply { id: self.id, kind: self.kind, body, info }
+    }
+}
+
 /// How a call ended.
 pub(crate) type Outcome = Result<Reply, Error>;
 

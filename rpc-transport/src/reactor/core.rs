@@ -223,6 +223,12 @@ pub(crate) fn exchange(core: Option<Box<Core>>) -> Option<Box<Core>> {
     CORE.with(|place| place.replace(core))
 }
 
+/// What tells this thread from others that live.
+#[cfg(feature = "tokio")]
+pub(crate) fn this_thread() -> usize {
+    TURNS.with(|turns| std::ptr::from_ref(turns) as usize)
+}
+
 /// Whether this thread is turning a reactor.
 pub(crate) fn turns() -> bool {
     TURNS.with(Cell::get)

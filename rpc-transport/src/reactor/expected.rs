@@ -7,6 +7,9 @@ use crate::conn::EARLY_FLUSH_FRAMES;
 /// Calls that are enough for a write of their own, though more are expected: the peer has something to do meanwhile.
 const ENOUGH: usize = 256;
 
+/// Callers that are expected, at most.
+const EXPECTED: usize = 16 * ENOUGH;
+
 /// How often in a row a turn is put off, at most.
 const MOST: u8 = 4;
 
@@ -33,7 +36,7 @@ pub(crate) struct Expected {
 impl Expected {
     /// So many callers are woken.
     pub(crate) fn woke(&mut self, callers: usize) {
-        self.woken += callers;
+        self.woken = (self.woken + callers).min(EXPECTED);
     }
 
     /// A guest makes a call. Whether what guests before it have written had better leave first: the peer has something to do meanwhile.
@@ -99,6 +102,7 @@ mod tests {
         check(1,    &[1, 1],                &[false, false]);                     // a lone caller
         check(100,  &[1, 100],              &[true, false]);                      // all have come
         check(100,  &[1, 1, 1, 100],        &[true, false, true, false]);         // no others come: half as many are expected now
+        check(1000, &[1, 2, 3, 4, 5, 1],    &[true, true, true, true, false, true]); // nor are they forgotten
         check(6,    &[1, 1, 1, 1, 1],       &[true, false, true, false, false]);  // nobody is expected any more
         check(100,  &[0, 0, 1],             &[false, false, true]);               // input has its turn
         check(100,  &[1, 2, 3, 4, 5],       &[true, true, true, true, false]);    // not for ever

@@ -21,6 +21,8 @@ use std::time::Duration;
 
 use super::inbox::Attention;
 use super::{Command, Main, Reactor, ReactorHandle, core};
+#[cfg(feature = "tokio")]
+use crate::sync::atomic::AtomicUsize;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use crate::sync::thread::{self, Thread};
 use crate::sync::{Mutex, MutexGuard, put_back, thread_local};
@@ -46,8 +48,9 @@ pub(crate) struct Host {
     /// What turns it instead of a thread.
     #[cfg(feature = "tokio")]
     runtime: Option<super::on_tokio::Runtime>,
+    /// The only thread that turns it and may be its guest meanwhile; 0 if there is none.
     #[cfg(feature = "tokio")]
-    takes_guests: bool,
+    guests_from: AtomicUsize,
     pub(super) reactor: Mutex<Option<Reactor>>,
     thread: Mutex<Option<Thread>>,
     by: HostedBy,
@@ -109,7 +112,7 @@ impl Host {
             #[cfg(feature = "tokio")]
             runtime: None,
             #[cfg(feature = "tokio")]
-            takes_guests: false,
+            guests_from: AtomicUsize::new(0),
             reactor: Mutex::new(None),
             thread: Mutex::new(None),
             by,
@@ -122,10 +125,23 @@ impl Host {
         }
     }
 
-    /// A reactor that a runtime's task turns. If that is on one of several threads, guests would only get into the way of each other.
+    /// A reactor that a runtime's task turns.
     #[cfg(feature = "tokio")]
-    pub(crate) fn of_runtime(runtime: super::on_tokio::Runtime, takes_guests: bool) -> Self {
-        Host { runtime: Some(runtime), takes_guests, ..Host::new(HostedBy::Thread) }
+    pub(crate) fn of_runtime(runtime: super::on_tokio::Runtime) -> Self {
+        Host { runtime: Some(runtime), ..Host::new(HostedBy::Thread) }
+    }
+
+    /// This thread turns it, and is the only one that does.
+    #[cfg(feature = "tokio")]
+    pub(super) fn take_guests_here(&self) {
+        self.guests_from.store(core::this_thread(), Ordering::Relaxed);
+    }
+
+    /// Whether that is this thread.
+    #[cfg(feature = "tokio")]
+    #[inline]
+    pub(super) fn takes_guests_here(&self) -> bool {
+        self.guests_from.load(Ordering::Relaxed) == core::this_thread()
     }
 
     pub(crate) fn call_thread(&self) {
@@ -222,15 +238,6 @@ impl ReactorHandle {
             return true;
         }
         core::turns()
-    }
-
-    /// Whether threads that do not turn it may [`enter`](ReactorHandle::enter) it meanwhile.
-    #[inline]
-    pub(super) fn takes_guests(&self) -> bool {
-        #[cfg(feature = "tokio")]
-        return self.host().takes_guests;
-        #[cfg(not(feature = "tokio"))]
-        false
     }
 
     /// Whether its host sleeps elsewhere than in the reactor's driver.

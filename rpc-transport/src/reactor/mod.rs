@@ -5,7 +5,7 @@
 //! ```
 //!
 //! Who turns it is the host's business ([`host`]): its own thread, or a blocking caller who would otherwise wait for
-//! that thread. At any time one thread turns it; nothing inside is shared with another.
+//! that thread. At any time one thread turns it, or is its [`guest`]; nothing inside is shared with another.
 
 #[cfg(feature = "testing")]
 pub(crate) mod audit;
@@ -29,7 +29,6 @@ use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-pub use guest::Guest;
 pub(crate) use host::Question;
 pub(crate) use inbox::Command;
 pub use pool::{BUSY_POLL_MAX, GLOBAL_MAX, PoolOptions, ReactorPool};
@@ -99,7 +98,7 @@ impl ReactorHandle {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    /// Whether this thread is turning this very reactor.
+    /// Whether this thread is turning this very reactor, or is its guest: [`enter`](ReactorHandle::enter).
     #[inline]
     pub fn is_current(&self) -> bool {
         core::try_with(|core| core.handle.is(self)).unwrap_or(false)

@@ -61,13 +61,14 @@ impl ReactorPool {
             )]
             let readable = AsyncFd::with_interest(driver.descriptor()?, Interest::READABLE)?;
             let wake = Arc::new(TaskWake::default());
-            let host = Host::of_runtime(Runtime(runtime.clone()), runtime.metrics().num_workers() == 1);
+            let host = Host::of_runtime(Runtime(runtime.clone()));
             let reactor = Reactor::with_waker(Box::new(driver), wake.clone(), format!("tokio-{index}"), index, host);
             let handle = reactor.handle().clone();
-            handle.give(reactor);
             pool.push(handle.clone());
             let timer = Box::pin(tokio::time::sleep(Duration::ZERO)); // set anew for each sleep of the reactor
-            runtime.spawn(Hosted { readable, timer, wake, handle, look: true });
+            let alone = runtime.metrics().num_workers() == 1;
+            handle.give(reactor);
+            runtime.spawn(Hosted { readable, timer, wake, handle, alone, look: true });
         }
         Ok(pool)
     }
@@ -117,6 +118,8 @@ struct Hosted {
     timer: Pin<Box<Sleep>>,
     wake: Arc<TaskWake>,
     handle: ReactorHandle,
+    /// The runtime has one thread.
+    alone: bool,
     /// The poller may have events.
     look: bool,
 }
@@ -150,7 +153,7 @@ impl Hosted {
         Poll::Pending
     }
 
-    /// Turns the reactor as long as it has something to do. A guest may be there just now, for the time of a call's encoding.
+    /// Turns the reactor as long as it has something to do.
     fn turns(&mut self, reactor: &mut Reactor, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         // Before the reactor says that it sleeps: from then on it may be woken.
         self.wake.register(cx.waker());
@@ -182,7 +185,14 @@ impl Future for Hosted {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let handle = self.handle.clone();
-        let mut place = handle.host().reactor.lock(); // a guest may have it, who is quick
+        if self.alone {
+            handle.host().take_guests_here();
+        }
+        let Some(mut place) = handle.host().reactor.try_lock() else {
+            // A guest is there: the runtime's thread has changed under it. To wait for it here would be to wait for ever if it waits for us.
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        };
         let Some(reactor) = place.as_mut() else { return Poll::Ready(()) };
         // An error is the end of the runtime.
         self.turns(reactor, cx).map(|_: io::Result<()>| ())
@@ -212,7 +222,7 @@ mod tests {
     fn every_turn_counts() {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let driver = ReadinessDriver::new().unwrap();
-        let host = Host::of_runtime(Runtime(runtime.handle().clone()), true);
+        let host = Host::of_runtime(Runtime(runtime.handle().clone()));
         let mut reactor = Reactor::new(Box::new(driver), "counted".to_owned(), 0, host);
         let handle = reactor.handle().clone();
         let (tell, told) = mpsc::channel();
